@@ -1,0 +1,49 @@
+"""Settings for every test: offline, a private Ultralytics folder, one thread a process, and data to train on."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="gradsafe-yolo-"))
+os.environ.setdefault("YOLO_OFFLINE", "true")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+
+from tests.arm import Arm, Result, run_arm
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def coco() -> Path:
+    """The folder of real COCO images; tests that want it are skipped where it is not."""
+    folder = Path(os.environ.get("GRADSAFE_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}; set GRADSAFE_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny drawn data sets by task: 8 images of 64 pixels to train on."""
+    from yolo_gradsafe.data.shapes import draw_detect, draw_pose
+
+    folder = tmp_path_factory.mktemp("drawn")
+    return {
+        "detect": draw_detect(folder / "detect", train=8, val=4, size=64),
+        "pose": draw_pose(folder / "pose", train=8, val=4, size=64),
+    }
+
+
+@pytest.fixture
+def train(tmp_path: Path):
+    """Train an arm in a fresh process and return what became of it."""
+
+    def run(arm: Arm, name: str = "run") -> Result:
+        return run_arm(arm, tmp_path / name)
+
+    return run

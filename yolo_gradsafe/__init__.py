@@ -1,0 +1,39 @@
+"""yolo-gradsafe: gradient safety for Ultralytics YOLO training.
+
+The public names are loaded when they are first used, so that importing the package (and ``gradsafe --help``) stays fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from yolo_gradsafe.config import Config, ConfigError
+    from yolo_gradsafe.guard import GradSafe
+    from yolo_gradsafe.models import RTDETR, YOLO
+    from yolo_gradsafe.report.summary import Summary
+
+__version__ = "0.1.0"
+__all__ = ["RTDETR", "YOLO", "Config", "ConfigError", "GradSafe", "Summary", "__version__"]
+
+_HOMES = {
+    "Config": "config",
+    "ConfigError": "config",
+    "GradSafe": "guard",
+    "RTDETR": "models",
+    "Summary": "report.summary",
+    "YOLO": "models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name in _HOMES:
+        return getattr(import_module(f"yolo_gradsafe.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'yolo_gradsafe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted(__all__)

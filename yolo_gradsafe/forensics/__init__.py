@@ -1,0 +1,1 @@
+"""The culprit of a bad step."""

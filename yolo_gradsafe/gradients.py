@@ -1,0 +1,145 @@
+"""The meter: one fused pass over the gradients, one host read an optimizer step.
+
+``Meter.measure`` launches one ``torch._foreach_norm`` over all gradients and batch-norm buffers, packs its result with
+whatever scalars the caller wants to know (losses, the AMP scale) and reads the packed vector once. Everything that is
+judged later comes from that one read; the gradients themselves stay where they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Gradients", "Meter", "Reading", "clip_by_norm_", "clip_overflow_", "scaled_norm"]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients of one optimizer step, in the model's order, where they lie."""
+
+    names: list[str]
+    tensors: list[Tensor]
+    total: Tensor
+    """Global L2 norm as a 0-d tensor on the gradients' device."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one host read tells: norms of unscaled gradients before clipping, and the caller's scalars."""
+
+    norm: float
+    """Global L2 norm over all gradients; nan or inf when an element is, inf also when the sum of squares overflows fp32."""
+    tensor_norms: list[float]
+    """L2 norm of each gradient tensor, in the order of ``Gradients.names``."""
+    buffers_finite: bool
+    """Whether every float buffer of the model (batch-norm statistics) has a finite norm."""
+    scalars: list[float]
+    """The values of the scalars that were given to ``Meter.measure``."""
+
+
+class Meter:
+    """Measures the gradients of a model.
+
+    Args:
+        parameters: Named parameters in the model's order; those without a gradient at a step are left out of it.
+        buffers: Float buffers whose finiteness rides on the same pass.
+    """
+
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], buffers: Sequence[Tensor] = ()) -> None:
+        self.parameters = list(parameters)
+        self.buffers = list(buffers)
+
+    @torch.no_grad()
+    def measure(self, scalars: Sequence[Tensor], grad_scale: Tensor | None = None) -> tuple[Gradients, Reading]:
+        """Measure the gradients as they are now.
+
+        The total equals ``torch.nn.utils.get_total_norm`` bit for bit (same operations in the same order), so that clipping
+        with it equals stock's.
+
+        Args:
+            scalars: Tensors of any shape to read along, flattened in this order.
+            grad_scale: Loss scale that the gradients still carry, 0-d; None when they are unscaled already.
+
+        Returns:
+            The gradients with their total norm on the device, and the reading on the host.
+
+        Note:
+            Synchronises host and device exactly once.
+        """
+        with_grad = [(name, p.grad) for name, p in self.parameters if p.grad is not None]
+        names = [name for name, _ in with_grad]
+        tensors = [grad for _, grad in with_grad if grad is not None]
+        count = len(tensors)
+        if not tensors:
+            values = _pack(scalars).tolist() if scalars else []
+            return Gradients([], [], torch.zeros(())), Reading(0.0, [], True, values)
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm([*tensors, *self.buffers])])
+        grad_norms = norms[:count] if grad_scale is None else norms[:count] / grad_scale
+        total = torch.linalg.vector_norm(grad_norms)
+        values = torch.cat([grad_norms, norms[count:], total.reshape(1), _pack(scalars).to(norms.device)]).tolist()
+        rest = count + len(self.buffers)
+        return Gradients(names, tensors, total), Reading(
+            norm=values[rest],
+            tensor_norms=values[:count],
+            buffers_finite=all(map(math.isfinite, values[count:rest])),
+            scalars=values[rest + 1 :],
+        )
+
+
+def _pack(scalars: Sequence[Tensor]) -> Tensor:
+    """Flatten tensors of any float type into one fp32 vector on their device."""
+    return torch.cat([value.detach().reshape(-1).float() for value in scalars]) if scalars else torch.zeros(0)
+
+
+@torch.no_grad()
+def clip_by_norm_(gradients: Gradients, max_norm: float) -> None:
+    """Scale all gradients in place so that their global L2 norm is at most ``max_norm``.
+
+    Same arithmetic as ``torch.nn.utils.clip_grads_with_norm_``: ``grad * min(1, max_norm / (total + 1e-6))``, so the
+    result equals stock's bit for bit. Does not synchronise.
+    """
+    scale = torch.clamp(max_norm / (gradients.total + 1e-6), max=1.0)
+    torch._foreach_mul_(gradients.tensors, scale)
+
+
+@torch.no_grad()
+def scaled_norm(tensors: Sequence[Tensor]) -> tuple[float, float]:
+    """Compute the L2 norm of finite tensors whose sum of squares overflows fp32.
+
+    Slow path, taken only when the fused norm is infinite: the largest magnitude is divided out first.
+
+    Returns:
+        The largest magnitude, and the norm in units of it: their product, as Python floats, is the L2 norm. Both are
+        nan or inf where an element is not finite.
+
+    Note:
+        Synchronises twice.
+    """
+    largest = torch.stack([norm.float() for norm in torch._foreach_norm(list(tensors), ord=math.inf)]).max()
+    peak = float(largest)
+    if not math.isfinite(peak) or peak == 0.0:
+        return peak, 1.0
+    shrunk = torch._foreach_div(list(tensors), largest)
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(shrunk)])
+    return peak, float(torch.linalg.vector_norm(norms))
+
+
+@torch.no_grad()
+def clip_overflow_(gradients: Gradients, peak: float, relative: float, max_norm: float) -> None:
+    """Scale gradients, whose norm overflows fp32, in place to a global L2 norm of ``max_norm``.
+
+    Dividing by the norm at once would multiply every gradient, the healthy ones too, by zero: so does stock. Two factors
+    that fp32 can hold do it right. Does not synchronise.
+
+    Args:
+        gradients: Finite gradients.
+        peak: Their largest magnitude, and
+        relative: their norm in units of it, as ``scaled_norm`` returns them.
+        max_norm: The norm they shall have.
+    """
+    torch._foreach_div_(gradients.tensors, peak)
+    torch._foreach_mul_(gradients.tensors, max_norm / relative)

@@ -1,0 +1,160 @@
+"""``GradSafe``: what a user attaches to a training.
+
+The events, in the order in which a trainer runs them:
+
+    on_pretrain_routine_end      all of the trainer exists: take the step's place
+    for each epoch:
+        on_train_epoch_start     start the epoch's counts
+        for each batch:
+            on_train_batch_start     open the batch
+            (preprocess, forward, backward, and every few batches: optimizer_step -> measure, judge, act, record)
+            on_train_batch_end       keep its loss
+        on_train_epoch_end       add the columns to results.csv; validation follows
+    on_train_end                 write the report
+    teardown                     give the trainer its methods back
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from yolo_gradsafe import port
+from yolo_gradsafe.config import Config, Source
+from yolo_gradsafe.report.summary import Summary
+from yolo_gradsafe.session import Session
+from yolo_gradsafe.shield import Shield
+from yolo_gradsafe.step import GuardedStep
+
+__all__ = ["GradSafe"]
+
+Target = TypeVar("Target")
+
+
+class GradSafe:
+    """Tracks, clips and repairs the gradients of a YOLO training.
+
+    Args:
+        source: Options: a YAML path, a preset's name (``"detect"``), a dict, or None for the defaults.
+        **overrides: Options that win over the source, by section (``clip={"max_norm": 5.0}``) or by dotted name.
+
+    Raises:
+        ConfigError: A wrong option; before any training starts.
+
+    Examples:
+        >>> from ultralytics import YOLO
+        >>> from yolo_gradsafe import GradSafe
+        >>> guard = GradSafe(clip={"max_norm": 5.0})
+        >>> model = guard.attach(YOLO("yolo26n.yaml"))
+        >>> results = model.train(data="coco8.yaml", epochs=3)
+        >>> print(guard.summary.headline)
+    """
+
+    def __init__(self, source: Source = None, **overrides: Any) -> None:
+        self.config = Config.load(source, overrides)
+        self.summary: Summary | None = None
+        """Summary of the training that ended last; None before, and where another process trained (DDP)."""
+        self._sessions: dict[int, Session] = {}
+        self._targets: list[weakref.ref[Any]] = []
+
+    @property
+    def callbacks(self) -> dict[str, Callable[[Any], None]]:
+        """The callbacks by event, in the form of Ultralytics' own integrations."""
+        return {event: getattr(self, event) for event in port.EVENTS}
+
+    def attach(self, target: Target) -> Target:
+        """Register the callbacks on a model or a trainer.
+
+        Attaching again changes nothing. ``model.reset_callbacks()`` removes them like any others.
+
+        Args:
+            target: A ``YOLO``, ``RTDETR`` or other Ultralytics model, or a trainer.
+
+        Returns:
+            The target.
+
+        Raises:
+            TypeError: The target takes no callbacks.
+        """
+        port.register(target, {event: [fn] for event, fn in self.callbacks.items()})
+        if not any(known() is target for known in self._targets):
+            self._targets.append(weakref.ref(target))
+        if port.is_set_up(target):
+            self.on_pretrain_routine_end(target)
+        return target
+
+    def detach(self, target: Any = None) -> None:
+        """Remove the callbacks, from one target or from all, and give trainers under way their own step back."""
+        for known in self._targets:
+            attached = known()
+            if attached is not None and target in (None, attached):
+                port.unregister(attached, {event: [fn] for event, fn in self.callbacks.items()})
+        self._targets = [known for known in self._targets if target is not None and known() not in (None, target)]
+        for key, session in list(self._sessions.items()):
+            if target is None or session.host.trainer is target:
+                session.host.release()
+                del self._sessions[key]
+
+    # Events, in the order above -------------------------------------------------------------------------------------
+
+    def on_pretrain_routine_end(self, trainer: Any) -> None:
+        """Runs when model, optimizer, scaler, EMA and loaders exist: take the place of the trainer's step."""
+        if isinstance(vars(trainer).get("optimizer_step"), GuardedStep):
+            if id(trainer) not in self._sessions:
+                port.warn("this training is guarded already; the second guard stays out of it")
+            return
+        with Shield(_report_start)("guard this training; it runs as stock"):
+            session = Session(port.Host(trainer), self.config)
+            session.install()
+            self._sessions[id(trainer)] = session
+
+    def on_train_epoch_start(self, trainer: Any) -> None:
+        """Runs right before an epoch's learning rate is set."""
+        self._run(trainer, "start an epoch", Session.begin_epoch)
+
+    def on_train_batch_start(self, trainer: Any) -> None:
+        """Runs right before a batch is preprocessed."""
+        self._run(trainer, "start a batch", Session.begin_batch)
+
+    def on_train_batch_end(self, trainer: Any) -> None:
+        """Runs after the backward pass and, where the window is full, the optimizer step."""
+        self._run(trainer, "end a batch", Session.end_batch)
+
+    def on_train_epoch_end(self, trainer: Any) -> None:
+        """Runs after an epoch's last batch and before its validation."""
+        self._run(trainer, "end an epoch", Session.end_epoch)
+
+    def on_train_end(self, trainer: Any) -> None:
+        """Runs after the final validation, on rank 0 only."""
+        self._run(trainer, "write the report", Session.finish)
+        self._take_summary(trainer)
+
+    def teardown(self, trainer: Any) -> None:
+        """Runs last, also when training failed."""
+        error = sys.exc_info()[1]
+        reason = f"{type(error).__name__}: {error}" if error else "training ended before its last epoch was done"
+        self._run(trainer, "write the report", lambda session: session.finish(reason))
+        self._take_summary(trainer)
+        if session := self._sessions.pop(id(trainer), None):
+            session.host.release()
+
+    def _run(self, trainer: Any, place: str, action: Callable[[Session], None]) -> None:
+        """Let the trainer's session, if it has one, do its work; a fault in it stays there."""
+        if session := self._sessions.get(id(trainer)):
+            with session.shield(place):
+                action(session)
+
+    def _take_summary(self, trainer: Any) -> None:
+        session = self._sessions.get(id(trainer))
+        if session and session.summary:
+            self.summary = session.summary
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to DDP workers and back with the options alone."""
+        return {"config": self.config, "summary": self.summary, "_sessions": {}, "_targets": []}
+
+
+def _report_start(place: str, trace: str) -> None:
+    port.warn(f"internal error: could not {place}\n{trace}")

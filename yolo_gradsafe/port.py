@@ -1,0 +1,379 @@
+"""Ultralytics, seen through what its supported versions have in common.
+
+The only file that touches the trainer's internals, and the only one that knows versions. The rest of the package talks to
+a ``Host``. Nothing of the trainer that it may replace during a run (optimizer, scaler, EMA, loaders) is kept here: each
+is looked up when it is needed.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import hashlib
+import inspect
+import platform
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import ultralytics
+from torch import Tensor, nn
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.utils import LOGGER, RANK, colorstr
+from ultralytics.utils.callbacks.base import get_default_callbacks
+from ultralytics.utils.torch_utils import unwrap_model
+
+__all__ = ["EVENTS", "Host", "all_events", "is_set_up", "log", "register", "unregister", "versions", "warn"]
+
+EVENTS = (
+    "on_pretrain_routine_end",
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_train_epoch_end",
+    "on_train_end",
+    "teardown",
+)
+"""The trainer's events that the guard listens to. Of these only ``on_train_end`` is left out on ranks above 0."""
+
+_KNOWN_STEPS = {
+    "1f8cd1a26f5efdb9",  # up to 8.4.110
+    "e1f8510bf8f2aa89",  # from 8.4.111: an NPU branch
+}
+"""Fingerprints of the ``BaseTrainer.optimizer_step`` bodies that ``step.py`` can stand in for."""
+
+
+def log(message: str) -> None:
+    """Log a line for the user."""
+    if RANK in {-1, 0}:
+        LOGGER.info(f"{colorstr('GradSafe:')} {message}")
+
+
+def warn(message: str) -> None:
+    """Log a warning for the user."""
+    if RANK in {-1, 0}:
+        LOGGER.warning(f"{colorstr('GradSafe:')} {message}")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a run depends on."""
+    from yolo_gradsafe import __version__
+
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "ultralytics": ultralytics.__version__,
+        "yolo_gradsafe": __version__,
+    }
+
+
+def all_events() -> list[str]:
+    """Return the events that a callback can be registered for."""
+    return list(get_default_callbacks())
+
+
+def register(target: Any, table: Mapping[str, Sequence[Callable[[Any], None]]]) -> dict[str, list[Callable[[Any], None]]]:
+    """Add callbacks to a model or a trainer, in front, so that they run before its loggers; never one twice.
+
+    Args:
+        target: A ``Model`` or ``BaseTrainer``.
+        table: Callbacks by event.
+
+    Returns:
+        Those that were not there before.
+
+    Raises:
+        TypeError: The target takes no callbacks.
+    """
+    if not (isinstance(getattr(target, "callbacks", None), Mapping) and hasattr(target, "add_callback")):
+        raise TypeError(f"expected an Ultralytics model (YOLO, RTDETR, ...) or trainer, got {type(target).__name__}.")
+    added = {event: [fn for fn in functions if fn not in target.callbacks[event]] for event, functions in table.items()}
+    for event, functions in added.items():
+        target.callbacks[event][:0] = functions
+    return added
+
+
+def unregister(target: Any, table: Mapping[str, Sequence[Callable[[Any], None]]]) -> None:
+    """Remove callbacks from a model or a trainer; those that are not there are ignored."""
+    for event, functions in table.items():
+        target.callbacks[event] = [fn for fn in target.callbacks[event] if fn not in functions]
+
+
+def is_set_up(target: Any) -> bool:
+    """Whether the target is a trainer that is past ``on_pretrain_routine_end``."""
+    return isinstance(target, BaseTrainer) and getattr(target, "stopper", None) is not None
+
+
+class Host:
+    """A trainer.
+
+    Args:
+        trainer: A ``BaseTrainer`` at or after ``on_pretrain_routine_end``, when all that is asked for below exists.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self._own: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}
+
+    # What is trained ------------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> nn.Module:
+        """The model without its DDP and compile wrappers."""
+        model: nn.Module = unwrap_model(self.trainer.model)
+        return model
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Return the parameters in the order in which stock's clip sees them."""
+        return list(self.model.named_parameters())
+
+    def batchnorm_buffers(self) -> list[Tensor]:
+        """Return the buffers that a forward pass may change (batch-norm statistics and counters)."""
+        return [buffer for buffer in self.model.buffers() if buffer.numel()]
+
+    def state_tensors(self) -> list[Tensor]:
+        """Return the float tensors of weights and optimizer state, to be checked after a bad step."""
+        tensors = [p.detach() for p in self.model.parameters()]
+        for state in self.trainer.optimizer.state.values():
+            tensors += [v for v in state.values() if isinstance(v, Tensor)]
+        return [t for t in tensors if t.is_floating_point() and t.numel()]
+
+    @property
+    def task(self) -> str:
+        """Task as Ultralytics names it."""
+        return str(self.trainer.args.task)
+
+    @property
+    def model_name(self) -> str:
+        """Model as the user named it."""
+        return str(self.trainer.args.model)
+
+    # Where it stands ------------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """Epoch, from 1."""
+        return int(self.trainer.epoch) + 1
+
+    @property
+    def epochs(self) -> int:
+        """Epochs planned."""
+        return int(self.trainer.epochs)
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return Path(self.trainer.save_dir)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files: a lone one, or rank 0."""
+        return RANK in {-1, 0}
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the run goes on from a checkpoint."""
+        return bool(self.trainer.resume)
+
+    @property
+    def plots(self) -> bool:
+        """Whether the user wants plots."""
+        return bool(self.trainer.args.plots)
+
+    @property
+    def batch_size(self) -> int:
+        """Images a batch, over all ranks."""
+        return int(self.trainer.batch_size)
+
+    @property
+    def device(self) -> str:
+        """Device of the training."""
+        return str(self.trainer.device)
+
+    @property
+    def optimizer_name(self) -> str:
+        """Class of the optimizer."""
+        return type(self.trainer.optimizer).__name__
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the first parameter group that has parameters."""
+        groups = self.trainer.optimizer.param_groups
+        return float(next((g for g in groups if g["params"]), groups[0])["lr"])
+
+    @property
+    def recoveries(self) -> int:
+        """Times in a row that Ultralytics has redone the epoch from ``last.pt``."""
+        return int(self.trainer.nan_recovery_attempts)
+
+    # Losses ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def loss(self) -> Tensor:
+        """Loss of the newest batch as back-propagated, before AMP scaling: 0-d, detached."""
+        loss: Tensor = self.trainer.loss.detach()
+        return loss
+
+    def set_loss(self, loss: Tensor) -> None:
+        """Replace the loss that the trainer shows to its own recovery and to the loggers."""
+        self.trainer.loss = loss
+
+    def loss_items(self) -> tuple[tuple[str, ...], Tensor]:
+        """Return the names and the values, a detached vector, of the newest batch's loss items.
+
+        They are a dict from 8.4.104 on and a tensor before, with the names on the trainer.
+        """
+        items = self.trainer.loss_items
+        if isinstance(items, dict):
+            return tuple(items), torch.stack([value.detach().reshape(()).float() for value in items.values()])
+        names = self.trainer.loss_names
+        return (names,) if isinstance(names, str) else tuple(names), items.detach().reshape(-1).float()
+
+    @property
+    def running_loss(self) -> Any:
+        """The epoch's running mean of the loss items, a dict or a tensor; None before the epoch's first batch."""
+        return self.trainer.tloss
+
+    def set_running_loss(self, value: Any) -> None:
+        """Replace the running mean; None makes the next batch the first of the mean."""
+        self.trainer.tloss = value
+
+    def zero_running_loss(self) -> Any:
+        """Return a running mean of zeros, in the form of this version."""
+        items = self.trainer.loss_items
+        if isinstance(items, dict):
+            return {name: torch.zeros_like(value) for name, value in items.items()}
+        return torch.zeros_like(items)
+
+    # The optimizer step ---------------------------------------------------------------------------------------------
+
+    @property
+    def step_is_stock(self) -> bool:
+        """Whether the trainer's step is a body of Ultralytics that ``step.py`` can stand in for.
+
+        It is not for a subclass or an instance with an ``optimizer_step`` of its own, for a version that changed the body,
+        and on an NPU.
+        """
+        step = self._own["optimizer_step"][0] if "optimizer_step" in self._own else self.trainer.optimizer_step
+        stock = getattr(step, "__func__", None) is BaseTrainer.optimizer_step
+        return stock and self.trainer.device.type != "npu" and _fingerprint(BaseTrainer.optimizer_step) in _KNOWN_STEPS
+
+    def replace_step(self, step: Callable[[], None]) -> None:
+        """Let the trainer call ``step`` instead of its own ``optimizer_step``."""
+        self._replace("optimizer_step", step)
+
+    def own_step(self) -> None:
+        """Take the step that the trainer would take by itself."""
+        self._own["optimizer_step"][0]()
+
+    def watch_batches(self, seen: Callable[[tuple[str, ...]], None]) -> None:
+        """Call ``seen`` with the image files of every batch that is about to be trained on."""
+        preprocess = self.trainer.preprocess_batch
+
+        def preprocess_batch(batch: Any) -> Any:
+            seen(tuple(map(str, batch.get("im_file", ()))))
+            return preprocess(batch)
+
+        self._replace("preprocess_batch", preprocess_batch)
+
+    def release(self) -> None:
+        """Give the trainer its own methods back, where nobody has put another in the place of ours since."""
+        for name, (own, ours) in self._own.items():
+            if vars(self.trainer).get(name) is ours:
+                del vars(self.trainer)[name]
+                if getattr(self.trainer, name) != own:  # it was an attribute of the instance before, too
+                    setattr(self.trainer, name, own)
+        self._own.clear()
+
+    def _replace(self, name: str, ours: Callable[..., Any]) -> None:
+        self._own[name] = (getattr(self.trainer, name), ours)
+        setattr(self.trainer, name, ours)
+
+    def unscale(self) -> None:
+        """Divide the gradients by the AMP scale; nothing without a GradScaler. Does not synchronise."""
+        self.trainer.scaler.unscale_(self.trainer.optimizer)
+
+    def apply(self) -> None:
+        """Finish the step as stock does: step, update the scale, zero the gradients, update the EMA."""
+        trainer = self.trainer
+        trainer.scaler.step(trainer.optimizer)
+        trainer.scaler.update()
+        trainer.optimizer.zero_grad()
+        if trainer.ema:
+            trainer.ema.update(trainer.model)
+
+    def clip_as_stock(self) -> None:
+        """Clip as stock does, for a step that the plugin could not assess."""
+        torch.nn.utils.clip_grad_norm_(self.trainer.model.parameters(), max_norm=10.0)
+
+    def drop(self, amp_scale: float) -> None:
+        """Give up a step whose gradients were unscaled: nothing learns of it, neither weights nor EMA nor AMP scale."""
+        self.trainer.scaler.update(amp_scale)
+        self.trainer.optimizer.zero_grad()
+
+    def zero_grad(self) -> None:
+        """Drop the gradients that have gathered."""
+        self.trainer.optimizer.zero_grad()
+
+    @property
+    def scaler_enabled(self) -> bool:
+        """Whether a GradScaler scales the loss."""
+        return bool(self.trainer.scaler.is_enabled())
+
+    @property
+    def amp_scale(self) -> Tensor:
+        """Loss scale of the GradScaler, 0-d on its device; 1 without one. Does not synchronise."""
+        scaler = self.trainer.scaler
+        scale = scaler._get_scale_async() if scaler.is_enabled() else None
+        return torch.ones(()) if scale is None else scale.detach()
+
+    @property
+    def precision(self) -> str:
+        """Precision of the forward pass: ``fp32``, ``fp16`` or ``bf16``."""
+        if str(self.trainer.args.amp) == "bf16":
+            return "bf16"
+        return "fp16" if self.scaler_enabled else "fp32"
+
+    # Ranks ----------------------------------------------------------------------------------------------------------
+
+    def any_rank(self, flags: list[bool]) -> list[bool]:
+        """Return for each flag whether it is set on any rank: one small all-reduce under DDP, nothing otherwise."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return flags
+        reduced = torch.tensor(flags, dtype=torch.int32, device=self.trainer.device)
+        dist.all_reduce(reduced, op=dist.ReduceOp.MAX)
+        return [bool(flag) for flag in reduced.tolist()]
+
+    # What the user and the loggers see ------------------------------------------------------------------------------
+
+    def accepts_columns(self, names: Iterable[str]) -> bool:
+        """Whether ``results.csv`` is new or has these columns; a row longer than its header breaks Ultralytics' reader."""
+        path = Path(self.trainer.csv)
+        if not path.is_file():
+            return True
+        with path.open(encoding="utf-8", newline="") as file:
+            header = [name.strip() for name in next(csv.reader(file), [])]
+        return set(names) <= set(header)
+
+    def add_columns(self, values: dict[str, float]) -> None:
+        """Add numbers to the epoch's row of ``results.csv`` and to what every logger gets; at ``on_train_epoch_end``."""
+        self.trainer.lr.update(values)
+
+    def register_plot(self, path: Path) -> None:
+        """Let the loggers upload a picture."""
+        self.trainer.on_plot(path)
+
+
+def _fingerprint(function: Callable[..., Any]) -> str:
+    """Hash a method's body without its docstring and its layout; empty where there is no source."""
+    try:
+        node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    except (OSError, TypeError, SyntaxError):
+        return ""
+    if not isinstance(node, ast.FunctionDef):
+        return ""
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    return hashlib.sha256("\n".join(map(ast.unparse, body)).encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Telling what is wrong with a step, and undoing what it did."""

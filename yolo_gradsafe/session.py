@@ -1,0 +1,248 @@
+"""One guarded training: what is kept from its first batch to its last, and what happens at each event."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import torch
+
+from yolo_gradsafe import clipping, port
+from yolo_gradsafe.config import Config
+from yolo_gradsafe.forensics.window import BatchWindow
+from yolo_gradsafe.port import Host
+from yolo_gradsafe.recovery.assessment import Assessment
+from yolo_gradsafe.report import build
+from yolo_gradsafe.report.console import epoch_line, table
+from yolo_gradsafe.report.summary import Summary
+from yolo_gradsafe.shield import Shield
+from yolo_gradsafe.step import GuardedStep
+from yolo_gradsafe.telemetry import Incident, Recorder, RunInfo, StepRow
+
+__all__ = ["Session"]
+
+
+@dataclass
+class _Epoch:
+    """The steps of the epoch under way, for the console and ``results.csv``."""
+
+    rows: list[StepRow] = field(default_factory=list)
+
+    def counts(self) -> Counter[str]:
+        return Counter(row.verdict for row in self.rows)
+
+    def columns(self) -> dict[str, float]:
+        """Return the columns of ``results.csv``: the same keys every epoch, without ``loss`` or ``metric`` in a name."""
+        norms = [row.grad_norm for row in self.rows if math.isfinite(row.grad_norm)]
+        steps = len(self.rows)
+        clipped = sum(0 < row.clip_scale < 1 for row in self.rows)
+        return {
+            "gradsafe/grad_norm": statistics.median(norms) if norms else math.nan,
+            "gradsafe/grad_norm_max": max(norms, default=math.nan),
+            "gradsafe/clip_share": clipped / steps if steps else math.nan,
+            "gradsafe/skipped": float(sum(row.clip_scale == 0 for row in self.rows)),
+            "gradsafe/amp_scale": self.rows[-1].amp_scale if self.rows else math.nan,
+        }
+
+
+class Session:
+    """Guards one trainer from ``on_pretrain_routine_end`` to ``teardown``.
+
+    Args:
+        host: The trainer.
+        config: The resolved options.
+    """
+
+    def __init__(self, host: Host, config: Config) -> None:
+        self.host = host
+        self.config = config
+        self.summary: Summary | None = None
+        self.shield = Shield(self._report_fault)
+        self._warned: set[str] = set()
+        self._epoch = _Epoch()
+        self._epoch_number = 0
+        self._batch = 0
+        self._recoveries = 0
+        self._finished = False
+        self._info = _run_info(host)
+        telemetry = config.telemetry
+        self._recorder = (
+            Recorder(host.run, telemetry.flush_steps, telemetry.flush_seconds, resume=host.resumed)
+            if host.is_main
+            else None
+        )
+        self._columns = telemetry.results_csv and host.accepts_columns(_Epoch().columns())
+        self._window = BatchWindow()
+        self.step = GuardedStep(
+            host,
+            clipping.build(config.clip),
+            config.recovery,
+            self._window,
+            self.shield,
+            self._record,
+            steps=self._recorder.steps if self._recorder else 0,
+        )
+
+    def install(self) -> None:
+        """Take the step's place on the trainer, and start the records."""
+        self.host.replace_step(self.step)
+        self.host.watch_batches(self._window.name)
+        if self._recorder:
+            self._recorder.options(self.config.to_yaml())
+            self._recorder.info(self._info)
+        clip = self.config.clip
+        rule = f"clip {clip.mode}" + (f" {clip.max_norm:g}" if clip.mode == "norm" else "")
+        if not self.step.stands_in:
+            rule = "the trainer's own optimizer_step clips"
+            port.warn("this trainer's optimizer_step is not stock's: it is called as it is; bad steps are still skipped")
+        port.log(f"{rule}, recovery {'on' if self.config.recovery.enabled else 'off'}, records in {self.host.run}")
+
+    # Events ---------------------------------------------------------------------------------------------------------
+
+    def begin_epoch(self) -> None:
+        """Start an epoch's counts; an epoch that Ultralytics starts again, after its own recovery or an OOM, too."""
+        host = self.host
+        if host.epoch == self._epoch_number:
+            self._window.clear()
+            host.zero_grad()
+            if host.recoveries > self._recoveries:
+                self._note_recovery()
+            self.step.batchnorm.keep()
+        self._recoveries = host.recoveries
+        self._epoch, self._epoch_number, self._batch = _Epoch(), host.epoch, 0
+        self.step.losses.begin_epoch()
+
+    def begin_batch(self) -> None:
+        """Open the batch in the window."""
+        self._batch += 1
+        self._window.open(self.host.epoch, self._batch)
+        self.step.losses.begin_batch()
+
+    def end_batch(self) -> None:
+        """Keep the loss of a batch that did not close its accumulation window."""
+        if self._window.batches:
+            self._window.batches[-1].loss = self.host.loss
+
+    def end_epoch(self) -> None:
+        """Look at an open window before validation does, add the columns, and say what happened."""
+        if self._window.batches and self.config.recovery.enabled:
+            self._check_open_window()
+        if self._columns:
+            self.host.add_columns(self._epoch.columns())
+        norms = [row.grad_norm for row in self._epoch.rows if math.isfinite(row.grad_norm)]
+        line = epoch_line(self._epoch_number, self._epoch.counts(), max(norms, default=math.nan))
+        if line and self.config.report.console:
+            port.log(line)
+
+    def finish(self, error: str = "") -> None:
+        """Close the records and write the report, once."""
+        if self._finished or not self._recorder:
+            return
+        self._finished = True
+        self._info.finished = _now()
+        self._info.error = error
+        self._recorder.flush()
+        self._recorder.info(self._info)
+        plot = self.config.report.plot and self.host.plots
+        self.summary = build(self.host.run, plot=plot)
+        if plot:
+            self.host.register_plot(self._recorder.paths.plot)
+        if self.config.report.console:
+            port.log("stability summary\n" + table(self.summary))
+
+    # Records --------------------------------------------------------------------------------------------------------
+
+    def _record(self, step: Assessment) -> None:
+        row = step.row()
+        self._epoch.rows.append(row)
+        if self._recorder:
+            self._recorder.step(row)
+        if incident := step.incident():
+            self._note(incident)
+
+    def _note(self, incident: Incident) -> None:
+        """Record an incident; warn at the first of its kind."""
+        if incident.kind not in self._warned:
+            self._warned.add(incident.kind)
+            where = f"epoch {incident.epoch}, batch {incident.batch}"
+            port.warn(f"{where}: {incident.message}; {incident.action}. More of this kind is only recorded.")
+        if self._recorder:
+            self._recorder.incident(incident)
+
+    def _check_open_window(self) -> None:
+        """Drop micro-batches that are bad but have not come to a step before the epoch ends.
+
+        Otherwise validation and ``results.csv`` would see what they did. Synchronises, once an epoch.
+        """
+        step, window = self.step, self._window
+        losses = [b.loss for b in window.batches if b.loss is not None]
+        values = torch.stack([loss.reshape(()) for loss in losses]).tolist() if losses else []
+        bad = not all(map(math.isfinite, values)) or not all(bool(b.isfinite().all()) for b in step.meter.buffers)
+        if not self.host.any_rank([bad])[0]:
+            return
+        self._note(
+            Incident(
+                kind="bad_batch",
+                epoch=self.host.epoch,
+                step=step.steps,
+                batch=window.newest,
+                message=f"the loss was {values[-1] if values else math.nan} in a batch that had not come to a step",
+                action="dropped its gradients and put the batch-norm statistics back",
+                loss=values[-1] if values else math.nan,
+                images=window.images(values),
+            )
+        )
+        self.host.zero_grad()
+        step.batchnorm.restore()
+        step.losses.repair()
+        window.clear()
+
+    def _note_recovery(self) -> None:
+        self._note(
+            Incident(
+                kind="native_recovery",
+                epoch=self.host.epoch,
+                step=self.step.steps,
+                batch=0,
+                message="the epoch ended in NaN",
+                action="Ultralytics went back to last.pt and repeats the epoch",
+            )
+        )
+
+    def _report_fault(self, place: str, trace: str) -> None:
+        """Log and record a fault of the plugin; the recorder itself may be what is broken."""
+        port.warn(f"internal error, training goes on: could not {place}\n{trace}")
+        incident = Incident(
+            kind="internal_error",
+            epoch=self._epoch_number,
+            step=self.step.steps,
+            batch=self._batch,
+            message=f"could not {place}: {trace.strip().splitlines()[-1]}",
+            action="logged; training goes on",
+        )
+        if self._recorder:
+            try:
+                self._recorder.incident(incident)
+            except Exception as error:
+                port.warn(f"the fault could not be recorded either: {error}")
+
+
+def _run_info(host: Host) -> RunInfo:
+    return RunInfo(
+        task=host.task,
+        model=host.model_name,
+        optimizer=host.optimizer_name,
+        amp=host.precision,
+        batch=host.batch_size,
+        epochs=host.epochs,
+        device=host.device,
+        started=_now(),
+        environment=port.versions(),
+    )
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

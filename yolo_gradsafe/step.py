@@ -1,0 +1,202 @@
+"""The guarded optimizer step: measure, judge, act, record.
+
+It stands in for ``BaseTrainer.optimizer_step`` and keeps stock's order: unscale, clip, step, update the scale, zero the
+gradients, update the EMA.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from yolo_gradsafe.clipping import Clipper
+from yolo_gradsafe.config import RecoveryOptions
+from yolo_gradsafe.forensics.window import BatchWindow
+from yolo_gradsafe.gradients import Gradients, Meter, Reading, clip_overflow_, scaled_norm
+from yolo_gradsafe.port import Host
+from yolo_gradsafe.recovery.assessment import Assessment
+from yolo_gradsafe.recovery.batchnorm import BatchNormShadow
+from yolo_gradsafe.recovery.losses import ShownLosses
+from yolo_gradsafe.recovery.verdict import Sample, judge
+from yolo_gradsafe.shield import Shield
+from yolo_gradsafe.telemetry.schema import Verdict
+
+__all__ = ["GuardedStep"]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    gradients: Gradients
+    bad_tensors: list[str]
+    sample: Sample
+
+
+class GuardedStep:
+    """Callable that replaces ``trainer.optimizer_step``.
+
+    Args:
+        host: The trainer.
+        clipper: What makes large gradients smaller.
+        options: What to do with bad steps.
+        window: The micro-batches that the next step is made of; filled by the caller.
+        shield: Catches the plugin's own faults; the step then falls back to stock's.
+        record: Takes every step after it was taken or left.
+        steps: Optimizer steps that the run has behind it, when it is resumed.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        clipper: Clipper,
+        options: RecoveryOptions,
+        window: BatchWindow,
+        shield: Shield,
+        record: Callable[[Assessment], None],
+        steps: int = 0,
+    ) -> None:
+        self.host = host
+        self.clipper = clipper
+        self.options = options
+        self.window = window
+        self.shield = shield
+        self.record = record
+        self.steps = steps
+        self.skipped_in_a_row = 0
+        self.stands_in = host.step_is_stock
+        """False when the trainer's step is not stock's: then it is called as it is after we have looked, or not at all."""
+        buffers = host.batchnorm_buffers()
+        self.batchnorm = BatchNormShadow(buffers)
+        self.losses = ShownLosses(host)
+        self.meter = Meter(host.named_parameters(), [b for b in buffers if b.is_floating_point()])
+
+    def __call__(self) -> None:
+        """Take one optimizer step, or leave it."""
+        if self.stands_in:
+            self.host.unscale()
+        step = None
+        with self.shield("assess an optimizer step (stock's step was taken)"):
+            step = self._act(self._judge(self._measure()))
+        self._finish(step)
+        if step is not None:
+            with self.shield("record an optimizer step"):
+                self.record(step)
+        self.window.clear()
+
+    def _measure(self) -> _Measured:
+        """Read all that is judged from the device, at once."""
+        host = self.host
+        self.steps += 1
+        names, items = host.loss_items()
+        losses = torch.stack([loss.reshape(()) for loss in self.window.losses(host.loss)])
+        scale = host.amp_scale
+        gradients, reading = self.meter.measure([losses, items, scale], None if self.stands_in else scale)
+        values = reading.scalars
+        bad_tensors = _bad_tensors(gradients, reading)
+        losses_bad, grads_bad, buffers_bad = host.any_rank(
+            [not all(map(math.isfinite, values[: len(losses)])), bool(bad_tensors), not self._buffers_finite(reading)]
+        )
+        sample = Sample(
+            epoch=host.epoch,
+            step=self.steps,
+            batch=self.window.newest,
+            lr=host.lr,
+            losses=values[: len(losses)],
+            items=dict(zip(names, values[len(losses) : -1], strict=True)),
+            grad_norm=reading.norm,
+            losses_finite=not losses_bad,
+            grads_finite=not grads_bad,
+            buffers_finite=not buffers_bad,
+            scaler=host.scaler_enabled,
+            amp_scale=values[-1],
+        )
+        return _Measured(gradients, bad_tensors, sample)
+
+    def _judge(self, measured: _Measured) -> tuple[Gradients, Assessment]:
+        """Give the verdict; only a step that looks bad costs more than the one read."""
+        sample, overflow = measured.sample, None
+        if sample.grads_finite and not math.isfinite(sample.grad_norm):
+            overflow = scaled_norm(measured.gradients.tensors)
+            unscale = 1.0 if self.stands_in else sample.amp_scale
+            sample = sample.with_norm(overflow[0] * overflow[1] / unscale)
+        threshold = self.clipper.threshold() if self.stands_in else math.inf
+        looks_bad = not (sample.losses_finite and sample.grads_finite)
+        verdict = judge(sample, threshold, self.options.scale_floor, state_finite=not looks_bad or self._state_finite())
+        return measured.gradients, Assessment(sample, verdict, threshold, measured.bad_tensors, overflow)
+
+    def _act(self, judged: tuple[Gradients, Assessment]) -> Assessment:
+        """Do what the verdict asks for, up to the step itself."""
+        gradients, step = judged
+        routine = step.verdict is Verdict.AMP_OVERFLOW
+        step.apply = step.healthy or routine or not self.options.enabled
+        if step.apply and self.stands_in and not routine:
+            step.clip_scale = self._clip(gradients, step)
+        if not step.bad:
+            self.batchnorm.keep()
+        elif self.options.enabled:
+            self.batchnorm.restore()
+        if step.healthy or routine:
+            self.skipped_in_a_row = 0
+            self.losses.keep()
+        else:
+            self.skipped_in_a_row += 1
+            # A NaN that nobody handles must still reach Ultralytics' own recovery at the end of the epoch.
+            if self.options.enabled and not step.verdict is Verdict.POISONED and not self._too_many:
+                self.losses.repair()
+        if step.bad:
+            step.images = self.window.images(step.sample.losses)
+            step.remedy = self._remedy(step)
+        elif step.overflow:
+            step.remedy = "clipped by its true norm" if step.clip_scale < 1 else "left as it was: nothing clips"
+        return step
+
+    def _finish(self, step: Assessment | None) -> None:
+        """Call the optimizer as stock does, or not at all."""
+        host = self.host
+        if step is not None and not step.apply:
+            if not self.stands_in:
+                host.unscale()
+            host.drop(step.sample.amp_scale)
+        elif not self.stands_in:
+            host.own_step()
+        else:
+            if step is None:
+                host.clip_as_stock()
+            host.apply()
+
+    def _clip(self, gradients: Gradients, step: Assessment) -> float:
+        if step.overflow and self.options.enabled and math.isfinite(step.threshold):
+            clip_overflow_(gradients, *step.overflow, step.threshold)
+            return step.threshold / step.sample.grad_norm
+        return self.clipper.clip_(gradients, step.sample.grad_norm)
+
+    @property
+    def _too_many(self) -> bool:
+        return self.skipped_in_a_row > self.options.max_skips
+
+    def _remedy(self, step: Assessment) -> str:
+        """Say in one sentence what was done about a bad step."""
+        if not self.options.enabled:
+            return "observed only: recovery.enabled is off"
+        if step.healthy:
+            return "put the batch-norm statistics back and took the step"
+        if step.verdict is Verdict.POISONED:
+            return "skipped the step and left the rest to Ultralytics' own recovery"
+        done = "skipped the step and put the batch-norm statistics back"
+        return f"{done}; {self.skipped_in_a_row} in a row, left to Ultralytics' own recovery" if self._too_many else done
+
+    def _buffers_finite(self, reading: Reading) -> bool:
+        return reading.buffers_finite or all(bool(buffer.isfinite().all()) for buffer in self.meter.buffers)
+
+    def _state_finite(self) -> bool:
+        return all(bool(tensor.isfinite().all()) for tensor in self.host.state_tensors())
+
+
+def _bad_tensors(gradients: Gradients, reading: Reading) -> list[str]:
+    """Name the gradients with a non-finite element; costs something only when the norm is not finite."""
+    if math.isfinite(reading.norm):
+        return []
+    suspects = [i for i, norm in enumerate(reading.tensor_norms) if not math.isfinite(norm)]
+    return [gradients.names[i] for i in suspects if not bool(gradients.tensors[i].isfinite().all())]

@@ -1,0 +1,112 @@
+"""The recorder: appends steps and incidents to files as the run goes, so that a crash loses little.
+
+No file stays open between writes: the recorder pickles, and a killed run leaves whole lines behind.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from yolo_gradsafe.telemetry.schema import Incident, RunInfo, RunPaths, StepRow, to_json
+
+__all__ = ["Recorder", "write_atomically"]
+
+
+class Recorder:
+    """Writes ``stability/`` of one run.
+
+    Args:
+        run: The run's folder (Ultralytics' ``save_dir``).
+        flush_steps: Rows of ``steps.csv`` held back at most.
+        flush_seconds: Seconds that rows are held back at most.
+        resume: Append to what is there; otherwise records of an earlier run in the same folder are removed.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+
+    def __init__(self, run: Path, flush_steps: int = 100, flush_seconds: float = 5.0, resume: bool = False) -> None:
+        self.paths = RunPaths(Path(run))
+        self.flush_steps = flush_steps
+        self.flush_seconds = flush_seconds
+        self.steps = 0
+        """Optimizer steps recorded, those of the run that was resumed included."""
+        self._rows: list[StepRow] = []
+        self._header: list[str] = []
+        self._flushed = time.monotonic()
+        self.paths.folder.mkdir(parents=True, exist_ok=True)
+        if resume:
+            self._header, self.steps = _read_back(self.paths.steps)
+        else:
+            for path in (self.paths.steps, self.paths.incidents, self.paths.summary, self.paths.plot):
+                path.unlink(missing_ok=True)
+
+    def step(self, row: StepRow) -> None:
+        """Record an optimizer step; written now only if enough rows or seconds have gathered."""
+        self.steps = row.step
+        self._rows.append(row)
+        if len(self._rows) >= self.flush_steps or time.monotonic() - self._flushed >= self.flush_seconds:
+            self.flush()
+
+    def incident(self, incident: Incident) -> None:
+        """Record an incident, at once, with the rows that led to it."""
+        values = {**asdict(incident), "time": incident.time or datetime.now().astimezone().isoformat(timespec="seconds")}
+        with self.paths.incidents.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(to_json(values), allow_nan=False) + "\n")
+        self.flush()
+
+    def info(self, info: RunInfo) -> None:
+        """Write ``run.json``."""
+        write_atomically(self.paths.info, json.dumps(to_json(asdict(info)), indent=2, allow_nan=False) + "\n")
+
+    def options(self, text: str) -> None:
+        """Write the resolved options."""
+        write_atomically(self.paths.options, text)
+
+    def flush(self) -> None:
+        """Append the rows that are held back to ``steps.csv``, as one write."""
+        self._flushed = time.monotonic()
+        if not self._rows:
+            return
+        rows, self._rows = self._rows, []
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if not self._header:
+            self._header = StepRow.columns(tuple(rows[0].items))
+            writer.writerow(self._header)
+        for row in rows:
+            values = {**vars(row), **row.items, "images": json.dumps(row.images) if row.images else ""}
+            writer.writerow(_cell(values.get(name, "")) for name in self._header)
+        with self.paths.steps.open("a", encoding="utf-8", newline="") as file:
+            file.write(text.getvalue())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a crash, never sees half of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _cell(value: object) -> object:
+    return f"{value:.7g}" if isinstance(value, float) else value
+
+
+def _read_back(path: Path) -> tuple[list[str], int]:
+    """Return the header of a ``steps.csv`` and the number of its last whole row; nothing and 0 where there is none."""
+    if not path.is_file():
+        return [], 0
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        last = 0
+        for row in reader:
+            if row["verdict"]:
+                last = int(row["step"])
+        return list(reader.fieldnames or ()), last
