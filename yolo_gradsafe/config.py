@@ -16,7 +16,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["Config", "ConfigError", "nearest", "preset_names", "preset_path"]
+__all__ = ["Config", "ConfigError", "nearest", "parse_value", "preset_names", "preset_path"]
 
 Source = str | Path | Mapping[str, Any] | None
 
@@ -35,12 +35,12 @@ class ClipOptions(Section):
     """How gradients that are too large are made smaller."""
 
     mode: Literal["norm", "none"] = Field(
-        "norm",
+        default="norm",
         description="(str) clipping rule: norm (scale all gradients when their global L2 norm is over max_norm), none "
         "(measure only)",
     )
     max_norm: float = Field(
-        10.0,
+        default=10.0,
         gt=0,
         description="(float) > 0, L2 norm of the unscaled gradients of one optimizer step above which they are scaled "
         "down; 10.0 is the value that stock Ultralytics hard-codes",
@@ -51,18 +51,18 @@ class RecoveryOptions(Section):
     """What happens to a step that would harm the model."""
 
     enabled: bool = Field(
-        True,
+        default=True,
         description="(bool) skip steps with a non-finite loss or gradient and put back what their forward pass poisoned; "
         "False observes only",
     )
     scale_floor: float = Field(
-        1.0,
+        default=1.0,
         gt=0,
         description="(float) > 0, AMP loss scale at or below which non-finite gradients are a fault of the batch and no "
         "longer GradScaler's routine search for a scale",
     )
     max_skips: int = Field(
-        50,
+        default=50,
         ge=1,
         description="(int) >= 1, optimizer steps skipped in a row after which the NaN is shown to Ultralytics again, so "
         "that its own epoch recovery can act",
@@ -73,13 +73,15 @@ class TelemetryOptions(Section):
     """What is written while training runs."""
 
     flush_steps: int = Field(
-        100, ge=1, description="(int) >= 1, optimizer steps after which steps.csv is flushed; a crash loses at most these"
+        default=100,
+        ge=1,
+        description="(int) >= 1, optimizer steps after which steps.csv is flushed; a crash loses at most these",
     )
     flush_seconds: float = Field(
-        5.0, gt=0, description="(float) > 0, seconds after which steps.csv is flushed, whichever comes first"
+        default=5.0, gt=0, description="(float) > 0, seconds after which steps.csv is flushed, whichever comes first"
     )
     results_csv: bool = Field(
-        True, description="(bool) add gradsafe/* columns to results.csv and so to every Ultralytics logger"
+        default=True, description="(bool) add gradsafe/* columns to results.csv and so to every Ultralytics logger"
     )
 
 
@@ -87,10 +89,11 @@ class ReportOptions(Section):
     """What is shown at the end."""
 
     plot: bool = Field(
-        True, description="(bool) draw stability.png at the end of training; needs Ultralytics' plots=True as well"
+        default=True,
+        description="(bool) draw stability.png at the end of training; needs Ultralytics' plots=True as well",
     )
     console: bool = Field(
-        True, description="(bool) print a line for an epoch in which something happened, and a table at the end"
+        default=True, description="(bool) print a line for an epoch in which something happened, and a table at the end"
     )
 
 
@@ -126,6 +129,18 @@ class Config(Section):
         return "\n".join(_render(self)) + "\n"
 
 
+def parse_value(text: str) -> Any:
+    """Parse an option's value from a command line, as YAML: ``5``, ``1e-3``, ``true``, ``norm``.
+
+    Raises:
+        ConfigError: The text is no YAML value.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"value {text!r}: not readable as YAML: {error}") from None
+
+
 def preset_path(name: str) -> Path:
     """Return where a preset lies: inside an installed wheel, or in ``configs/`` of a checkout."""
     return _preset_folder() / f"{name}.yaml"
@@ -151,7 +166,7 @@ class _Loader(yaml.SafeLoader):
     """YAML in which 1e-3 is a number (YAML 1.1 wants 1.0e-3) and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if twice := {str(key) for key in keys if keys.count(key) > 1}:
             raise yaml.constructor.ConstructorError(
                 None, None, f"option given twice: {', '.join(sorted(twice))}", node.start_mark

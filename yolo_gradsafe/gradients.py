@@ -22,9 +22,23 @@ class Gradients:
     """The gradients of one optimizer step, in the model's order, where they lie."""
 
     names: list[str]
+    parameters: list[nn.Parameter]
     tensors: list[Tensor]
+    norms: Tensor
+    """L2 norm of each tensor, shape (N,), fp32, on the gradients' device."""
     total: Tensor
     """Global L2 norm as a 0-d tensor on the gradients' device."""
+
+    def subset(self, indices: Sequence[int]) -> Gradients:
+        """Return the gradients at these places, with their own total. Does not synchronise."""
+        norms = self.norms[list(indices)]
+        return Gradients(
+            names=[self.names[i] for i in indices],
+            parameters=[self.parameters[i] for i in indices],
+            tensors=[self.tensors[i] for i in indices],
+            norms=norms,
+            total=torch.linalg.vector_norm(norms),
+        )
 
 
 @dataclass(frozen=True)
@@ -32,7 +46,7 @@ class Reading:
     """What one host read tells: norms of unscaled gradients before clipping, and the caller's scalars."""
 
     norm: float
-    """Global L2 norm over all gradients; nan or inf when an element is, inf also when the sum of squares overflows fp32."""
+    """Global L2 norm over all gradients; not finite when an element is not, or when the sum of squares overflows fp32."""
     tensor_norms: list[float]
     """L2 norm of each gradient tensor, in the order of ``Gradients.names``."""
     buffers_finite: bool
@@ -70,19 +84,20 @@ class Meter:
         Note:
             Synchronises host and device exactly once.
         """
-        with_grad = [(name, p.grad) for name, p in self.parameters if p.grad is not None]
-        names = [name for name, _ in with_grad]
-        tensors = [grad for _, grad in with_grad if grad is not None]
+        with_grad = [(name, p) for name, p in self.parameters if p.grad is not None]
+        tensors = [p.grad for _, p in with_grad if p.grad is not None]
         count = len(tensors)
         if not tensors:
-            values = _pack(scalars).tolist() if scalars else []
-            return Gradients([], [], torch.zeros(())), Reading(0.0, [], True, values)
+            return Gradients([], [], [], torch.zeros(0), torch.zeros(())), Reading(
+                0.0, [], True, _pack(scalars).tolist()
+            )
         norms = torch.stack([norm.float() for norm in torch._foreach_norm([*tensors, *self.buffers])])
         grad_norms = norms[:count] if grad_scale is None else norms[:count] / grad_scale
         total = torch.linalg.vector_norm(grad_norms)
         values = torch.cat([grad_norms, norms[count:], total.reshape(1), _pack(scalars).to(norms.device)]).tolist()
         rest = count + len(self.buffers)
-        return Gradients(names, tensors, total), Reading(
+        names, parameters = [name for name, _ in with_grad], [p for _, p in with_grad]
+        return Gradients(names, parameters, tensors, grad_norms, total), Reading(
             norm=values[rest],
             tensor_norms=values[:count],
             buffers_finite=all(map(math.isfinite, values[count:rest])),

@@ -21,12 +21,25 @@ import torch
 import torch.distributed as dist
 import ultralytics
 from torch import Tensor, nn
+from ultralytics.cfg import TASKS, check_dict_alignment, get_cfg, merge_equals_args, parse_key_value_pair
 from ultralytics.engine.trainer import BaseTrainer
-from ultralytics.utils import LOGGER, RANK, colorstr
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, colorstr
 from ultralytics.utils.callbacks.base import get_default_callbacks
 from ultralytics.utils.torch_utils import unwrap_model
 
-__all__ = ["EVENTS", "Host", "all_events", "is_set_up", "log", "register", "unregister", "versions", "warn"]
+__all__ = [
+    "EVENTS",
+    "Host",
+    "all_events",
+    "change_batches",
+    "is_set_up",
+    "log",
+    "parse_arguments",
+    "register",
+    "unregister",
+    "versions",
+    "warn",
+]
 
 EVENTS = (
     "on_pretrain_routine_end",
@@ -75,7 +88,9 @@ def all_events() -> list[str]:
     return list(get_default_callbacks())
 
 
-def register(target: Any, table: Mapping[str, Sequence[Callable[[Any], None]]]) -> dict[str, list[Callable[[Any], None]]]:
+def register(
+    target: Any, table: Mapping[str, Sequence[Callable[[Any], None]]]
+) -> dict[str, list[Callable[[Any], None]]]:
     """Add callbacks to a model or a trainer, in front, so that they run before its loggers; never one twice.
 
     Args:
@@ -105,6 +120,54 @@ def unregister(target: Any, table: Mapping[str, Sequence[Callable[[Any], None]]]
 def is_set_up(target: Any) -> bool:
     """Whether the target is a trainer that is past ``on_pretrain_routine_end``."""
     return isinstance(target, BaseTrainer) and getattr(target, "stopper", None) is not None
+
+
+def change_batches(trainer: Any, change: Callable[[int, dict[str, Any]], None]) -> None:
+    """Let ``change`` alter every batch that is trained on, after it was preprocessed.
+
+    Args:
+        trainer: A trainer.
+        change: Called with the epoch, from 1, and the batch, whose tensors it may change in place.
+    """
+    preprocess = trainer.preprocess_batch
+
+    def preprocess_batch(batch: Any) -> Any:
+        batch = preprocess(batch)
+        change(int(trainer.epoch) + 1, batch)
+        return batch
+
+    trainer.preprocess_batch = preprocess_batch
+
+
+def parse_arguments(words: Sequence[str]) -> dict[str, Any]:
+    """Parse training arguments as the ``yolo`` command does, and check them as it does.
+
+    Args:
+        words: ``key=value`` words, a task's name, or the bare name of a switch (``resume``).
+
+    Raises:
+        SyntaxError: An unknown argument; the message is Ultralytics' own and names similar ones.
+        TypeError: A value of the wrong type.
+        ValueError: A value out of range.
+    """
+    arguments: dict[str, Any] = {}
+    for word in merge_equals_args(list(words)):
+        word = word.removeprefix("--").rstrip(",")
+        if "=" in word:
+            try:
+                key, value = parse_key_value_pair(word)
+            except AssertionError as error:
+                raise SyntaxError(str(error)) from None
+            arguments[key] = value
+        elif word in TASKS:
+            arguments["task"] = word
+        elif isinstance(DEFAULT_CFG_DICT.get(word), bool):
+            arguments[word] = True
+        elif word != "train":
+            check_dict_alignment(DEFAULT_CFG_DICT, {word: ""})
+            raise SyntaxError(f"'{word}' is a valid YOLO argument but is missing an '=' sign to set its value.")
+    get_cfg(overrides=dict(arguments))
+    return arguments
 
 
 class Host:

@@ -97,7 +97,9 @@ class Session:
         rule = f"clip {clip.mode}" + (f" {clip.max_norm:g}" if clip.mode == "norm" else "")
         if not self.step.stands_in:
             rule = "the trainer's own optimizer_step clips"
-            port.warn("this trainer's optimizer_step is not stock's: it is called as it is; bad steps are still skipped")
+            port.warn(
+                "this trainer's optimizer_step is not stock's: it is called as it is; bad steps are still skipped"
+            )
         port.log(f"{rule}, recovery {'on' if self.config.recovery.enabled else 'off'}, records in {self.host.run}")
 
     # Events ---------------------------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ class GuardedStep:
         else:
             self.skipped_in_a_row += 1
             # A NaN that nobody handles must still reach Ultralytics' own recovery at the end of the epoch.
-            if self.options.enabled and not step.verdict is Verdict.POISONED and not self._too_many:
+            if self.options.enabled and step.verdict is not Verdict.POISONED and not self._too_many:
                 self.losses.repair()
         if step.bad:
             step.images = self.window.images(step.sample.losses)
@@ -185,7 +185,9 @@ class GuardedStep:
         if step.verdict is Verdict.POISONED:
             return "skipped the step and left the rest to Ultralytics' own recovery"
         done = "skipped the step and put the batch-norm statistics back"
-        return f"{done}; {self.skipped_in_a_row} in a row, left to Ultralytics' own recovery" if self._too_many else done
+        return (
+            f"{done}; {self.skipped_in_a_row} in a row, left to Ultralytics' own recovery" if self._too_many else done
+        )
 
     def _buffers_finite(self, reading: Reading) -> bool:
         return reading.buffers_finite or all(bool(buffer.isfinite().all()) for buffer in self.meter.buffers)

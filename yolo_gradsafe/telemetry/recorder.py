@@ -43,6 +43,8 @@ class Recorder:
         self._flushed = time.monotonic()
         self.paths.folder.mkdir(parents=True, exist_ok=True)
         if resume:
+            _cut_half_line(self.paths.steps)
+            _cut_half_line(self.paths.incidents)
             self._header, self.steps = _read_back(self.paths.steps)
         else:
             for path in (self.paths.steps, self.paths.incidents, self.paths.summary, self.paths.plot):
@@ -57,7 +59,10 @@ class Recorder:
 
     def incident(self, incident: Incident) -> None:
         """Record an incident, at once, with the rows that led to it."""
-        values = {**asdict(incident), "time": incident.time or datetime.now().astimezone().isoformat(timespec="seconds")}
+        values = {
+            **asdict(incident),
+            "time": incident.time or datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
         with self.paths.incidents.open("a", encoding="utf-8") as file:
             file.write(json.dumps(to_json(values), allow_nan=False) + "\n")
         self.flush()
@@ -99,14 +104,19 @@ def _cell(value: object) -> object:
     return f"{value:.7g}" if isinstance(value, float) else value
 
 
+def _cut_half_line(path: Path) -> None:
+    """Remove what a crash left of a line, so that the next one starts on its own."""
+    if path.is_file():
+        data = path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            path.write_bytes(data[: data.rfind(b"\n") + 1])
+
+
 def _read_back(path: Path) -> tuple[list[str], int]:
-    """Return the header of a ``steps.csv`` and the number of its last whole row; nothing and 0 where there is none."""
+    """Return the header of a ``steps.csv`` and the number of its last step; nothing and 0 where there is none."""
     if not path.is_file():
         return [], 0
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        last = 0
-        for row in reader:
-            if row["verdict"]:
-                last = int(row["step"])
+        last = max((int(row["step"]) for row in reader), default=0)
         return list(reader.fieldnames or ()), last

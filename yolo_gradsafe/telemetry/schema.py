@@ -1,7 +1,7 @@
 """The words and the files of a run's record. Whoever writes or reads them starts here.
 
-Numbers are those of the run as it happened: norms are L2 norms of unscaled gradients, before clipping; epochs, steps and
-batches count from 1 as Ultralytics shows them; an epoch that Ultralytics repeats keeps its number.
+Numbers are those of the run as it happened: norms are L2 norms of unscaled gradients, before clipping; epochs, steps
+and batches count from 1 as Ultralytics shows them; an epoch that Ultralytics repeats keeps its number.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Incident:
     tensors: list[str] = field(default_factory=list)
     """Parameters whose gradient was not finite before clipping, in the model's order, at most ten."""
     images: list[str] = field(default_factory=list)
-    """Image files of the offending batch; under mosaic or mixup each names the first of the images it was composed of."""
+    """Image files of the offending batch; under mosaic or mixup each is the first of several that were composed."""
     time: str = ""
     """When, ISO 8601 with the time zone."""
 
@@ -145,8 +145,8 @@ class RunInfo:
     task: str = ""
     model: str = ""
     optimizer: str = ""
-    amp: str = "fp32"
-    """Precision of the training: ``fp32``, ``fp16`` (with a GradScaler) or ``bf16``."""
+    amp: str = ""
+    """Precision of the training: ``fp32``, ``fp16`` (with a GradScaler) or ``bf16``; empty when unknown."""
     batch: int = 0
     epochs: int = 0
     device: str = ""

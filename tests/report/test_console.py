@@ -1,0 +1,80 @@
+"""What a terminal shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.report.runs import INF, INFO, NAN, bad, incident, overflow, row, write
+from yolo_gradsafe.report.console import epoch_line, table
+from yolo_gradsafe.report.summary import summarize
+
+
+def test_table_of_a_healthy_run(tmp_path):
+    assert table(summarize(write(tmp_path, 30))).splitlines() == [
+        "Healthy: 30 steps, none skipped, 0.0 % clipped.",
+        "  steps           30 applied, 0 clipped (0.0 %), 0 skipped",
+        "  gradient norm   median 4.132, p95 5.949, max 5.981",
+        "  threshold       10",
+        "  files           stability/steps.csv, stability/run.json,",
+        "                  stability/options.yaml",
+    ]
+
+
+def test_table_of_a_sick_run_is_short_and_narrow(tmp_path):
+    long = incident(2, message="word " * 40, images=[f"/far/away/{'x' * 90}{n}.jpg" for n in range(9)])
+    run = write(
+        tmp_path,
+        30,
+        lambda step: bad(step) if step < 8 else row(step),
+        [incident(1), long, *map(incident, range(3, 8))],
+    )
+    text = table(summarize(run))
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("action: The step was skipped.") == 5
+    assert "and 2 more in stability/incidents.jsonl" in text
+    assert "images: a.jpg, b.jpg" in text
+    assert "and 6 more" in text
+    assert "/far/away" not in text
+
+
+def test_table_of_a_mixed_precision_run(tmp_path):
+    run = write(
+        tmp_path,
+        9,
+        lambda step: overflow(step) if step == 1 else row(step, amp_scale=32768.0),
+        info=replace(INFO, amp="fp16"),
+    )
+    text = table(summarize(run))
+    assert "AMP             scale 65536 to 32768, lowest 32768" in text
+    assert "1 overflow (routine)" in text
+
+
+def test_table_without_a_step(tmp_path):
+    text = table(summarize(write(tmp_path, 0)))
+    assert "gradient norm   no finite one" in text
+    assert "threshold       none" in text
+
+
+def test_text_from_outside_cannot_steer_the_terminal(tmp_path):
+    run = write(tmp_path, 9, incidents=[incident(3, message="a\x1b[31m\nb", images=["/x/\x1b]0;evil\x07.jpg"])])
+    text = table(summarize(run))
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "a\\x1b[31m b" in text
+
+
+@pytest.mark.parametrize("counts", [{}, {"ok": 9}, {"ok": 9, "clipped": 5, "amp_overflow": 3, "bad_batch": 0}])
+def test_no_line_on_a_routine_epoch(counts):
+    assert epoch_line(1, counts, 3.0) is None
+
+
+def test_line_on_an_epoch_in_which_something_happened():
+    counts = {"ok": 96, "spike": 1, "bad_batch": 2, "amp_overflow": 1}
+    assert epoch_line(4, counts, 153.21) == "epoch 4: 2 bad batches, 1 spike in 100 steps; largest gradient norm 153"
+
+
+@pytest.mark.parametrize("norm", [NAN, INF, -INF])
+def test_line_without_a_finite_norm(norm):
+    assert epoch_line(1, {"poisoned": 1}, norm) == "epoch 1: 1 poisoned step in 1 step"

@@ -1,0 +1,232 @@
+"""What a summary says of a finished, failed or unfinished run, and that it survives a file."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from tests.report.runs import INF, INFO, NAN, bad, clipped, incident, overflow, row, write
+from yolo_gradsafe.report import build
+from yolo_gradsafe.report.parts import IncidentEntry, Run
+from yolo_gradsafe.report.summary import ReportError, Summary, summarize
+from yolo_gradsafe.telemetry import Incident, RunInfo, Verdict
+
+
+def strict(path: Path) -> dict:
+    def refuse(token: str) -> None:
+        raise AssertionError(f"not strict JSON: {token}")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_healthy_run(tmp_path):
+    summary = summarize(write(tmp_path, 30, lambda step: clipped(step) if step == 7 else row(step)))
+    assert (summary.status, summary.health) == ("finished", "healthy")
+    assert summary.headline == "Healthy: 30 steps, none skipped, 3.3 % clipped."
+    assert (summary.steps.total, summary.steps.applied, summary.steps.skipped, summary.steps.clipped) == (30, 30, 0, 1)
+    assert summary.steps.clipped_share == pytest.approx(1 / 30)
+    assert summary.steps.verdicts == {**{str(word): 0 for word in Verdict}, "ok": 29, "clipped": 1}
+    assert summary.grad_norm.max == 20.0
+    assert summary.grad_norm.min <= summary.grad_norm.median <= summary.grad_norm.p95 <= summary.grad_norm.p99 <= 20
+    assert summary.threshold == 10.0
+    assert not summary.amp.enabled
+    assert summary.amp.scale_first is None
+    assert summary.incidents == []
+    assert summary.run.model == "yolo26n.pt"
+    assert summary.run.environment == {"python": "3.11.7", "torch": "2.8.0"}
+    assert summary.options == {"clip": {"mode": "norm", "max_norm": 10.0}}
+    assert summary.files == ["stability/steps.csv", "stability/run.json", "stability/options.yaml"]
+
+
+def test_grad_norm_is_of_applied_steps_with_a_finite_norm_only(tmp_path):
+    def change(step):
+        return {1: row(1, grad_norm=1.0), 2: row(2, grad_norm=3.0), 3: bad(3, grad_norm=1e6), 4: overflow(4)}[step]
+
+    norm = summarize(write(tmp_path, 4, change)).grad_norm
+    assert (norm.min, norm.median, norm.max) == (1.0, 2.0, 3.0)
+
+
+def test_survived_run(tmp_path):
+    run = write(
+        tmp_path, 30, lambda step: bad(step) if step in (3, 12, 13) else row(step), [incident(step) for step in (3, 12)]
+    )
+    summary = summarize(run)
+    assert summary.health == "survived"
+    assert summary.headline == "Survived 2 incidents: 3 of 30 steps were skipped."
+    assert [epoch.skipped for epoch in summary.epochs] == [1, 2, 0]
+    entry = summary.incidents[0]
+    assert (entry.loss, entry.grad_norm, entry.items) == (
+        "nan",
+        "nan",
+        {"box_loss": "nan", "cls_loss": "inf", "dfl_loss": 1.0},
+    )
+    assert entry.images == ["/data/images/a.jpg", "/data/images/b.jpg"]
+    assert entry.time
+
+
+def test_headlines_count_in_words_that_fit(tmp_path):
+    run = write(tmp_path / "one", 9, lambda step: bad(step) if step == 3 else row(step), [incident(3)])
+    assert summarize(run).headline == "Survived 1 incident: 1 of 9 steps was skipped."
+    run = write(tmp_path / "lost", 9, lambda step: bad(step) if step == 3 else row(step))
+    assert summarize(run).headline == "Survived: 1 of 9 steps was skipped."
+    run = write(tmp_path / "none", 9, incidents=[incident(3, kind="internal_error")])
+    assert summarize(run).headline == "Survived 1 incident: none of 9 steps was skipped."
+
+
+def test_run_that_was_ended_by_an_exception(tmp_path):
+    summary = summarize(write(tmp_path, 35, info=replace(INFO, finished="", error="RuntimeError: out of\nmemory")))
+    assert (summary.status, summary.health) == ("failed", "failed")
+    assert summary.headline == "Failed at epoch 4: RuntimeError: out of memory"
+
+
+def test_exception_before_the_first_step(tmp_path):
+    summary = summarize(write(tmp_path, 0, info=replace(INFO, finished="", error="RuntimeError: no GPU")))
+    assert summary.headline == "Failed at the start: RuntimeError: no GPU"
+    assert (summary.steps.total, summary.grad_norm, summary.threshold, summary.epochs) == (0, None, None, [])
+
+
+def test_run_whose_last_steps_were_all_skipped_has_failed(tmp_path):
+    summary = summarize(write(tmp_path, 30, lambda step: bad(step) if step > 18 else row(step), [incident(19)]))
+    assert (summary.status, summary.health) == ("finished", "failed")
+    assert summary.headline == "Failed at epoch 3: 12 steps in a row skipped, up to the last of 30."
+    assert summarize(write(tmp_path / "short", 3, bad)).health == "failed"
+
+
+def test_one_bad_batch_at_the_end_is_no_failure(tmp_path):
+    assert summarize(write(tmp_path, 30, lambda step: bad(step) if step == 30 else row(step))).health == "survived"
+
+
+def test_a_bad_step_that_was_applied_counts_as_applied(tmp_path):
+    run = write(tmp_path, 9, lambda step: bad(step, clip_scale=1.0) if step == 3 else row(step), [incident(3)])
+    summary = summarize(run)
+    assert (summary.steps.applied, summary.steps.skipped, summary.steps.verdicts["bad_batch"]) == (9, 0, 1)
+
+
+def test_amp_overflows_are_routine(tmp_path):
+    def change(step):
+        return overflow(step, 65536 / 2 ** (step - 1)) if step < 4 else row(step, amp_scale=8192.0)
+
+    summary = summarize(write(tmp_path, 30, change, info=replace(INFO, amp="fp16")))
+    assert summary.health == "healthy"
+    assert (summary.steps.applied, summary.steps.skipped, summary.amp.overflows) == (27, 0, 3)
+    amp = summary.amp
+    assert (amp.enabled, amp.scale_first, amp.scale_min, amp.scale_last) == (True, 65536.0, 8192.0, 8192.0)
+    assert [epoch.amp_overflows for epoch in summary.epochs] == [3, 0, 0]
+
+
+def test_amp_is_seen_from_the_steps_where_the_run_did_not_say(tmp_path):
+    assert summarize(write(tmp_path, 3, lambda step: row(step, amp_scale=1024.0), info=None)).amp.enabled
+
+
+def test_epochs(tmp_path):
+    def change(step):
+        return {11: bad(11), 12: clipped(12, 50.0, loss=4.0), 13: row(13, loss=2.0, grad_norm=2.0)}.get(step, row(step))
+
+    first, second = summarize(write(tmp_path, 13, change)).epochs
+    assert (first.epoch, first.steps, first.clipped) == (1, 10, 0)
+    assert second.model_dump() == {
+        "epoch": 2,
+        "steps": 3,
+        "grad_norm_median": 26.0,
+        "grad_norm_max": 50.0,
+        "clipped": 1,
+        "skipped": 1,
+        "amp_overflows": 0,
+        "loss_mean": 3.0,
+    }
+
+
+def test_no_finite_number_at_all(tmp_path):
+    summary = build(write(tmp_path, 12, lambda step: bad(step, threshold=INF, loss=-INF)), plot=False)
+    assert (summary.grad_norm, summary.threshold) == (None, None)
+    assert {epoch.loss_mean for epoch in summary.epochs} == {None}
+    strict(tmp_path / "stability.json")
+
+
+def test_round_trip_through_strict_json(tmp_path):
+    run = write(tmp_path, 30, lambda step: bad(step) if step % 9 == 0 else row(step), [incident(9), incident(18)])
+    summary = build(run, plot=False)
+    data = strict(run / "stability.json")
+    assert data["schema_version"] == 1
+    assert data["incidents"][0]["loss"] == "nan"
+    assert data["incidents"][0]["items"] == {"box_loss": "nan", "cls_loss": "inf", "dfl_loss": 1.0}
+    loaded = Summary.load(run / "stability.json")
+    assert loaded == summary
+    loaded.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (run / "stability.json").read_bytes()
+
+
+def test_numbers_of_an_incident_are_words_where_they_are_not_finite():
+    entry = IncidentEntry(kind="bad_batch", epoch=1, step=1, batch=1, message="", action="", loss=-INF, grad_norm=NAN)
+    assert (entry.loss, entry.grad_norm) == ("-inf", "nan")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 2}'])
+def test_load_refuses_what_is_not_a_summary(tmp_path, text):
+    (tmp_path / "stability.json").write_text(text)
+    with pytest.raises(ReportError, match=r"stability\.json"):
+        Summary.load(tmp_path / "stability.json")
+
+
+def test_build_lists_what_it_wrote(tmp_path):
+    summary = build(write(tmp_path, 3))
+    assert summary.files[:2] == ["stability.json", "stability.png"]
+    assert all((tmp_path / file).is_file() for file in summary.files)
+    assert strict(tmp_path / "stability.json")["files"] == summary.files
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_models_mirror_the_records():
+    assert set(Run.model_fields) == {field.name for field in fields(RunInfo)}
+    assert set(IncidentEntry.model_fields) == {field.name for field in fields(Incident)}
+
+
+def test_schema_describes_every_field():
+    schema = Summary.model_json_schema()
+    for part in (schema, *schema["$defs"].values()):
+        assert part["description"]
+        for name, field in part["properties"].items():
+            assert field.get("description"), f"{part['title']}.{name}"
+
+
+def test_long_run(tmp_path):
+    def change(step):
+        return clipped(step, 1e6, epoch=78) if step == 77_777 else row(step, 1000)
+
+    run = write(tmp_path, 100_000, change)
+    start = time.perf_counter()
+    summary = summarize(run)
+    assert time.perf_counter() - start < 20
+    assert (summary.steps.total, len(summary.epochs), summary.grad_norm.max) == (100_000, 100, 1e6)
+
+
+def test_the_trainer_is_never_imported(tmp_path):
+    write(tmp_path, 30)
+    code = """
+import sys
+import yolo_gradsafe.report
+assert not {"polars", "matplotlib", "pydantic"} & set(sys.modules), "importing the package is not light"
+from yolo_gradsafe.report.summary import summarize
+from yolo_gradsafe.report import build
+from pathlib import Path
+summarize(Path(sys.argv[1]))
+assert "matplotlib" not in sys.modules
+build(Path(sys.argv[1]))
+assert not {"torch", "ultralytics", "cv2", "matplotlib.pyplot"} & set(sys.modules)
+ours = {name for name in sys.modules if name.startswith("yolo_gradsafe.")}
+assert all(name.startswith(("yolo_gradsafe.report", "yolo_gradsafe.telemetry")) for name in ours), ours
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_median_is_not_moved_by_nan(tmp_path):
+    norm = summarize(write(tmp_path, 5, lambda step: row(step, grad_norm=NAN if step == 5 else float(step)))).grad_norm
+    assert norm.median == 2.5
+    assert not math.isnan(norm.max)

@@ -1,0 +1,1 @@
+"""Faults on purpose: injected below the plugin, to show on a machine that the protection works there."""

@@ -1,0 +1,111 @@
+"""The report on a terminal: a table at the end of training, a line after an epoch in which something happened."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PureWindowsPath
+from typing import TYPE_CHECKING
+
+from yolo_gradsafe.telemetry.schema import Verdict
+
+if TYPE_CHECKING:
+    from yolo_gradsafe.report.parts import IncidentEntry
+    from yolo_gradsafe.report.summary import Summary
+
+__all__ = ["epoch_line", "table"]
+
+WIDTH = 80
+LABEL = 16
+MOST_INCIDENTS = 5
+MOST_IMAGES = 3
+
+_EVENTS = {
+    Verdict.BAD_BATCH: ("bad batch", "bad batches"),
+    Verdict.POISONED: ("poisoned step", "poisoned steps"),
+    Verdict.SPIKE: ("spike", "spikes"),
+    Verdict.DIVERGING: ("diverging step", "diverging steps"),
+    Verdict.STALLED: ("stalled step", "stalled steps"),
+}
+"""The verdicts that are worth a line, the worst first; clipping and AMP's overflows are routine."""
+
+
+def table(summary: Summary) -> str:
+    """Return the summary as plain text, aligned, at most 80 columns wide, without a line break at its end."""
+    lines = textwrap.wrap(_shown(summary.headline), WIDTH)
+    for label, texts in _rows(summary):
+        for text in texts:
+            lines += _row(label, text)
+            label = ""
+    return "\n".join(lines)
+
+
+def epoch_line(epoch: int, counts: Mapping[str, int], norm_max: float) -> str | None:
+    """Return a line on an epoch in which something happened, None on any other.
+
+    Args:
+        epoch: Epoch, from 1.
+        counts: Its steps by verdict; verdicts may be missing.
+        norm_max: Its largest gradient norm before clipping; left out of the line if it is not finite.
+    """
+    events = [
+        f"{count} {words[count > 1]}" for verdict, words in _EVENTS.items() if (count := counts.get(verdict.value, 0))
+    ]
+    if not events:
+        return None
+    norm = f"; largest gradient norm {norm_max:.3g}" if math.isfinite(norm_max) else ""
+    steps = sum(counts.values())
+    return f"epoch {epoch}: {', '.join(events)} in {steps} step{'s' * (steps != 1)}{norm}"
+
+
+def _rows(summary: Summary) -> Iterator[tuple[str, Iterable[str]]]:
+    steps, norm, amp = summary.steps, summary.grad_norm, summary.amp
+    clipped = f"{steps.clipped} clipped ({100 * steps.clipped_share:.1f} %)"
+    yield "steps", [f"{steps.applied} applied, {clipped}, {steps.skipped} skipped"]
+    if norm:
+        yield "gradient norm", [f"median {norm.median:.4g}, p95 {norm.p95:.4g}, max {norm.max:.4g}"]
+    else:
+        yield "gradient norm", ["no finite one"]
+    yield "threshold", ["none" if summary.threshold is None else f"{summary.threshold:.4g}"]
+    if amp.enabled:
+        yield "AMP", list(_amp(summary))
+    if summary.incidents:
+        yield "incidents", list(_incidents(summary.incidents))
+    if summary.files:
+        yield "files", [", ".join(summary.files)]
+
+
+def _amp(summary: Summary) -> Iterator[str]:
+    amp = summary.amp
+    if amp.scale_first is not None and amp.scale_last is not None and amp.scale_min is not None:
+        yield f"scale {amp.scale_first:.7g} to {amp.scale_last:.7g}, lowest {amp.scale_min:.7g}"
+    yield f"{amp.overflows} overflow{'s' * (amp.overflows != 1)} (routine)" if amp.overflows else "no overflow"
+
+
+def _incidents(incidents: list[IncidentEntry]) -> Iterator[str]:
+    for incident in incidents[:MOST_INCIDENTS]:
+        yield f"epoch {incident.epoch}, batch {incident.batch}, step {incident.step}: {_shown(incident.message)}"
+        if incident.images:
+            names = ", ".join(_shown(PureWindowsPath(image).name) for image in incident.images[:MOST_IMAGES])
+            more = len(incident.images) - MOST_IMAGES
+            yield f"  images: {names}{f' and {more} more' if more > 0 else ''}"
+        yield f"  action: {_shown(incident.action)}"
+    more = len(incidents) - MOST_INCIDENTS
+    if more > 0:
+        yield f"and {more} more in stability/incidents.jsonl"
+
+
+def _row(label: str, text: str) -> list[str]:
+    """Return a text in the right column, broken at its width, what is broken indented like its first line."""
+    indent = " " * (len(text) - len(text.lstrip()))
+    first, other = f"  {label:<{LABEL}}", " " * (LABEL + 2)
+    return textwrap.wrap(
+        text.strip(), WIDTH, initial_indent=first + indent, subsequent_indent=other + indent, break_on_hyphens=False
+    )
+
+
+def _shown(text: str) -> str:
+    """Return a text from outside, such as a file's name, without what a terminal would obey."""
+    line = " ".join(text.split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)

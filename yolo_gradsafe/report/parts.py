@@ -1,0 +1,106 @@
+"""The parts of a summary, as they stand in ``stability.json``.
+
+Conventions: norms are L2 norms of unscaled gradients before clipping; epochs, steps and batches count from 1; shares go
+from 0 to 1; a number that does not exist is null.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from yolo_gradsafe.telemetry.schema import SCHEMA_VERSION, to_json
+
+__all__ = ["Amp", "Epoch", "GradNorm", "IncidentEntry", "Number", "Part", "Run", "Steps"]
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[Finite | Literal["nan", "inf", "-inf"], BeforeValidator(to_json)]
+"""A number that may be non-finite, and is a word then: JSON has no NaN, and a NaN would not equal itself."""
+
+
+class Part(BaseModel):
+    """A value of the summary; fields that a later version added are ignored."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class Run(Part):
+    """What was trained, where, with which versions, and how it ended."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION, description="version of the record that this was read from")
+    task: str = Field(default="", description="Ultralytics' task: detect, pose, ...")
+    model: str = Field(default="", description="model that was trained, as it was named to Ultralytics")
+    optimizer: str = Field(default="", description="name of the optimizer's class")
+    amp: str = Field(default="fp32", description="precision: fp32, fp16 (with a GradScaler) or bf16")
+    batch: int = Field(default=0, description="images a batch")
+    epochs: int = Field(default=0, description="epochs asked for")
+    device: str = Field(default="", description="device of the training")
+    started: str = Field(default="", description="start, ISO 8601 with the time zone")
+    finished: str = Field(
+        default="", description="end, ISO 8601 with the time zone; empty while it runs and after a crash"
+    )
+    error: str = Field(default="", description="exception that ended the run, or empty")
+    environment: dict[str, str] = Field(default_factory=dict, description="versions of the software, by name")
+
+
+class Steps(Part):
+    """Optimizer steps, counted: ``total`` is ``applied`` + ``skipped`` + the overflows under ``amp``."""
+
+    total: int = Field(description="optimizer steps recorded")
+    applied: int = Field(description="steps that changed the weights")
+    skipped: int = Field(description="steps that GradSafe did not apply; GradScaler's own are under amp.overflows")
+    clipped: int = Field(description="steps that were applied with smaller gradients")
+    clipped_share: float = Field(description="clipped steps / applied steps, 0 to 1; 0 where no step was applied")
+    verdicts: dict[str, int] = Field(description="steps by verdict, all verdicts, zeros included")
+
+
+class GradNorm(Part):
+    """Distribution of the gradient norm over the steps that were applied, finite norms only."""
+
+    min: float = Field(description="smallest norm")
+    median: float = Field(description="half of the steps had a smaller norm")
+    p95: float = Field(description="95 % of the steps had a smaller norm")
+    p99: float = Field(description="99 % of the steps had a smaller norm")
+    max: float = Field(description="largest norm")
+
+
+class Amp(Part):
+    """The GradScaler's loss scale, a factor without a unit; all null without a GradScaler."""
+
+    enabled: bool = Field(description="whether a GradScaler scaled the loss (fp16)")
+    overflows: int = Field(description="steps that GradScaler skipped to find its scale; routine, not an incident")
+    scale_first: float | None = Field(default=None, description="loss scale of the first step")
+    scale_min: float | None = Field(default=None, description="smallest loss scale")
+    scale_last: float | None = Field(default=None, description="loss scale of the last step")
+
+
+class IncidentEntry(Part):
+    """Something that needed a remedy: a line of ``stability/incidents.jsonl``."""
+
+    kind: str = Field(description="a verdict, internal_error (of GradSafe) or native_recovery (Ultralytics' own)")
+    epoch: int = Field(description="epoch, from 1")
+    step: int = Field(description="optimizer step of the run, from 1")
+    batch: int = Field(description="batch of the epoch, from 1")
+    message: str = Field(description="what was seen, a sentence")
+    action: str = Field(description="what was done, a sentence")
+    loss: Number = Field(default="nan", description="loss of the batch, summed over the images, before AMP scaling")
+    items: dict[str, Number] = Field(default_factory=dict, description="loss items by name, as Ultralytics logs them")
+    grad_norm: Number = Field(default="nan", description="global norm before clipping")
+    amp_scale: Number = Field(default=1.0, description="loss scale of the GradScaler, 1 without one")
+    tensors: list[str] = Field(default_factory=list, description="first parameters with a non-finite gradient, by name")
+    images: list[str] = Field(default_factory=list, description="image files of the batch")
+    time: str = Field(default="", description="when, ISO 8601 with the time zone")
+
+
+class Epoch(Part):
+    """One epoch; all tries together where Ultralytics redid it."""
+
+    epoch: int = Field(description="epoch, from 1")
+    steps: int = Field(description="optimizer steps recorded")
+    grad_norm_median: float | None = Field(description="median of the finite norms of the steps that were applied")
+    grad_norm_max: float | None = Field(description="largest finite norm of the steps that were applied")
+    clipped: int = Field(description="steps that were applied with smaller gradients")
+    skipped: int = Field(description="steps that GradSafe did not apply")
+    amp_overflows: int = Field(description="steps that GradScaler skipped; routine")
+    loss_mean: float | None = Field(description="mean of the finite losses of the steps, each summed over its batch")

@@ -1,0 +1,116 @@
+"""Reads the records of a run, whatever state a crash left them in: half a line at the end costs that line only."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+from pydantic import ValidationError
+
+from yolo_gradsafe.report.parts import IncidentEntry, Run
+from yolo_gradsafe.telemetry.schema import RunPaths, StepRow, Verdict, to_json
+
+__all__ = ["ReportError", "locate", "loss_items", "present", "read_incidents", "read_options", "read_run", "read_steps"]
+
+
+class ReportError(ValueError):
+    """There is nothing to report on, or not what was expected; the message names the folder or file."""
+
+
+def locate(path: Path) -> RunPaths:
+    """Find the run that a path belongs to.
+
+    Args:
+        path: The run's folder, its ``stability/`` folder, or a file in either.
+
+    Raises:
+        ReportError: There are neither steps nor a ``run.json``.
+    """
+    folder = path.parent if path.is_file() else path
+    paths = RunPaths(folder)
+    if not _recorded(paths) and folder.absolute().name == paths.folder.name:
+        paths = RunPaths(folder.absolute().parent)
+    if not _recorded(paths):
+        missing = f"neither {paths.steps.relative_to(paths.run)} nor {paths.info.relative_to(paths.run)}"
+        raise ReportError(f"no gradsafe records in {folder}: {missing}. Was it trained with GradSafe?")
+    return paths
+
+
+def present(paths: RunPaths) -> list[str]:
+    """Return the report's files that exist, relative to the run's folder, those for people and programs first."""
+    files = (paths.summary, paths.plot, paths.steps, paths.incidents, paths.info, paths.options)
+    return [file.relative_to(paths.run).as_posix() for file in files if file.is_file()]
+
+
+def read_steps(paths: RunPaths) -> pl.DataFrame:
+    """Return the recorded steps in order, with what the report calls them.
+
+    Besides the columns of ``steps.csv`` there are the booleans ``overflow`` (GradScaler skipped the step), ``skipped``
+    (GradSafe did), ``applied`` (neither) and ``clipped`` (applied, made smaller).
+    """
+    text = paths.steps.read_text(encoding="utf-8", errors="replace") if paths.steps.is_file() else ""
+    # Only what ends in a line break was written whole; a quote left open must not swallow the lines after it.
+    lines = [line for line in text.split("\n")[:-1] if line.count('"') % 2 == 0]
+    columns = StepRow.columns(())
+    source = "\n".join(lines or [",".join(columns)])
+    cells = pl.read_csv(io.BytesIO(source.encode()), infer_schema_length=0, truncate_ragged_lines=True)
+    missing = [name for name in columns if name not in cells.columns]
+    if missing:
+        raise ReportError(f"{paths.steps} is not a record of steps: it has no column {', '.join(missing)}")
+    integers = [pl.col(name).cast(pl.Int64, strict=False) for name in ("epoch", "step", "batch")]
+    floats = ["lr", "loss", *loss_items(cells), "grad_norm", "threshold", "clip_scale", "amp_scale"]
+    steps = cells.with_columns(*integers, *(pl.col(name).cast(pl.Float64, strict=False) for name in floats))
+    whole = pl.col("verdict").is_in([str(word) for word in Verdict]) & pl.col("clip_scale").is_not_null()
+    steps = steps.filter(whole & pl.col("epoch").is_not_null() & pl.col("step").is_not_null())
+    overflow = pl.col("verdict") == Verdict.AMP_OVERFLOW.value
+    skipped = (pl.col("clip_scale") == 0) & ~overflow
+    applied = ~overflow & ~skipped
+    clipped = applied & ((pl.col("clip_scale") < 1) | (pl.col("verdict") == Verdict.CLIPPED.value))
+    return steps.with_columns(overflow=overflow, skipped=skipped, applied=applied, clipped=clipped)
+
+
+def loss_items(steps: pl.DataFrame) -> list[str]:
+    """Return the names of the loss items, which are the task's own: the columns from ``loss`` to ``grad_norm``."""
+    return steps.columns[steps.columns.index("loss") + 1 : steps.columns.index("grad_norm")]
+
+
+def read_incidents(paths: RunPaths) -> list[IncidentEntry]:
+    """Return the incidents in the order in which they were recorded."""
+    text = paths.incidents.read_text(encoding="utf-8", errors="replace") if paths.incidents.is_file() else ""
+    incidents = []
+    for line in text.splitlines():
+        try:
+            incidents.append(IncidentEntry.model_validate_json(_text(line)))
+        except ValueError:  # half a line: the run was killed while it wrote
+            continue
+    return incidents
+
+
+def read_run(paths: RunPaths) -> Run:
+    """Return what was trained; blank where the run did not get to say it."""
+    try:
+        return Run.model_validate_json(_text(paths.info.read_text(encoding="utf-8", errors="replace")))
+    except (FileNotFoundError, json.JSONDecodeError, ValidationError):
+        return Run()
+
+
+def read_options(paths: RunPaths) -> dict[str, Any]:
+    """Return the run's resolved options; empty where there are none."""
+    try:
+        options = yaml.safe_load(paths.options.read_text(encoding="utf-8", errors="replace"))
+    except (FileNotFoundError, yaml.YAMLError):
+        return {}
+    return to_json(options) if isinstance(options, dict) else {}
+
+
+def _recorded(paths: RunPaths) -> bool:
+    return paths.steps.is_file() or paths.info.is_file()
+
+
+def _text(record: str) -> bytes:
+    """Return a JSON text whose strings are valid Unicode: a file name need not be, and costs a ``?`` then."""
+    return json.dumps(json.loads(record), ensure_ascii=False).encode("utf-8", "replace")

@@ -1,0 +1,80 @@
+"""Counts and distributions: recorded steps in, parts of the summary out."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+
+from yolo_gradsafe.report.parts import Amp, Epoch, GradNorm, Steps
+from yolo_gradsafe.telemetry.schema import Verdict
+
+__all__ = ["amp", "epochs", "grad_norm", "skipped_at_end", "steps", "threshold"]
+
+_NORMS = pl.col("grad_norm").filter(pl.col("applied") & pl.col("grad_norm").is_finite())
+
+
+def steps(rows: pl.DataFrame) -> Steps:
+    """Count the steps by what became of them, and by verdict."""
+    applied, clipped = int(rows["applied"].sum()), int(rows["clipped"].sum())
+    found = dict(rows["verdict"].value_counts().iter_rows())
+    return Steps(
+        total=rows.height,
+        applied=applied,
+        skipped=int(rows["skipped"].sum()),
+        clipped=clipped,
+        clipped_share=clipped / applied if applied else 0.0,
+        verdicts={str(verdict): found.get(str(verdict), 0) for verdict in Verdict},
+    )
+
+
+def grad_norm(rows: pl.DataFrame) -> GradNorm | None:
+    """Return the distribution of the norm; None where no step was applied with a finite one."""
+    shares = {"min": 0.0, "median": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
+    values = rows.select(_NORMS.quantile(share, "linear").alias(name) for name, share in shares.items())
+    found = values.row(0, named=True)
+    return None if found["max"] is None else GradNorm(**found)
+
+
+def threshold(rows: pl.DataFrame) -> float | None:
+    """Return the clip threshold of the last step; None where nothing clips."""
+    last = rows["threshold"].tail(1).to_list()
+    return last[0] if last and last[0] is not None and math.isfinite(last[0]) else None
+
+
+def amp(rows: pl.DataFrame, precision: str) -> Amp:
+    """Return what became of the loss scale.
+
+    Args:
+        rows: The recorded steps.
+        precision: The run's precision; ``fp16`` goes with a GradScaler.
+    """
+    scales = rows["amp_scale"].drop_nulls()
+    enabled = precision == "fp16" or bool((scales != 1).any())
+    overflows = int(rows["overflow"].sum())
+    if not enabled or scales.is_empty():
+        return Amp(enabled=enabled, overflows=overflows)
+    first, last = float(scales[0]), float(scales[-1])
+    return Amp(
+        enabled=True, overflows=overflows, scale_first=first, scale_min=float(scales.to_numpy().min()), scale_last=last
+    )
+
+
+def epochs(rows: pl.DataFrame) -> list[Epoch]:
+    """Return one entry an epoch, in order."""
+    table = rows.group_by("epoch").agg(
+        steps=pl.len(),
+        grad_norm_median=_NORMS.median(),
+        grad_norm_max=_NORMS.max(),
+        clipped=pl.col("clipped").sum(),
+        skipped=pl.col("skipped").sum(),
+        amp_overflows=pl.col("overflow").sum(),
+        loss_mean=pl.col("loss").filter(pl.col("loss").is_finite()).mean(),
+    )
+    return [Epoch(**row) for row in table.sort("epoch").iter_rows(named=True)]
+
+
+def skipped_at_end(rows: pl.DataFrame) -> int:
+    """Return how many steps in a row were skipped last; GradScaler's overflows neither count nor interrupt."""
+    outcomes = rows.filter(~pl.col("overflow"))["skipped"].to_list()
+    return next((count for count, skipped in enumerate(reversed(outcomes)) if not skipped), len(outcomes))
