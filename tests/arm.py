@@ -1,7 +1,7 @@
 """One arm of a comparison: a real training in a process of its own, described by data, reported as data.
 
-``python -m tests.arm ARM.json`` trains; ``run_arm`` starts that and reads what it printed. A fresh process for each arm,
-because the first training in a process can differ in its last bits from later ones.
+``python -m tests.arm ARM.json`` trains; ``run_arm`` starts that and reads what it printed. A fresh process for each
+arm, because the first training in a process can differ in its last bits from later ones.
 """
 
 from __future__ import annotations

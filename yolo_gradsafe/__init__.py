@@ -1,6 +1,7 @@
 """yolo-gradsafe: gradient safety for Ultralytics YOLO training.
 
-The public names are loaded when they are first used, so that importing the package (and ``gradsafe --help``) stays fast.
+The public names are loaded when they are first used, so that importing the package (and ``gradsafe --help``) stays
+fast.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The ``gradsafe`` command.
 
-Exit codes: 0 done, 1 the training failed, 2 wrong options or arguments. What is heavy is imported by the command that needs
-it, so that ``--help`` answers at once.
+Exit codes: 0 done, 1 the training failed, 2 wrong options or arguments. What is heavy is imported by the command that
+needs it, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations

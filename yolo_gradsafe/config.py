@@ -1,7 +1,7 @@
 """The options: typed, documented, strict; YAML in, commented YAML and JSON schema out.
 
-A configuration is built once, before training starts, from the defaults, then a file (or preset, or dict), then keywords.
-Whatever is wrong with it is reported there, by the option's name, so that a wrong option never starts a run.
+A configuration is built once, before training starts, from the defaults, then a file (or preset, or dict), then
+keywords. Whatever is wrong with it is reported there, by the option's name, so that a wrong option never starts a run.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ class RecoveryOptions(Section):
 
     enabled: bool = Field(
         default=True,
-        description="(bool) skip steps with a non-finite loss or gradient and put back what their forward pass poisoned; "
-        "False observes only",
+        description="(bool) skip steps with a non-finite loss or gradient and put back what their forward pass "
+        "poisoned; False observes only",
     )
     scale_floor: float = Field(
         default=1.0,
         gt=0,
-        description="(float) > 0, AMP loss scale at or below which non-finite gradients are a fault of the batch and no "
-        "longer GradScaler's routine search for a scale",
+        description="(float) > 0, AMP loss scale at or below which non-finite gradients are a fault of the batch and "
+        "no longer GradScaler's routine search for a scale",
     )
     max_skips: int = Field(
         default=50,
         ge=1,
-        description="(int) >= 1, optimizer steps skipped in a row after which the NaN is shown to Ultralytics again, so "
-        "that its own epoch recovery can act",
+        description="(int) >= 1, optimizer steps skipped in a row after which the NaN is shown to Ultralytics again, "
+        "so that its own epoch recovery can act",
     )
 
 

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Gradients", "Meter", "Reading", "clip_by_norm_", "clip_overflow_", "scaled_norm"]
+__all__ = ["Gradients", "Meter", "Reading", "clip_by_norm_", "scaled_norm"]
+
+_LARGEST_NORM = 1e19
+"""A norm above this may have been computed from squares that overflow fp32 (3.4e38)."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Reading:
     """What one host read tells: norms of unscaled gradients before clipping, and the caller's scalars."""
 
     norm: float
-    """Global L2 norm over all gradients; not finite when an element is not, or when the sum of squares overflows fp32."""
+    """Global L2 norm of all gradients; not finite when an element is not, or when the sum of squares overflows."""
     tensor_norms: list[float]
     """L2 norm of each gradient tensor, in the order of ``Gradients.names``."""
     buffers_finite: bool
@@ -71,8 +74,8 @@ class Meter:
     def measure(self, scalars: Sequence[Tensor], grad_scale: Tensor | None = None) -> tuple[Gradients, Reading]:
         """Measure the gradients as they are now.
 
-        The total equals ``torch.nn.utils.get_total_norm`` bit for bit (same operations in the same order), so that clipping
-        with it equals stock's.
+        The total equals ``torch.nn.utils.get_total_norm`` bit for bit (same operations in the same order), so that
+        clipping with it equals stock's.
 
         Args:
             scalars: Tensors of any shape to read along, flattened in this order.
@@ -111,14 +114,36 @@ def _pack(scalars: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def clip_by_norm_(gradients: Gradients, max_norm: float) -> None:
-    """Scale all gradients in place so that their global L2 norm is at most ``max_norm``.
+def clip_by_norm_(gradients: Gradients, norm: float, max_norm: float) -> float:
+    """Scale all gradients in place so that their L2 norm is at most ``max_norm``.
 
-    Same arithmetic as ``torch.nn.utils.clip_grads_with_norm_``: ``grad * min(1, max_norm / (total + 1e-6))``, so the
-    result equals stock's bit for bit. Does not synchronise.
+    Same arithmetic as ``torch.nn.utils.clip_grads_with_norm_``: ``grad * min(1, max_norm / (total + 1e-6))`` on the
+    device, so the result equals stock's bit for bit. Unlike stock it makes no pass over the gradients when they are
+    small enough. A norm that overflows fp32 though every gradient is finite would make that factor 0, in stock for
+    every gradient of the model; here such gradients are divided by their largest magnitude first.
+
+    Args:
+        gradients: Finite gradients.
+        norm: Their L2 norm as the host knows it.
+        max_norm: The norm that they shall have at most.
+
+    Returns:
+        The factor by which they were scaled.
+
+    Note:
+        Does not synchronise, except for gradients whose norm overflows fp32.
     """
-    scale = torch.clamp(max_norm / (gradients.total + 1e-6), max=1.0)
-    torch._foreach_mul_(gradients.tensors, scale)
+    # The margin leaves the borderline to the device's own arithmetic.
+    if norm < max_norm * (1 - 1e-5):
+        return 1.0
+    if norm > _LARGEST_NORM:
+        peak, relative = scaled_norm(gradients.tensors)
+        torch._foreach_div_(gradients.tensors, peak)
+        torch._foreach_mul_(gradients.tensors, max_norm / relative)
+    else:
+        scale = torch.clamp(max_norm / (gradients.total + 1e-6), max=1.0)
+        torch._foreach_mul_(gradients.tensors, scale)
+    return min(1.0, max_norm / (norm + 1e-6))
 
 
 @torch.no_grad()
@@ -141,20 +166,3 @@ def scaled_norm(tensors: Sequence[Tensor]) -> tuple[float, float]:
     shrunk = torch._foreach_div(list(tensors), largest)
     norms = torch.stack([norm.float() for norm in torch._foreach_norm(shrunk)])
     return peak, float(torch.linalg.vector_norm(norms))
-
-
-@torch.no_grad()
-def clip_overflow_(gradients: Gradients, peak: float, relative: float, max_norm: float) -> None:
-    """Scale gradients, whose norm overflows fp32, in place to a global L2 norm of ``max_norm``.
-
-    Dividing by the norm at once would multiply every gradient, the healthy ones too, by zero: so does stock. Two factors
-    that fp32 can hold do it right. Does not synchronise.
-
-    Args:
-        gradients: Finite gradients.
-        peak: Their largest magnitude, and
-        relative: their norm in units of it, as ``scaled_norm`` returns them.
-        max_norm: The norm they shall have.
-    """
-    torch._foreach_div_(gradients.tensors, peak)
-    torch._foreach_mul_(gradients.tensors, max_norm / relative)

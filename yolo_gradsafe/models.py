@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
 from typing import Any
 
 import ultralytics
@@ -25,8 +24,9 @@ class _TakesCallbacks:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Ultralytics turns the new object into a YOLOWorld, YOLOE or RTDETR when the file asks for one.
-        if not isinstance(self, _TakesCallbacks):
-            self.__class__ = _with_callbacks(type(self))
+        cls: type[Any] = type(self)
+        if not issubclass(cls, _TakesCallbacks):
+            self.__class__ = _with_callbacks(cls)
 
     def train(self, trainer: Any = None, *, callbacks: Callbacks | None = None, **kwargs: Any) -> Any:
         """Train as ``ultralytics.YOLO.train`` does, with callbacks for this training only.
@@ -64,8 +64,7 @@ class RTDETR(_TakesCallbacks, ultralytics.RTDETR):  # type: ignore[misc]
     """``ultralytics.RTDETR`` whose ``train()`` takes ``callbacks=``."""
 
 
-@cache
-def _with_callbacks(cls: type) -> type:
+def _with_callbacks(cls: type[Any]) -> type[Any]:
     return type(cls.__name__, (_TakesCallbacks, cls), {"__doc__": cls.__doc__})
 
 

@@ -1,8 +1,8 @@
 """Ultralytics, seen through what its supported versions have in common.
 
-The only file that touches the trainer's internals, and the only one that knows versions. The rest of the package talks to
-a ``Host``. Nothing of the trainer that it may replace during a run (optimizer, scaler, EMA, loaders) is kept here: each
-is looked up when it is needed.
+The only file that touches the trainer's internals, and the only one that knows versions. The rest of the package talks
+to a ``Host``. Nothing of the trainer that it may replace during a run (optimizer, scaler, EMA, loaders) is kept here:
+each is looked up when it is needed.
 """
 
 from __future__ import annotations
@@ -317,8 +317,8 @@ class Host:
     def step_is_stock(self) -> bool:
         """Whether the trainer's step is a body of Ultralytics that ``step.py`` can stand in for.
 
-        It is not for a subclass or an instance with an ``optimizer_step`` of its own, for a version that changed the body,
-        and on an NPU.
+        It is not for a subclass or an instance with an ``optimizer_step`` of its own, for a version that changed the
+        body, and on an NPU.
         """
         step = self._own["optimizer_step"][0] if "optimizer_step" in self._own else self.trainer.optimizer_step
         stock = getattr(step, "__func__", None) is BaseTrainer.optimizer_step
@@ -413,7 +413,7 @@ class Host:
     # What the user and the loggers see ------------------------------------------------------------------------------
 
     def accepts_columns(self, names: Iterable[str]) -> bool:
-        """Whether ``results.csv`` is new or has these columns; a row longer than its header breaks Ultralytics' reader."""
+        """Whether ``results.csv`` is new or has these columns; a row longer than its header breaks its readers."""
         path = Path(self.trainer.csv)
         if not path.is_file():
             return True
@@ -422,7 +422,7 @@ class Host:
         return set(names) <= set(header)
 
     def add_columns(self, values: dict[str, float]) -> None:
-        """Add numbers to the epoch's row of ``results.csv`` and to what every logger gets; at ``on_train_epoch_end``."""
+        """Add numbers to the epoch's row of ``results.csv`` and so to every logger; at ``on_train_epoch_end``."""
         self.trainer.lr.update(values)
 
     def register_plot(self, path: Path) -> None:

@@ -35,7 +35,7 @@ class _Epoch:
         return Counter(row.verdict for row in self.rows)
 
     def columns(self) -> dict[str, float]:
-        """Return the columns of ``results.csv``: the same keys every epoch, without ``loss`` or ``metric`` in a name."""
+        """Return the columns of ``results.csv``: the same every epoch, none with ``loss`` or ``metric`` in its name."""
         norms = [row.grad_norm for row in self.rows if math.isfinite(row.grad_norm)]
         steps = len(self.rows)
         clipped = sum(0 < row.clip_scale < 1 for row in self.rows)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from yolo_gradsafe.clipping import Clipper
+from yolo_gradsafe.clipping import Clipper, Observation
 from yolo_gradsafe.config import RecoveryOptions
 from yolo_gradsafe.forensics.window import BatchWindow
-from yolo_gradsafe.gradients import Gradients, Meter, Reading, clip_overflow_, scaled_norm
+from yolo_gradsafe.gradients import Gradients, Meter, Reading, scaled_norm
 from yolo_gradsafe.port import Host
 from yolo_gradsafe.recovery.assessment import Assessment
 from yolo_gradsafe.recovery.batchnorm import BatchNormShadow
@@ -30,6 +30,7 @@ __all__ = ["GuardedStep"]
 @dataclass(frozen=True)
 class _Measured:
     gradients: Gradients
+    tensor_norms: list[float]
     bad_tensors: list[str]
     sample: Sample
 
@@ -66,7 +67,7 @@ class GuardedStep:
         self.steps = steps
         self.skipped_in_a_row = 0
         self.stands_in = host.step_is_stock
-        """False when the trainer's step is not stock's: then it is called as it is after we have looked, or not at all."""
+        """False when the trainer's step is not stock's: it is then called as it is, or not at all."""
         buffers = host.batchnorm_buffers()
         self.batchnorm = BatchNormShadow(buffers)
         self.losses = ShownLosses(host)
@@ -78,7 +79,8 @@ class GuardedStep:
             self.host.unscale()
         step = None
         with self.shield("assess an optimizer step (stock's step was taken)"):
-            step = self._act(self._judge(self._measure()))
+            measured = self._measure()
+            step = self._act(measured, self._judge(measured))
         self._finish(step)
         if step is not None:
             with self.shield("record an optimizer step"):
@@ -112,27 +114,32 @@ class GuardedStep:
             scaler=host.scaler_enabled,
             amp_scale=values[-1],
         )
-        return _Measured(gradients, bad_tensors, sample)
+        return _Measured(gradients, reading.tensor_norms, bad_tensors, sample)
 
-    def _judge(self, measured: _Measured) -> tuple[Gradients, Assessment]:
+    def _judge(self, measured: _Measured) -> Assessment:
         """Give the verdict; only a step that looks bad costs more than the one read."""
-        sample, overflow = measured.sample, None
-        if sample.grads_finite and not math.isfinite(sample.grad_norm):
-            overflow = scaled_norm(measured.gradients.tensors)
+        sample = measured.sample
+        overflow = sample.grads_finite and not math.isfinite(sample.grad_norm)
+        if overflow:
+            peak, relative = scaled_norm(measured.gradients.tensors)
             unscale = 1.0 if self.stands_in else sample.amp_scale
-            sample = sample.with_norm(overflow[0] * overflow[1] / unscale)
-        threshold = self.clipper.threshold() if self.stands_in else math.inf
-        looks_bad = not (sample.losses_finite and sample.grads_finite)
-        verdict = judge(sample, threshold, self.options.scale_floor, state_finite=not looks_bad or self._state_finite())
-        return measured.gradients, Assessment(sample, verdict, threshold, measured.bad_tensors, overflow)
+            sample = replace(sample, grad_norm=peak * relative / unscale)
+        healthy = sample.losses_finite and sample.grads_finite
+        verdict = judge(sample, self.options.scale_floor, state_finite=healthy or self._state_finite())
+        return Assessment(sample, verdict, measured.bad_tensors, overflow)
 
-    def _act(self, judged: tuple[Gradients, Assessment]) -> Assessment:
+    def _act(self, measured: _Measured, step: Assessment) -> Assessment:
         """Do what the verdict asks for, up to the step itself."""
-        gradients, step = judged
         routine = step.verdict is Verdict.AMP_OVERFLOW
         step.apply = step.healthy or routine or not self.options.enabled
-        if step.apply and self.stands_in and not routine:
-            step.clip_scale = self._clip(gradients, step)
+        if self.stands_in and not self.options.enabled and (step.overflow or not step.healthy):
+            self.host.clip_as_stock()  # observing means that a sick step does what stock's does, too
+        elif self.stands_in and step.healthy:
+            images = self.host.batch_size * len(self.window.batches)
+            seen = Observation(step.sample.grad_norm, measured.tensor_norms, max(1, images))
+            step.clip = self.clipper.clip_(measured.gradients, seen)
+            if step.clip.scale < 1 and step.verdict is Verdict.OK:
+                step.verdict = Verdict.CLIPPED
         if not step.bad:
             self.batchnorm.keep()
         elif self.options.enabled:
@@ -149,7 +156,8 @@ class GuardedStep:
             step.images = self.window.images(step.sample.losses)
             step.remedy = self._remedy(step)
         elif step.overflow:
-            step.remedy = "clipped by its true norm" if step.clip_scale < 1 else "left as it was: nothing clips"
+            done = "clipped by its true norm" if step.clip.scale < 1 else "left as it was: nothing clips"
+            step.remedy = done if self.options.enabled else "observed only: stock zeroes all gradients"
         return step
 
     def _finish(self, step: Assessment | None) -> None:
@@ -165,12 +173,6 @@ class GuardedStep:
             if step is None:
                 host.clip_as_stock()
             host.apply()
-
-    def _clip(self, gradients: Gradients, step: Assessment) -> float:
-        if step.overflow and self.options.enabled and math.isfinite(step.threshold):
-            clip_overflow_(gradients, *step.overflow, step.threshold)
-            return step.threshold / step.sample.grad_norm
-        return self.clipper.clip_(gradients, step.sample.grad_norm)
 
     @property
     def _too_many(self) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+from yolo_gradsafe.clipping.base import Clip, Observation
 from yolo_gradsafe.gradients import Gradients
 
 __all__ = ["NoClipper"]
@@ -12,10 +14,13 @@ __all__ = ["NoClipper"]
 class NoClipper:
     """Leave every gradient as it is."""
 
-    def threshold(self) -> float:
-        """Return inf: nothing is too large."""
-        return math.inf
-
-    def clip_(self, gradients: Gradients, norm: float) -> float:
+    def clip_(self, gradients: Gradients, observation: Observation) -> Clip:
         """Do nothing."""
-        return 1.0
+        return Clip(math.inf, 1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: there is nothing to learn."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Do nothing."""

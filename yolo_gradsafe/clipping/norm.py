@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from yolo_gradsafe.clipping.base import Clip, Observation
 from yolo_gradsafe.gradients import Gradients, clip_by_norm_
 
 __all__ = ["NormClipper"]
@@ -19,14 +22,13 @@ class NormClipper:
     def __init__(self, max_norm: float) -> None:
         self.max_norm = max_norm
 
-    def threshold(self) -> float:
-        """Return ``max_norm``."""
-        return self.max_norm
+    def clip_(self, gradients: Gradients, observation: Observation) -> Clip:
+        """Scale in place; costs no pass over the gradients when the norm is below. Does not synchronise."""
+        return Clip(self.max_norm, clip_by_norm_(gradients, observation.norm, self.max_norm))
 
-    def clip_(self, gradients: Gradients, norm: float) -> float:
-        """Scale in place; costs no pass over the gradients when the norm is clearly below. Does not synchronise."""
-        # The margin leaves the borderline to the device's own arithmetic, so that the result is stock's to the bit.
-        if norm < self.max_norm * (1 - 1e-5):
-            return 1.0
-        clip_by_norm_(gradients, self.max_norm)
-        return min(1.0, self.max_norm / (norm + 1e-6))
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the rule does not learn."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Do nothing."""

@@ -13,8 +13,8 @@ __all__ = ["NaNPixel"]
 class NaNPixel:
     """Makes one pixel of one batch NaN, as a broken image or a faulty augmentation does.
 
-    Everything behind it goes the real way: the forward pass poisons the batch-norm statistics, the loss and all gradients
-    become NaN.
+    Everything behind it goes the real way: the forward pass poisons the batch-norm statistics, the loss and all
+    gradients become NaN.
 
     Args:
         epoch: Epoch, from 1.

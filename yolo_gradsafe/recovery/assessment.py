@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from yolo_gradsafe.clipping import Clip
 from yolo_gradsafe.recovery.verdict import Sample
 from yolo_gradsafe.telemetry.schema import Incident, StepRow, Verdict
 
 __all__ = ["Assessment"]
 
+NOT_CLIPPED = Clip(threshold=math.inf, scale=1.0)
 _BAD = (Verdict.BAD_BATCH, Verdict.POISONED)
 _TENSORS_NAMED = 10
 
@@ -20,18 +22,16 @@ class Assessment:
 
     sample: Sample
     verdict: Verdict
-    threshold: float
-    """Norm above which the clipper acts; inf where nothing clips."""
     bad_tensors: list[str]
     """Parameters whose gradient was not finite before clipping."""
-    overflow: tuple[float, float] | None = None
-    """Largest magnitude and norm in units of it, when the norm of finite gradients overflows fp32."""
+    overflow: bool = False
+    """Whether the norm overflows fp32 although every gradient is finite."""
     images: list[str] = field(default_factory=list)
     """Image files of the batches under suspicion."""
-    clip_scale: float = 1.0
-    """Factor that the gradients were multiplied with."""
+    clip: Clip = NOT_CLIPPED
+    """What the clipper did."""
     apply: bool = True
-    """Whether the optimizer is called. Not called at all for a skipped step; on an AMP overflow the GradScaler skips it."""
+    """Whether the optimizer is called; on an AMP overflow it is, and the GradScaler skips the step."""
     remedy: str = ""
     """What was done about a bad step, as a sentence."""
 
@@ -56,8 +56,8 @@ class Assessment:
             lr=sample.lr,
             loss=sample.loss,
             grad_norm=sample.grad_norm,
-            threshold=self.threshold,
-            clip_scale=self.clip_scale if taken else 0.0,
+            threshold=self.clip.threshold,
+            clip_scale=self.clip.scale if taken else 0.0,
             amp_scale=sample.amp_scale,
             verdict=str(self.verdict),
             images=self.images if self.bad else [],

@@ -1,8 +1,9 @@
 """Batch-norm statistics as they were after the last good step.
 
-A forward pass updates ``running_mean`` and ``running_var`` before there is a loss to look at. One non-finite batch makes
-them NaN for good (``0.9 * NaN + ...``); training goes on looking healthy, because it uses batch statistics, and every
-later evaluation is dead (pytorch/pytorch#88474). Skipping the step does not help; putting the statistics back does.
+A forward pass updates ``running_mean`` and ``running_var`` before there is a loss to look at. One non-finite batch
+makes them NaN for good (``0.9 * NaN + ...``); training goes on looking healthy, because it uses batch statistics, and
+every later evaluation is dead (pytorch/pytorch#88474). Skipping the step does not help; putting the statistics back
+does.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The losses that the trainer shows, kept true.
 
-One NaN batch makes the epoch's running mean NaN to its end (progress bar, ``results.csv``, every logger), and a NaN in the
-last batch makes Ultralytics redo the epoch although nothing is wrong with the model. After a handled step both are put
-back to what they were after the last good one.
+One NaN batch makes the epoch's running mean NaN to its end (progress bar, ``results.csv``, every logger), and a NaN in
+the last batch makes Ultralytics redo the epoch although nothing is wrong with the model. After a handled step both are
+put back to what they were after the last good one.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from yolo_gradsafe.telemetry.schema import Verdict
 
@@ -18,7 +18,7 @@ class Sample:
     batch: int
     lr: float
     losses: list[float]
-    """Loss of each micro-batch of the accumulation window, as back-propagated but before AMP scaling; the last is newest."""
+    """Loss of each micro-batch of the window, as back-propagated but before AMP scaling; the last is newest."""
     items: dict[str, float]
     """Loss items of the newest micro-batch by name."""
     grad_norm: float
@@ -39,29 +39,22 @@ class Sample:
         """Loss of the newest micro-batch."""
         return self.losses[-1]
 
-    def with_norm(self, norm: float) -> Sample:
-        """Return the sample with a norm that was computed in another way."""
-        return replace(self, grad_norm=norm)
 
-
-def judge(sample: Sample, threshold: float, scale_floor: float, state_finite: bool = True) -> Verdict:
+def judge(sample: Sample, scale_floor: float, state_finite: bool = True) -> Verdict:
     """Say what kind of step this is.
 
     Args:
         sample: The step.
-        threshold: Gradient norm above which the clipper acts; inf where nothing clips.
         scale_floor: AMP scale at or below which an overflow is no longer the GradScaler's search for a scale.
         state_finite: Whether the weights and the optimizer's state are finite; looked at only for a step that is bad.
 
     Returns:
-        ``ok`` or ``clipped`` for a step that can be taken, ``poisoned`` when batch-norm statistics alone are damaged or the
-        state behind a bad step is, ``amp_overflow`` for gradients that the GradScaler is still finding a scale for, and
-        ``bad_batch`` for everything else that is not finite.
+        ``ok`` for a step that can be taken (it becomes ``clipped`` when the clipper acts), ``poisoned`` when batch-norm
+        statistics alone are damaged or the state behind a bad step is, ``amp_overflow`` for gradients that the
+        GradScaler is still finding a scale for, and ``bad_batch`` for everything else that is not finite.
     """
     if sample.losses_finite and sample.grads_finite:
-        if not sample.buffers_finite:
-            return Verdict.POISONED
-        return Verdict.CLIPPED if sample.grad_norm > threshold else Verdict.OK
+        return Verdict.OK if sample.buffers_finite else Verdict.POISONED
     if not state_finite:
         return Verdict.POISONED
     if sample.losses_finite and sample.buffers_finite and sample.scaler and sample.amp_scale > scale_floor:
