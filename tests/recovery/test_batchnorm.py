@@ -1,0 +1,44 @@
+"""Batch-norm statistics are put back in place, to the bit."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from yolo_gradsafe.recovery.batchnorm import BatchNormShadow
+
+
+def test_a_nan_forward_pass_leaves_no_trace():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    model(torch.randn(2, 3, 4, 4))
+    shadow = BatchNormShadow(list(model.buffers()))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    places = {name: buffer.data_ptr() for name, buffer in model.named_buffers()}
+
+    model(torch.full((2, 3, 4, 4), math.nan))
+    assert model[1].running_var.isnan().any(), "the fault did not fire"
+    shadow.restore()
+
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+        assert buffer.data_ptr() == places[name], "restored in place: the EMA holds references"
+
+
+def test_keep_takes_over_what_is_live():
+    norm = nn.BatchNorm2d(2)
+    shadow = BatchNormShadow(list(norm.buffers()))
+    norm(torch.randn(4, 2, 3, 3))
+    shadow.keep()
+    good = norm.running_mean.clone()
+    norm(torch.randn(4, 2, 3, 3))
+    shadow.restore()
+    assert torch.equal(norm.running_mean, good)
+    assert int(norm.num_batches_tracked) == 1
+
+
+def test_a_model_without_buffers_needs_nothing():
+    shadow = BatchNormShadow([])
+    shadow.keep()
+    shadow.restore()

@@ -1,0 +1,50 @@
+"""``yolo_gradsafe.YOLO``: Ultralytics' class whose ``train()`` takes callbacks."""
+
+from __future__ import annotations
+
+import pytest
+import ultralytics
+
+from tests.arm import BASE
+from yolo_gradsafe import RTDETR, YOLO, ConfigError, GradSafe
+
+
+@pytest.fixture
+def tiny(drawn, tmp_path):
+    return {**BASE, "data": str(drawn["detect"]), "epochs": 1, "project": str(tmp_path), "exist_ok": True}
+
+
+def test_callbacks_are_for_this_training_only(tiny):
+    guard, calls = GradSafe(), []
+    model = YOLO("yolo26n.yaml")
+    before = {event: list(functions) for event, functions in model.callbacks.items()}
+    note = calls.append
+    model.train(**tiny, callbacks=[guard, {"on_train_epoch_end": note, "on_train_start": [note, note]}])
+    assert guard.summary.steps.total == 2
+    assert len(calls) == 3
+    assert {event: functions for event, functions in model.callbacks.items() if functions} == {
+        event: functions for event, functions in before.items() if functions
+    }
+
+
+def test_it_is_the_class_that_ultralytics_would_have_made():
+    assert isinstance(YOLO("yolo26n.yaml"), ultralytics.YOLO)
+    assert isinstance(RTDETR("rtdetr-resnet50.yaml"), ultralytics.RTDETR)
+    turned = YOLO("yolov8s-worldv2.yaml")
+    assert isinstance(turned, ultralytics.YOLOWorld)
+    with pytest.raises(ConfigError):
+        turned.train(callbacks=1)
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ({"on_train_strat": print}, "unknown event 'on_train_strat'. Did you mean 'on_train_start'"),
+        ({"on_train_start": 5}, "expected a function or functions for 'on_train_start'; got 5"),
+        ("detect", "expected a GradSafe"),
+        ([3], "expected a GradSafe"),
+    ],
+)
+def test_wrong_callbacks_fail_before_training(callbacks, message):
+    with pytest.raises(ConfigError, match=message):
+        YOLO("yolo26n.yaml").train(data="nowhere.yaml", callbacks=callbacks)
