@@ -1,8 +1,8 @@
 """The meter: one fused pass over the gradients, one host read an optimizer step.
 
-``Meter.measure`` launches one ``torch._foreach_norm`` over all gradients and batch-norm buffers, packs its result with
-whatever scalars the caller wants to know (losses, the AMP scale) and reads the packed vector once. Everything that is
-judged later comes from that one read; the gradients themselves stay where they are.
+``Meter.measure`` launches one ``torch._foreach_norm`` over all gradients, packs its result with whatever scalars the
+caller wants to know (losses, the AMP scale, a norm of the batch-norm statistics) and reads the packed vector once.
+Everything that is judged later comes from that one read; the gradients themselves stay where they are.
 """
 
 from __future__ import annotations
@@ -52,8 +52,6 @@ class Reading:
     """Global L2 norm of all gradients; not finite when an element is not, or when the sum of squares overflows."""
     tensor_norms: list[float]
     """L2 norm of each gradient tensor, in the order of ``Gradients.names``."""
-    buffers_finite: bool
-    """Whether every float buffer of the model (batch-norm statistics) has a finite norm."""
     scalars: list[float]
     """The values of the scalars that were given to ``Meter.measure``."""
 
@@ -63,12 +61,10 @@ class Meter:
 
     Args:
         parameters: Named parameters in the model's order; those without a gradient at a step are left out of it.
-        buffers: Float buffers whose finiteness rides on the same pass.
     """
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], buffers: Sequence[Tensor] = ()) -> None:
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
         self.parameters = list(parameters)
-        self.buffers = list(buffers)
 
     @torch.no_grad()
     def measure(self, scalars: Sequence[Tensor], grad_scale: Tensor | None = None) -> tuple[Gradients, Reading]:
@@ -91,20 +87,18 @@ class Meter:
         tensors = [p.grad for _, p in with_grad if p.grad is not None]
         count = len(tensors)
         if not tensors:
-            return Gradients([], [], [], torch.zeros(0), torch.zeros(())), Reading(
-                0.0, [], True, _pack(scalars).tolist()
-            )
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm([*tensors, *self.buffers])])
-        grad_norms = norms[:count] if grad_scale is None else norms[:count] / grad_scale
-        total = torch.linalg.vector_norm(grad_norms)
-        values = torch.cat([grad_norms, norms[count:], total.reshape(1), _pack(scalars).to(norms.device)]).tolist()
-        rest = count + len(self.buffers)
+            nothing = Gradients([], [], [], torch.zeros(0), torch.zeros(()))
+            return nothing, Reading(0.0, [], _pack(scalars).tolist())
+        norms = torch.stack(torch._foreach_norm(tensors)).float()
+        if grad_scale is not None:
+            norms = norms / grad_scale
+        total = torch.linalg.vector_norm(norms)
+        values = torch.cat([norms, total.reshape(1), _pack(scalars).to(norms.device)]).tolist()
         names, parameters = [name for name, _ in with_grad], [p for _, p in with_grad]
-        return Gradients(names, parameters, tensors, grad_norms, total), Reading(
-            norm=values[rest],
+        return Gradients(names, parameters, tensors, norms, total), Reading(
+            norm=values[count],
             tensor_norms=values[:count],
-            buffers_finite=all(map(math.isfinite, values[count:rest])),
-            scalars=values[rest + 1 :],
+            scalars=values[count + 1 :],
         )
 
 

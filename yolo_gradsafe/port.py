@@ -27,6 +27,8 @@ from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, colorstr
 from ultralytics.utils.callbacks.base import get_default_callbacks
 from ultralytics.utils.torch_utils import unwrap_model
 
+from yolo_gradsafe.stages import Layout, place
+
 __all__ = [
     "EVENTS",
     "Host",
@@ -188,6 +190,21 @@ class Host:
         """The model without its DDP and compile wrappers."""
         model: nn.Module = unwrap_model(self.trainer.model)
         return model
+
+    def stages(self) -> dict[str, str]:
+        """Return the stage of every parameter by its name."""
+        layout = self.layout
+        return {name: place(name, layout).stage for name, _ in self.named_parameters()}
+
+    @property
+    def layout(self) -> Layout:
+        """How the model is put together, from its own YAML."""
+        model = self.model
+        config = getattr(model, "yaml", None) or {}
+        layers = getattr(model, "model", ())
+        return Layout(
+            len(config.get("backbone", ())), len(layers) if isinstance(layers, nn.Sequential) else 0, self.task
+        )
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return the parameters in the order in which stock's clip sees them."""

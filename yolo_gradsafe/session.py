@@ -112,6 +112,7 @@ class Session:
             host.zero_grad()
             if host.recoveries > self._recoveries:
                 self._note_recovery()
+            self.step.batchnorm.look()
             self.step.batchnorm.keep()
         self._recoveries = host.recoveries
         self._epoch, self._epoch_number, self._batch = _Epoch(), host.epoch, 0
@@ -182,7 +183,7 @@ class Session:
         step, window = self.step, self._window
         losses = [b.loss for b in window.batches if b.loss is not None]
         values = torch.stack([loss.reshape(()) for loss in losses]).tolist() if losses else []
-        bad = not all(map(math.isfinite, values)) or not all(bool(b.isfinite().all()) for b in step.meter.buffers)
+        bad = not all(map(math.isfinite, values)) or not step.batchnorm.finite()
         if not self.host.any_rank([bad])[0]:
             return
         self._note(

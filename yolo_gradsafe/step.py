@@ -68,10 +68,9 @@ class GuardedStep:
         self.skipped_in_a_row = 0
         self.stands_in = host.step_is_stock
         """False when the trainer's step is not stock's: it is then called as it is, or not at all."""
-        buffers = host.batchnorm_buffers()
-        self.batchnorm = BatchNormShadow(buffers)
+        self.batchnorm = BatchNormShadow(host.batchnorm_buffers())
         self.losses = ShownLosses(host)
-        self.meter = Meter(host.named_parameters(), [b for b in buffers if b.is_floating_point()])
+        self.meter = Meter(host.named_parameters())
 
     def __call__(self) -> None:
         """Take one optimizer step, or leave it."""
@@ -94,11 +93,17 @@ class GuardedStep:
         names, items = host.loss_items()
         losses = torch.stack([loss.reshape(()) for loss in self.window.losses(host.loss)])
         scale = host.amp_scale
-        gradients, reading = self.meter.measure([losses, items, scale], None if self.stands_in else scale)
-        values = reading.scalars
+        gradients, reading = self.meter.measure(
+            [losses, items, self.batchnorm.look(), scale], None if self.stands_in else scale
+        )
+        values, buffers_norm = reading.scalars, reading.scalars[-2]
         bad_tensors = _bad_tensors(gradients, reading)
         losses_bad, grads_bad, buffers_bad = host.any_rank(
-            [not all(map(math.isfinite, values[: len(losses)])), bool(bad_tensors), not self._buffers_finite(reading)]
+            [
+                not all(map(math.isfinite, values[: len(losses)])),
+                bool(bad_tensors),
+                not (math.isfinite(buffers_norm) or self.batchnorm.finite()),
+            ]
         )
         sample = Sample(
             epoch=host.epoch,
@@ -106,7 +111,7 @@ class GuardedStep:
             batch=self.window.newest,
             lr=host.lr,
             losses=values[: len(losses)],
-            items=dict(zip(names, values[len(losses) : -1], strict=True)),
+            items=dict(zip(names, values[len(losses) : -2], strict=True)),
             grad_norm=reading.norm,
             losses_finite=not losses_bad,
             grads_finite=not grads_bad,
@@ -190,9 +195,6 @@ class GuardedStep:
         return (
             f"{done}; {self.skipped_in_a_row} in a row, left to Ultralytics' own recovery" if self._too_many else done
         )
-
-    def _buffers_finite(self, reading: Reading) -> bool:
-        return reading.buffers_finite or all(bool(buffer.isfinite().all()) for buffer in self.meter.buffers)
 
     def _state_finite(self) -> bool:
         return all(bool(tensor.isfinite().all()) for tensor in self.host.state_tensors())
