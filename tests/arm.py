@@ -13,10 +13,20 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
+
+_MODELS = Path(find_spec("ultralytics").submodule_search_locations[0]) / "cfg" / "models"
+DETECT, POSE = (
+    ("yolo26n.yaml", "yolo26n-pose.yaml") if (_MODELS / "26").is_dir() else ("yolo11n.yaml", "yolo11n-pose.yaml")
+)
+"""The newest models that the installed Ultralytics has."""
+needs_musgd = pytest.mark.skipif(not find_spec("ultralytics.optim"), reason="MuSGD came with Ultralytics 8.4.0")
 
 
 @dataclass
@@ -24,7 +34,7 @@ class Arm:
     """What to train, and what to do to it."""
 
     data: str
-    model: str = "yolo26n.yaml"
+    model: str = DETECT
     args: dict[str, Any] = field(default_factory=dict)
     """Ultralytics arguments that win over ``BASE``."""
     guard: dict[str, Any] | None = None

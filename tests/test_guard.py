@@ -10,7 +10,7 @@ import ultralytics
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.models.yolo.pose import PoseTrainer
 
-from tests.arm import BASE
+from tests.arm import BASE, DETECT, POSE
 from yolo_gradsafe import RTDETR, YOLO, ConfigError, GradSafe
 from yolo_gradsafe.step import GuardedStep
 
@@ -28,7 +28,7 @@ def callbacks_of(guard, target):
 def test_attach_returns_the_model_and_fills_the_summary(tiny):
     guard = GradSafe()
     assert guard.summary is None
-    model = ultralytics.YOLO("yolo26n.yaml")
+    model = ultralytics.YOLO(DETECT)
     assert guard.attach(model) is model
     model.train(**tiny)
     assert guard.summary.health == "healthy"
@@ -39,13 +39,13 @@ def test_attach_returns_the_model_and_fills_the_summary(tiny):
 
 def test_attaching_twice_registers_once(tiny):
     guard = GradSafe()
-    model = guard.attach(guard.attach(ultralytics.YOLO("yolo26n.yaml")))
+    model = guard.attach(guard.attach(ultralytics.YOLO(DETECT)))
     assert len(callbacks_of(guard, model)) == len(guard.callbacks)
 
 
 def test_detach_removes_every_callback():
     guard = GradSafe()
-    one, two = guard.attach(ultralytics.YOLO("yolo26n.yaml")), guard.attach(ultralytics.YOLO("yolo26n.yaml"))
+    one, two = guard.attach(ultralytics.YOLO(DETECT)), guard.attach(ultralytics.YOLO(DETECT))
     guard.detach(one)
     assert not callbacks_of(guard, one)
     assert callbacks_of(guard, two)
@@ -55,7 +55,7 @@ def test_detach_removes_every_callback():
 
 def test_reset_callbacks_removes_the_guard_and_attach_brings_it_back(tiny):
     guard = GradSafe()
-    model = guard.attach(ultralytics.YOLO("yolo26n.yaml"))
+    model = guard.attach(ultralytics.YOLO(DETECT))
     model.reset_callbacks()
     assert not callbacks_of(guard, model)
     model.train(**tiny)
@@ -67,7 +67,7 @@ def test_reset_callbacks_removes_the_guard_and_attach_brings_it_back(tiny):
 
 def test_callbacks_are_a_dict_as_in_ultralytics_integrations(tiny):
     guard = GradSafe()
-    model = ultralytics.YOLO("yolo26n.yaml")
+    model = ultralytics.YOLO(DETECT)
     for event, function in guard.callbacks.items():
         model.add_callback(event, function)
     model.train(**tiny)
@@ -75,8 +75,8 @@ def test_callbacks_are_a_dict_as_in_ultralytics_integrations(tiny):
 
 
 @pytest.mark.parametrize(("trainer", "task", "model"), [
-    (DetectionTrainer, "detect", "yolo26n.yaml"),
-    (PoseTrainer, "pose", "yolo26n-pose.yaml"),
+    (DetectionTrainer, "detect", DETECT),
+    (PoseTrainer, "pose", POSE),
 ])  # fmt: skip
 def test_a_bare_trainer(tiny, drawn, trainer, task, model):
     guard = GradSafe()
@@ -88,17 +88,18 @@ def test_a_bare_trainer(tiny, drawn, trainer, task, model):
 
 def test_rtdetr(tiny):
     guard = GradSafe("rtdetr")
-    RTDETR("rtdetr-resnet50.yaml").train(**{**tiny, "batch": 2, "nbs": 2, "fraction": 0.5}, callbacks=guard)
+    RTDETR("rtdetr-resnet50.yaml").train(
+        **{**tiny, "batch": 2, "nbs": 2, "fraction": 0.5, "imgsz": 160}, callbacks=guard
+    )
     assert guard.summary.threshold == pytest.approx(0.1)
     assert guard.summary.steps.total == 2
 
 
 def test_the_same_guard_serves_two_trainings_with_separate_records(tiny):
     guard = GradSafe()
-    model = guard.attach(ultralytics.YOLO("yolo26n.yaml"))
-    model.train(**{**tiny, "name": "one"})
+    guard.attach(ultralytics.YOLO(DETECT)).train(**{**tiny, "name": "one"})
     first = guard.summary
-    model.train(**{**tiny, "name": "two", "epochs": 2})
+    guard.attach(ultralytics.YOLO(DETECT)).train(**{**tiny, "name": "two", "epochs": 2})
     assert (first.steps.total, guard.summary.steps.total) == (2, 4)
     assert guard.summary is not first
     assert not guard._sessions
@@ -106,14 +107,14 @@ def test_the_same_guard_serves_two_trainings_with_separate_records(tiny):
 
 def test_two_guards_on_one_training_do_not_stack(tiny):
     one, two = GradSafe(), GradSafe()
-    model = two.attach(one.attach(ultralytics.YOLO("yolo26n.yaml")))
+    model = two.attach(one.attach(ultralytics.YOLO(DETECT)))
     model.train(**tiny)
     assert [guard.summary is not None for guard in (one, two)].count(True) == 1
 
 
 def test_a_users_own_callbacks_still_run(tiny):
     seen = []
-    model = GradSafe().attach(ultralytics.YOLO("yolo26n.yaml"))
+    model = GradSafe().attach(ultralytics.YOLO(DETECT))
     model.add_callback("on_train_batch_end", lambda trainer: seen.append(float(trainer.loss)))
     model.train(**tiny)
     assert len(seen) == 2
@@ -154,7 +155,7 @@ def test_a_users_own_optimizer_step_is_called_but_not_with_a_nan(tiny, scale):
 
     OwnStep.steps = 0
     guard, norms = GradSafe(), []
-    model = YOLO("yolo26n.yaml")
+    model = YOLO(DETECT)
     callbacks = [guard, {"on_train_start": poison, "on_pretrain_routine_end": scaler}]
     model.train(trainer=OwnStep, **{**tiny, "epochs": 2}, callbacks=callbacks)
     assert OwnStep.steps == 3
@@ -167,7 +168,7 @@ def test_a_users_own_optimizer_step_is_called_but_not_with_a_nan(tiny, scale):
 
 def test_the_guard_travels_to_ddp_workers(tiny):
     guard = GradSafe(clip={"max_norm": 3.0})
-    guard.attach(ultralytics.YOLO("yolo26n.yaml"))
+    guard.attach(ultralytics.YOLO(DETECT))
     twin, callback = pickle.loads(pickle.dumps((guard, guard.callbacks["on_train_epoch_end"])))
     assert twin.config == guard.config
     assert callback.__self__ is twin
@@ -175,7 +176,7 @@ def test_the_guard_travels_to_ddp_workers(tiny):
 
 def test_attach_and_detach_in_the_middle_of_a_training(tiny):
     guard, kinds = GradSafe(), []
-    model = ultralytics.YOLO("yolo26n.yaml")
+    model = ultralytics.YOLO(DETECT)
     model.add_callback("on_train_start", guard.attach)
     model.add_callback("on_train_batch_end", lambda t: kinds.append(isinstance(t.optimizer_step, GuardedStep)))
     model.add_callback("on_train_epoch_end", lambda t: guard.detach(t))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import ultralytics
 
-from tests.arm import BASE
+from tests.arm import BASE, DETECT
 from yolo_gradsafe import RTDETR, YOLO, ConfigError, GradSafe
 
 
@@ -16,7 +16,7 @@ def tiny(drawn, tmp_path):
 
 def test_callbacks_are_for_this_training_only(tiny):
     guard, calls = GradSafe(), []
-    model = YOLO("yolo26n.yaml")
+    model = YOLO(DETECT)
     before = {event: list(functions) for event, functions in model.callbacks.items()}
     note = calls.append
     model.train(**tiny, callbacks=[guard, {"on_train_epoch_end": note, "on_train_start": [note, note]}])
@@ -28,7 +28,7 @@ def test_callbacks_are_for_this_training_only(tiny):
 
 
 def test_it_is_the_class_that_ultralytics_would_have_made():
-    assert isinstance(YOLO("yolo26n.yaml"), ultralytics.YOLO)
+    assert isinstance(YOLO(DETECT), ultralytics.YOLO)
     assert isinstance(RTDETR("rtdetr-resnet50.yaml"), ultralytics.RTDETR)
     turned = YOLO("yolov8s-worldv2.yaml")
     assert isinstance(turned, ultralytics.YOLOWorld)
@@ -47,4 +47,4 @@ def test_it_is_the_class_that_ultralytics_would_have_made():
 )
 def test_wrong_callbacks_fail_before_training(callbacks, message):
     with pytest.raises(ConfigError, match=message):
-        YOLO("yolo26n.yaml").train(data="nowhere.yaml", callbacks=callbacks)
+        YOLO(DETECT).train(data="nowhere.yaml", callbacks=callbacks)
