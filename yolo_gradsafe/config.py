@@ -11,10 +11,13 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
+
+from yolo_gradsafe.clipping.options import ClipOptions
+from yolo_gradsafe.section import Section
 
 __all__ = ["Config", "ConfigError", "nearest", "parse_value", "preset_names", "preset_path"]
 
@@ -23,28 +26,6 @@ Source = str | Path | Mapping[str, Any] | None
 
 class ConfigError(ValueError):
     """A wrong option, file or preset; the message names it, its value, what is allowed and the nearest valid name."""
-
-
-class Section(BaseModel):
-    """A group of options: no unknown keys, no silent conversions, no changes after it was built."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class ClipOptions(Section):
-    """How gradients that are too large are made smaller."""
-
-    mode: Literal["norm", "none"] = Field(
-        default="norm",
-        description="(str) clipping rule: norm (scale all gradients when their global L2 norm is over max_norm), none "
-        "(measure only)",
-    )
-    max_norm: float = Field(
-        default=10.0,
-        gt=0,
-        description="(float) > 0, L2 norm of the unscaled gradients of one optimizer step above which they are scaled "
-        "down; 10.0 is the value that stock Ultralytics hard-codes",
-    )
 
 
 class RecoveryOptions(Section):
@@ -79,6 +60,11 @@ class TelemetryOptions(Section):
     )
     flush_seconds: float = Field(
         default=5.0, gt=0, description="(float) > 0, seconds after which steps.csv is flushed, whichever comes first"
+    )
+    update_ratio_steps: int = Field(
+        default=100,
+        ge=0,
+        description="(int) >= 0, optimizer steps from one sampling of the update-to-weight ratio to the next; 0: never",
     )
     results_csv: bool = Field(
         default=True, description="(bool) add gradsafe/* columns to results.csv and so to every Ultralytics logger"
@@ -245,13 +231,11 @@ def _explain(error: ValidationError, origin: str) -> str:
 
 
 def _section_at(path: tuple[int | str, ...]) -> type[BaseModel]:
-    """Return the section's class at a place in the configuration."""
-    section: type[BaseModel] = Config
+    """Return the section's class at a place in the configuration; a mapping of sections takes any key."""
+    place: Any = Config
     for part in path:
-        annotation = section.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            break
-        section = annotation
+        place = place.model_fields[str(part)].annotation if hasattr(place, "model_fields") else get_args(place)[1]
+    section: type[BaseModel] = place
     return section
 
 
@@ -268,4 +252,16 @@ def _render(section: BaseModel, depth: int = 0) -> Iterator[str]:
             yield f"{pad}{name}:"
             yield from _render(value, depth + 1)
         else:
-            yield f"{pad}{yaml.safe_dump({name: value}, default_flow_style=False).strip()}"
+            yield textwrap.indent(_dump(name, value), pad)
+
+
+def _dump(name: str, value: Any) -> str:
+    """Write one option; of the sections in a mapping only what was set, because they inherit the rest."""
+    if isinstance(value, Mapping):
+        value = {
+            key: item.model_dump(exclude_unset=True) if isinstance(item, BaseModel) else item
+            for key, item in value.items()
+        }
+    # In YAML's own style a list is written in its brackets, but so would be an option that is a lone scalar.
+    style = None if isinstance(value, (Mapping, list)) and value else False
+    return yaml.safe_dump({name: value}, default_flow_style=style, sort_keys=False).strip()

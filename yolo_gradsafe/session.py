@@ -19,8 +19,11 @@ from yolo_gradsafe.report import build
 from yolo_gradsafe.report.console import epoch_line, table
 from yolo_gradsafe.report.summary import Summary
 from yolo_gradsafe.shield import Shield
+from yolo_gradsafe.stages import Grouping
 from yolo_gradsafe.step import GuardedStep
 from yolo_gradsafe.telemetry import Incident, Recorder, RunInfo, StepRow
+from yolo_gradsafe.telemetry.layers import LayerLog
+from yolo_gradsafe.updates import UpdateSampler
 
 __all__ = ["Session"]
 
@@ -41,6 +44,7 @@ class _Epoch:
         clipped = sum(0 < row.clip_scale < 1 for row in self.rows)
         return {
             "gradsafe/grad_norm": statistics.median(norms) if norms else math.nan,
+            "gradsafe/grad_noise": statistics.pstdev(norms) / statistics.fmean(norms) if any(norms) else math.nan,
             "gradsafe/grad_norm_max": max(norms, default=math.nan),
             "gradsafe/clip_share": clipped / steps if steps else math.nan,
             "gradsafe/skipped": float(sum(row.clip_scale == 0 for row in self.rows)),
@@ -76,13 +80,17 @@ class Session:
         )
         self._columns = telemetry.results_csv and host.accepts_columns(_Epoch().columns())
         self._window = BatchWindow()
+        parameters = host.named_parameters()
+        self._layers = LayerLog(Grouping([name for name, _ in parameters], host.layout))
         self.step = GuardedStep(
             host,
-            clipping.build(config.clip),
+            clipping.build(config.clip, host.stages()),
             config.recovery,
             self._window,
             self.shield,
             self._record,
+            UpdateSampler(parameters, self._layers.grouping),
+            telemetry.update_ratio_steps,
             steps=self._recorder.steps if self._recorder else 0,
         )
 
@@ -133,6 +141,8 @@ class Session:
         """Look at an open window before validation does, add the columns, and say what happened."""
         if self._window.batches and self.config.recovery.enabled:
             self._check_open_window()
+        if self._recorder:
+            self._recorder.layers(self._layers.rows(self._epoch_number))
         if self._columns:
             self.host.add_columns(self._epoch.columns())
         norms = [row.grad_norm for row in self._epoch.rows if math.isfinite(row.grad_norm)]
@@ -159,7 +169,12 @@ class Session:
     # Records --------------------------------------------------------------------------------------------------------
 
     def _record(self, step: Assessment) -> None:
-        row = step.row()
+        layers, stages = self._layers.grouping.norms(step.names, step.tensor_norms)
+        if step.healthy:
+            self._layers.observe(layers)
+        if self.step.update_ratios is not None:
+            self._layers.observe_update(self.step.update_ratios)
+        row = step.row({f"norm/{n}": float(v) for n, v in zip(self._layers.grouping.stages, stages, strict=True)})
         self._epoch.rows.append(row)
         if self._recorder:
             self._recorder.step(row)

@@ -6,9 +6,13 @@ that has no such layout falls back to its top-level modules.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Layout", "Place", "place"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Grouping", "Layout", "Place", "place"]
 
 _WRAPPERS = ("module.", "_orig_mod.")
 _BRANCHES = {"cv2": "box", "dfl": "box", "cv3": "class", "proto": "mask", "flow_model": "flow"}
@@ -73,3 +77,45 @@ def _branch(module: str, task: str) -> str:
     else:
         branch = next((name for end, name in _DETR if module.endswith(end)), "decoder")
     return f"one2one.{branch}" if one2one else branch
+
+
+class Grouping:
+    """Sums what is known of tensors up to their layers and stages, on the host.
+
+    Args:
+        names: Every parameter of the model, in its order.
+        layout: The model's layout.
+    """
+
+    def __init__(self, names: Sequence[str], layout: Layout) -> None:
+        self._places = {name: place(name, layout) for name in names}
+        self.layers = list(dict.fromkeys(found.layer for found in self._places.values()))
+        """Layers in the model's order."""
+        self.stages = sorted({found.stage for found in self._places.values()})
+        """Stages in alphabetical order: backbone, head and its branches, neck."""
+        self.stage_of = {found.layer: found.stage for found in self._places.values()}
+        """Stage of each layer."""
+        self._names: list[str] = []
+        self._layer_index = self._stage_index = np.zeros(0, dtype=np.int64)
+
+    def norms(self, names: list[str], tensor_norms: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Combine the L2 norms of tensors to those of their layers and stages.
+
+        Args:
+            names: The tensors, in any part of the model's parameters: frozen ones have no gradient.
+            tensor_norms: Their norms.
+
+        Returns:
+            Norms in the order of ``layers``, and in the order of ``stages``; 0 where none of the tensors belongs.
+        """
+        if names != self._names:
+            layer_number = {layer: i for i, layer in enumerate(self.layers)}
+            stage_number = {stage: i for i, stage in enumerate(self.stages)}
+            self._names = list(names)
+            self._layer_index = np.array([layer_number[self._places[name].layer] for name in names], dtype=np.int64)
+            self._stage_index = np.array([stage_number[self._places[name].stage] for name in names], dtype=np.int64)
+        squares = np.square(np.asarray(tensor_norms, dtype=np.float64))
+        return (
+            np.sqrt(np.bincount(self._layer_index, squares, minlength=len(self.layers))),
+            np.sqrt(np.bincount(self._stage_index, squares, minlength=len(self.stages))),
+        )

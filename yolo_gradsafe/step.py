@@ -10,9 +10,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from yolo_gradsafe.clipping import Clipper, Observation
+from yolo_gradsafe.clipping import Clip, Clipper, Observation
 from yolo_gradsafe.config import RecoveryOptions
 from yolo_gradsafe.forensics.window import BatchWindow
 from yolo_gradsafe.gradients import Gradients, Meter, Reading, scaled_norm
@@ -23,6 +26,7 @@ from yolo_gradsafe.recovery.losses import ShownLosses
 from yolo_gradsafe.recovery.verdict import Sample, judge
 from yolo_gradsafe.shield import Shield
 from yolo_gradsafe.telemetry.schema import Verdict
+from yolo_gradsafe.updates import UpdateSampler
 
 __all__ = ["GuardedStep"]
 
@@ -45,6 +49,8 @@ class GuardedStep:
         window: The micro-batches that the next step is made of; filled by the caller.
         shield: Catches the plugin's own faults; the step then falls back to stock's.
         record: Takes every step after it was taken or left.
+        updates: Samples how far a step moves the weights,
+        update_steps: once in so many steps; 0 for never.
         steps: Optimizer steps that the run has behind it, when it is resumed.
     """
 
@@ -56,6 +62,8 @@ class GuardedStep:
         window: BatchWindow,
         shield: Shield,
         record: Callable[[Assessment], None],
+        updates: UpdateSampler,
+        update_steps: int = 0,
         steps: int = 0,
     ) -> None:
         self.host = host
@@ -64,6 +72,12 @@ class GuardedStep:
         self.window = window
         self.shield = shield
         self.record = record
+        self.updates = updates
+        self.update_steps = update_steps
+        self.update_ratios: NDArray[np.float64] | None = None
+        """Update-to-weight ratio of each layer, when a sample has just become known."""
+        self._pending: Tensor | None = None
+        self._threshold = math.inf
         self.steps = steps
         self.skipped_in_a_row = 0
         self.stands_in = host.step_is_stock
@@ -80,7 +94,11 @@ class GuardedStep:
         with self.shield("assess an optimizer step (stock's step was taken)"):
             measured = self._measure()
             step = self._act(measured, self._judge(measured))
+        sampled = step is not None and step.apply and self._sample_now()
         self._finish(step)
+        if sampled:
+            with self.shield("sample the updates"):
+                self._pending = self.updates.after()
         if step is not None:
             with self.shield("record an optimizer step"):
                 self.record(step)
@@ -93,10 +111,13 @@ class GuardedStep:
         names, items = host.loss_items()
         losses = torch.stack([loss.reshape(()) for loss in self.window.losses(host.loss)])
         scale = host.amp_scale
+        waiting = [] if self._pending is None else [self._pending]
         gradients, reading = self.meter.measure(
-            [losses, items, self.batchnorm.look(), scale], None if self.stands_in else scale
+            [self.batchnorm.look(), scale, losses, items, *waiting], None if self.stands_in else scale
         )
-        values, buffers_norm = reading.scalars, reading.scalars[-2]
+        buffers_norm, amp_scale, *values = reading.scalars
+        terms, rest = values[len(losses) :][: len(names)], values[len(losses) + len(names) :]
+        self.update_ratios, self._pending = self.updates.ratios(rest) if waiting else None, None
         bad_tensors = _bad_tensors(gradients, reading)
         losses_bad, grads_bad, buffers_bad = host.any_rank(
             [
@@ -111,13 +132,13 @@ class GuardedStep:
             batch=self.window.newest,
             lr=host.lr,
             losses=values[: len(losses)],
-            items=dict(zip(names, values[len(losses) : -2], strict=True)),
+            items=dict(zip(names, terms, strict=True)),
             grad_norm=reading.norm,
             losses_finite=not losses_bad,
             grads_finite=not grads_bad,
             buffers_finite=not buffers_bad,
             scaler=host.scaler_enabled,
-            amp_scale=values[-1],
+            amp_scale=amp_scale,
         )
         return _Measured(gradients, reading.tensor_norms, bad_tensors, sample)
 
@@ -131,7 +152,8 @@ class GuardedStep:
             sample = replace(sample, grad_norm=peak * relative / unscale)
         healthy = sample.losses_finite and sample.grads_finite
         verdict = judge(sample, self.options.scale_floor, state_finite=healthy or self._state_finite())
-        return Assessment(sample, verdict, measured.bad_tensors, overflow)
+        names, untouched = measured.gradients.names, Clip(self._threshold, 1.0)
+        return Assessment(sample, verdict, names, measured.tensor_norms, measured.bad_tensors, overflow, untouched)
 
     def _act(self, measured: _Measured, step: Assessment) -> Assessment:
         """Do what the verdict asks for, up to the step itself."""
@@ -143,6 +165,7 @@ class GuardedStep:
             images = self.host.batch_size * len(self.window.batches)
             seen = Observation(step.sample.grad_norm, measured.tensor_norms, max(1, images))
             step.clip = self.clipper.clip_(measured.gradients, seen)
+            self._threshold = step.clip.threshold
             if step.clip.scale < 1 and step.verdict is Verdict.OK:
                 step.verdict = Verdict.CLIPPED
         if not step.bad:
@@ -178,6 +201,16 @@ class GuardedStep:
             if step is None:
                 host.clip_as_stock()
             host.apply()
+
+    def _sample_now(self) -> bool:
+        """Sample the weights before this step, if it is its turn."""
+        if not self.update_steps or self.steps % self.update_steps:
+            return False
+        sampled = False
+        with self.shield("sample the updates"):
+            self.updates.before()
+            sampled = True
+        return sampled
 
     @property
     def _too_many(self) -> bool:

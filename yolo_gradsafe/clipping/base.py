@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from yolo_gradsafe.gradients import Gradients
 
-__all__ = ["Clip", "Clipper", "Observation"]
+__all__ = ["NOT_CLIPPED", "Clip", "Clipper", "Observation"]
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,11 @@ class Observation:
     norm: float
     """Global L2 norm of the unscaled gradients."""
     tensor_norms: Sequence[float]
-    """L2 norm of each gradient tensor, in the order of ``Gradients.names``."""
+    """L2 norm of each gradient tensor, in the order of ``Gradients.names``; inf where its squares overflow fp32."""
     images: int
     """Images whose losses were summed into these gradients: batch size times micro-batches, over all ranks."""
+    unit: float = 1.0
+    """Norm that a rule shall count as 1: its settings and its history are in this unit. ``images`` when per image."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,15 @@ class Clip:
     """Global norm after clipping over that before: 1 where nothing was clipped."""
 
 
+NOT_CLIPPED = Clip(math.inf, 1.0)
+"""What is returned for gradients that a rule must not touch."""
+
+
 class Clipper(Protocol):
-    """Makes gradients that are too large smaller. Sees finite gradients only; knows no trainer."""
+    """Makes gradients that are too large smaller. Sees finite gradients only; knows no trainer.
+
+    An observation that is not finite nevertheless changes nothing: neither the gradients nor what was learnt.
+    """
 
     def clip_(self, gradients: Gradients, observation: Observation) -> Clip:
         """Clip the gradients in place, and learn from the observation."""
@@ -43,4 +53,8 @@ class Clipper(Protocol):
         """Return what the rule has learnt, as plain numbers and lists (JSON)."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
+        """Go on from what ``state_dict`` returned.
+
+        Raises:
+            ValueError: The state is another rule's, or damaged.
+        """

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from yolo_gradsafe.clipping.base import Clip, Observation
+from yolo_gradsafe.clipping import state as check
+from yolo_gradsafe.clipping.base import NOT_CLIPPED, Clip, Observation
 from yolo_gradsafe.gradients import Gradients
 
 __all__ = ["NoClipper"]
@@ -16,11 +16,12 @@ class NoClipper:
 
     def clip_(self, gradients: Gradients, observation: Observation) -> Clip:
         """Do nothing."""
-        return Clip(math.inf, 1.0)
+        return NOT_CLIPPED
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: there is nothing to learn."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing."""
+        """Accept nothing: there is nothing to learn."""
+        check.fields(state)

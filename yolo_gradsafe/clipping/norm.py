@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from yolo_gradsafe.clipping.base import Clip, Observation
+from yolo_gradsafe.clipping import state as check
+from yolo_gradsafe.clipping.base import NOT_CLIPPED, Clip, Observation
 from yolo_gradsafe.gradients import Gradients, clip_by_norm_
 
 __all__ = ["NormClipper"]
@@ -16,7 +18,7 @@ class NormClipper:
     Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", arXiv 1211.5063.
 
     Args:
-        max_norm: Largest global L2 norm of the unscaled gradients that is left alone.
+        max_norm: Largest global L2 norm of the unscaled gradients that is left alone; default 10.0, stock's.
     """
 
     def __init__(self, max_norm: float) -> None:
@@ -24,11 +26,15 @@ class NormClipper:
 
     def clip_(self, gradients: Gradients, observation: Observation) -> Clip:
         """Scale in place; costs no pass over the gradients when the norm is below. Does not synchronise."""
-        return Clip(self.max_norm, clip_by_norm_(gradients, observation.norm, self.max_norm))
+        if not math.isfinite(observation.norm):
+            return NOT_CLIPPED
+        threshold = self.max_norm * observation.unit
+        return Clip(threshold, clip_by_norm_(gradients, observation.norm, threshold))
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the rule does not learn."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing."""
+        """Accept nothing: the rule does not learn."""
+        check.fields(state)

@@ -11,7 +11,6 @@ from yolo_gradsafe.telemetry.schema import Incident, StepRow, Verdict
 
 __all__ = ["Assessment"]
 
-NOT_CLIPPED = Clip(threshold=math.inf, scale=1.0)
 _BAD = (Verdict.BAD_BATCH, Verdict.POISONED)
 _TENSORS_NAMED = 10
 
@@ -22,14 +21,18 @@ class Assessment:
 
     sample: Sample
     verdict: Verdict
+    names: list[str]
+    """Parameters with a gradient, in the model's order."""
+    tensor_norms: list[float]
+    """L2 norms of their gradients."""
     bad_tensors: list[str]
     """Parameters whose gradient was not finite before clipping."""
-    overflow: bool = False
+    overflow: bool
     """Whether the norm overflows fp32 although every gradient is finite."""
+    clip: Clip
+    """What the clipper did; for a step that it did not see, the threshold that was in force."""
     images: list[str] = field(default_factory=list)
     """Image files of the batches under suspicion."""
-    clip: Clip = NOT_CLIPPED
-    """What the clipper did."""
     apply: bool = True
     """Whether the optimizer is called; on an AMP overflow it is, and the GradScaler skips the step."""
     remedy: str = ""
@@ -45,8 +48,8 @@ class Assessment:
         """Whether something was wrong that is not routine."""
         return self.verdict in _BAD
 
-    def row(self) -> StepRow:
-        """Return the step as a row of ``steps.csv``."""
+    def row(self, stages: dict[str, float]) -> StepRow:
+        """Return the step as a row of ``steps.csv``, with the norms of its stages."""
         sample = self.sample
         taken = self.apply and self.verdict is not Verdict.AMP_OVERFLOW
         return StepRow(
@@ -62,6 +65,7 @@ class Assessment:
             verdict=str(self.verdict),
             images=self.images if self.bad else [],
             items=sample.items,
+            stages=stages,
         )
 
     def incident(self) -> Incident | None:

@@ -42,7 +42,7 @@ def locate(path: Path) -> RunPaths:
 
 def present(paths: RunPaths) -> list[str]:
     """Return the report's files that exist, relative to the run's folder, those for people and programs first."""
-    files = (paths.summary, paths.plot, paths.steps, paths.incidents, paths.info, paths.options)
+    files = (paths.summary, paths.plot, paths.steps, paths.layers, paths.incidents, paths.info, paths.options)
     return [file.relative_to(paths.run).as_posix() for file in files if file.is_file()]
 
 
@@ -55,7 +55,7 @@ def read_steps(paths: RunPaths) -> pl.DataFrame:
     text = paths.steps.read_text(encoding="utf-8", errors="replace") if paths.steps.is_file() else ""
     # Only what ends in a line break was written whole; a quote left open must not swallow the lines after it.
     lines = [line for line in text.split("\n")[:-1] if line.count('"') % 2 == 0]
-    columns = StepRow.columns(())
+    columns = StepRow.fixed_columns()
     source = "\n".join(lines or [",".join(columns)])
     cells = pl.read_csv(io.BytesIO(source.encode()), infer_schema_length=0, truncate_ragged_lines=True)
     missing = [name for name in columns if name not in cells.columns]

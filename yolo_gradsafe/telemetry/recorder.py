@@ -10,11 +10,12 @@ import io
 import json
 import os
 import time
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
 
-from yolo_gradsafe.telemetry.schema import Incident, RunInfo, RunPaths, StepRow, to_json
+from yolo_gradsafe.telemetry.schema import Incident, LayerRow, RunInfo, RunPaths, StepRow, to_json
 
 __all__ = ["Recorder", "write_atomically"]
 
@@ -44,10 +45,17 @@ class Recorder:
         self.paths.folder.mkdir(parents=True, exist_ok=True)
         if resume:
             _cut_half_line(self.paths.steps)
+            _cut_half_line(self.paths.layers)
             _cut_half_line(self.paths.incidents)
             self._header, self.steps = _read_back(self.paths.steps)
         else:
-            for path in (self.paths.steps, self.paths.incidents, self.paths.summary, self.paths.plot):
+            for path in (
+                self.paths.steps,
+                self.paths.layers,
+                self.paths.incidents,
+                self.paths.summary,
+                self.paths.plot,
+            ):
                 path.unlink(missing_ok=True)
 
     def step(self, row: StepRow) -> None:
@@ -81,16 +89,27 @@ class Recorder:
         if not self._rows:
             return
         rows, self._rows = self._rows, []
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if not self._header:
-            self._header = StepRow.columns(tuple(rows[0].items))
-            writer.writerow(self._header)
-        for row in rows:
-            values = {**vars(row), **row.items, "images": json.dumps(row.images) if row.images else ""}
-            writer.writerow(_cell(values.get(name, "")) for name in self._header)
-        with self.paths.steps.open("a", encoding="utf-8", newline="") as file:
-            file.write(text.getvalue())
+        header = [] if self._header else rows[0].columns()
+        self._header = self._header or header
+        lines = [[_cell(value) for value in self._values(row)] for row in rows]
+        _append(self.paths.steps, [header, *lines] if header else lines)
+
+    def layers(self, rows: Sequence[LayerRow]) -> None:
+        """Append an epoch's layers to ``layers.csv``."""
+        header = [] if self.paths.layers.exists() else [[f.name for f in fields(LayerRow)]]
+        _append(self.paths.layers, [*header, *([_cell(value) for value in vars(row).values()] for row in rows)])
+
+    def _values(self, row: StepRow) -> Iterator[object]:
+        values = {**vars(row), **row.items, **row.stages, "images": json.dumps(row.images) if row.images else ""}
+        return (values.get(name, "") for name in self._header)
+
+
+def _append(path: Path, lines: Iterable[Iterable[object]]) -> None:
+    """Append lines to a CSV file as one write."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    with path.open("a", encoding="utf-8", newline="") as file:
+        file.write(text.getvalue())
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SCHEMA_VERSION", "Incident", "RunInfo", "RunPaths", "StepRow", "Verdict", "to_json"]
+__all__ = ["SCHEMA_VERSION", "Incident", "LayerRow", "RunInfo", "RunPaths", "StepRow", "Verdict", "to_json"]
 
 SCHEMA_VERSION = 1
 
@@ -50,6 +50,11 @@ class RunPaths:
         return self.folder / "steps.csv"
 
     @property
+    def layers(self) -> Path:
+        """One row a layer and epoch."""
+        return self.folder / "layers.csv"
+
+    @property
     def incidents(self) -> Path:
         """One JSON object a line, one line an incident."""
         return self.folder / "incidents.jsonl"
@@ -77,7 +82,7 @@ class RunPaths:
 
 @dataclass(frozen=True)
 class StepRow:
-    """One optimizer step, as a row of ``steps.csv``; loss items are columns of their own after ``loss``."""
+    """One optimizer step, as a row of ``steps.csv``."""
 
     epoch: int
     """Epoch, from 1."""
@@ -102,14 +107,43 @@ class StepRow:
     images: list[str] = field(default_factory=list)
     """Image files of the step, as a JSON list, when the step was bad; otherwise empty."""
     items: dict[str, float] = field(default_factory=dict)
-    """The loss items by name, as Ultralytics logs them (``box_loss``, ``cls_loss``, ...)."""
+    """The loss items by name, as Ultralytics logs them (``box_loss``, ``cls_loss``, ...): columns after ``loss``."""
+    stages: dict[str, float] = field(default_factory=dict)
+    """L2 norm of each stage's gradients (``norm/backbone``, ``norm/head.box``, ...): columns after ``grad_norm``."""
 
     @staticmethod
-    def columns(items: tuple[str, ...]) -> list[str]:
-        """Return the header for a task with these loss items."""
-        names = [f.name for f in fields(StepRow) if f.name != "items"]
-        place = names.index("loss") + 1
-        return [*names[:place], *items, *names[place:]]
+    def fixed_columns() -> list[str]:
+        """Return the columns that every file has, whatever the task and the model."""
+        return [f.name for f in fields(StepRow) if f.name not in {"items", "stages"}]
+
+    def columns(self) -> list[str]:
+        """Return the header of a file that starts with this row."""
+        names = self.fixed_columns()
+        items, stages = names.index("loss") + 1, names.index("grad_norm") + 1
+        return [*names[:items], *self.items, *names[items:stages], *self.stages, *names[stages:]]
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer in one epoch, as a row of ``layers.csv``: quantiles over the epoch's healthy optimizer steps."""
+
+    epoch: int
+    """Epoch, from 1."""
+    layer: str
+    """Module: ``model.N``, in the head ``model.N.branch``."""
+    stage: str
+    """Its stage: ``backbone``, ``neck``, ``head.box``, ..."""
+    steps: int
+    """Steps that the quantiles are over."""
+    norm_p05: float
+    """5 % quantile of the L2 norm of the layer's unscaled gradients before clipping."""
+    norm_median: float
+    norm_p95: float
+    norm_max: float
+    share: float
+    """Share of the layer in the sum of all squared norms of the epoch, 0 to 1."""
+    update_ratio: float
+    """L2 norm of a step's change of the weights over that of the weights, median of the samples; nan without one."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,66 @@
+"""The robust rule: median and MAD of recent log norms."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from yolo_gradsafe.clipping import state as check
+from yolo_gradsafe.clipping.robust import usual_range
+
+__all__ = ["AutoBaseline"]
+
+
+class AutoBaseline:
+    """``threshold = exp(median(log norms) + deviations * max(1.4826 * MAD, sigma_floor))``.
+
+    Our own rule, in the line of icefall's clip at twice the median. Median and MAD are the most robust location and
+    scale there are: half of the window may be spikes before the threshold leaves the range of the usual norms. Logs,
+    because gradient norms are near lognormal. Raw norms enter the history, so the spread cannot collapse on values
+    that the rule itself has clipped, as it does in ZClip; and any change is followed within ``window / 2`` steps.
+
+    Args:
+        deviations: Robust standard deviations above the median; default 3.0.
+        window: Optimizer steps that are remembered; default 200.
+        sigma_floor: Smallest standard deviation of the log norm; default 0.1.
+    """
+
+    def __init__(self, deviations: float, window: int, sigma_floor: float) -> None:
+        self.deviations = deviations
+        self.sigma_floor = sigma_floor
+        self._norms: deque[float] = deque(maxlen=window)
+        self._usual = (0.0, math.inf)
+
+    def start(self, norms: Sequence[float]) -> None:
+        """Begin with these norms."""
+        self._norms.clear()
+        self._norms.extend(norms)
+        self._measure()
+
+    def usual(self) -> tuple[float, float]:
+        """Return the range whose upper end is the threshold."""
+        return self._usual
+
+    def judge(self, norm: float) -> float:
+        """Return the threshold from the norms before this one, and remember it."""
+        threshold = self._usual[1]
+        self._norms.append(norm)
+        self._measure()
+        return threshold
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history."""
+        return {"norms": list(self._norms)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a history.
+
+        Raises:
+            ValueError: It is damaged.
+        """
+        self.start(check.numbers(check.fields(state, "norms")["norms"], above=0))
+
+    def _measure(self) -> None:
+        self._usual = usual_range(self._norms, self.deviations, self.sigma_floor)

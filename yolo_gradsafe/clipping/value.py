@@ -1,0 +1,55 @@
+"""Clip by value: clamp every element."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from yolo_gradsafe.clipping import state as check
+from yolo_gradsafe.clipping.base import NOT_CLIPPED, Clip, Observation
+from yolo_gradsafe.clipping.scaling import measured_scale
+from yolo_gradsafe.gradients import Gradients
+
+__all__ = ["ValueClipper"]
+
+
+class ValueClipper:
+    """Clamp every gradient element to ``[-limit, limit]``, as ``torch.nn.utils.clip_grad_value_`` does.
+
+    The direction of the gradient changes; its signs do not. Mikolov 2012, "Statistical language models based on neural
+    networks".
+
+    Args:
+        limit: Largest magnitude of an element; default 1.0, Detectron2's.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    @torch.no_grad()
+    def clip_(self, gradients: Gradients, observation: Observation) -> Clip:
+        """Clamp in place. Synchronises once, to report the scale, and only when an element may be over the limit."""
+        limit = self.limit * observation.unit
+        if not math.isfinite(observation.norm):
+            return NOT_CLIPPED
+        # No element is larger than the norm of its tensor; the margin is for fp32 rounding in the norm.
+        suspects = [
+            tensor
+            for tensor, norm in zip(gradients.tensors, observation.tensor_norms, strict=True)
+            if not norm < limit * (1 - 1e-5)
+        ]
+        if not suspects:
+            return NOT_CLIPPED
+        torch._foreach_clamp_min_(suspects, -limit)
+        torch._foreach_clamp_max_(suspects, limit)
+        return Clip(math.inf, measured_scale(gradients, observation))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the rule does not learn."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Accept nothing: the rule does not learn."""
+        check.fields(state)
