@@ -189,3 +189,9 @@ def test_wrong_targets_and_options_are_refused_before_training():
         GradSafe().attach(torch.nn.Linear(1, 1))
     with pytest.raises(ConfigError, match=r"clip\.max_nrom: unknown option.*Did you mean 'max_norm'"):
         GradSafe(clip={"max_nrom": 1.0})
+
+
+def test_an_option_that_only_the_model_can_show_to_be_wrong_fails_before_training(tiny):
+    guard = GradSafe(clip={"stages": {"haed": {"max_norm": 1.0}}})
+    with pytest.raises(ConfigError, match=r"haed.*head"):
+        guard.attach(ultralytics.YOLO(DETECT)).train(**tiny)

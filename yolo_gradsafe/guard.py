@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from yolo_gradsafe import port
-from yolo_gradsafe.config import Config, Source
+from yolo_gradsafe.config import Config, ConfigError, Source
 from yolo_gradsafe.report.summary import Summary
 from yolo_gradsafe.session import Session
 from yolo_gradsafe.shield import Shield
@@ -105,7 +105,7 @@ class GradSafe:
             if id(trainer) not in self._sessions:
                 port.warn("this training is guarded already; the second guard stays out of it")
             return
-        with Shield(_report_start)("guard this training; it runs as stock"):
+        with Shield(_report_start, let_pass=(ConfigError,))("guard this training; it runs as stock"):
             session = Session(port.Host(trainer), self.config)
             session.install()
             self._sessions[id(trainer)] = session

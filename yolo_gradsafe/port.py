@@ -279,6 +279,11 @@ class Host:
         return type(self.trainer.optimizer).__name__
 
     @property
+    def has_muon(self) -> bool:
+        """Whether the optimizer orthogonalises some updates (MuSGD), so that their size is the learning rate's."""
+        return any(group.get("use_muon") for group in self.trainer.optimizer.param_groups)
+
+    @property
     def lr(self) -> float:
         """Learning rate of the first parameter group that has parameters."""
         groups = self.trainer.optimizer.param_groups

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections import Counter
-from dataclasses import dataclass, field
 from datetime import datetime
 
 import torch
@@ -21,35 +18,12 @@ from yolo_gradsafe.report.summary import Summary
 from yolo_gradsafe.shield import Shield
 from yolo_gradsafe.stages import Grouping
 from yolo_gradsafe.step import GuardedStep
-from yolo_gradsafe.telemetry import Incident, Recorder, RunInfo, StepRow
+from yolo_gradsafe.telemetry import Incident, Recorder, RunInfo
+from yolo_gradsafe.telemetry.epoch import EpochLog
 from yolo_gradsafe.telemetry.layers import LayerLog
 from yolo_gradsafe.updates import UpdateSampler
 
 __all__ = ["Session"]
-
-
-@dataclass
-class _Epoch:
-    """The steps of the epoch under way, for the console and ``results.csv``."""
-
-    rows: list[StepRow] = field(default_factory=list)
-
-    def counts(self) -> Counter[str]:
-        return Counter(row.verdict for row in self.rows)
-
-    def columns(self) -> dict[str, float]:
-        """Return the columns of ``results.csv``: the same every epoch, none with ``loss`` or ``metric`` in its name."""
-        norms = [row.grad_norm for row in self.rows if math.isfinite(row.grad_norm)]
-        steps = len(self.rows)
-        clipped = sum(0 < row.clip_scale < 1 for row in self.rows)
-        return {
-            "gradsafe/grad_norm": statistics.median(norms) if norms else math.nan,
-            "gradsafe/grad_noise": statistics.pstdev(norms) / statistics.fmean(norms) if any(norms) else math.nan,
-            "gradsafe/grad_norm_max": max(norms, default=math.nan),
-            "gradsafe/clip_share": clipped / steps if steps else math.nan,
-            "gradsafe/skipped": float(sum(row.clip_scale == 0 for row in self.rows)),
-            "gradsafe/amp_scale": self.rows[-1].amp_scale if self.rows else math.nan,
-        }
 
 
 class Session:
@@ -66,7 +40,7 @@ class Session:
         self.summary: Summary | None = None
         self.shield = Shield(self._report_fault)
         self._warned: set[str] = set()
-        self._epoch = _Epoch()
+        self._epoch = EpochLog()
         self._epoch_number = 0
         self._batch = 0
         self._recoveries = 0
@@ -78,7 +52,7 @@ class Session:
             if host.is_main
             else None
         )
-        self._columns = telemetry.results_csv and host.accepts_columns(_Epoch().columns())
+        self._columns = telemetry.results_csv and host.accepts_columns(EpochLog().columns())
         self._window = BatchWindow()
         parameters = host.named_parameters()
         self._layers = LayerLog(Grouping([name for name, _ in parameters], host.layout))
@@ -101,14 +75,23 @@ class Session:
         if self._recorder:
             self._recorder.options(self.config.to_yaml())
             self._recorder.info(self._info)
-        clip = self.config.clip
-        rule = f"clip {clip.mode}" + (f" {clip.max_norm:g}" if clip.mode == "norm" else "")
+        port.log(
+            f"{self._rule()}, recovery {'on' if self.config.recovery.enabled else 'off'}, records in {self.host.run}"
+        )
+        if self.host.has_muon and self.config.clip.mode != "none":
+            port.log(
+                "clipping does not limit the Muon part of MuSGD, whose size does not depend on the gradients'; lr0 does"
+            )
         if not self.step.stands_in:
-            rule = "the trainer's own optimizer_step clips"
             port.warn(
                 "this trainer's optimizer_step is not stock's: it is called as it is; bad steps are still skipped"
             )
-        port.log(f"{rule}, recovery {'on' if self.config.recovery.enabled else 'off'}, records in {self.host.run}")
+
+    def _rule(self) -> str:
+        clip = self.config.clip
+        if not self.step.stands_in:
+            return "the trainer's own optimizer_step clips"
+        return f"clip {clip.mode}" + (f" {clip.max_norm:g}" if clip.mode == "norm" else "")
 
     # Events ---------------------------------------------------------------------------------------------------------
 
@@ -123,7 +106,7 @@ class Session:
             self.step.batchnorm.look()
             self.step.batchnorm.keep()
         self._recoveries = host.recoveries
-        self._epoch, self._epoch_number, self._batch = _Epoch(), host.epoch, 0
+        self._epoch, self._epoch_number, self._batch = EpochLog(), host.epoch, 0
         self.step.losses.begin_epoch()
 
     def begin_batch(self) -> None:
@@ -145,8 +128,7 @@ class Session:
             self._recorder.layers(self._layers.rows(self._epoch_number))
         if self._columns:
             self.host.add_columns(self._epoch.columns())
-        norms = [row.grad_norm for row in self._epoch.rows if math.isfinite(row.grad_norm)]
-        line = epoch_line(self._epoch_number, self._epoch.counts(), max(norms, default=math.nan))
+        line = epoch_line(self._epoch_number, self._epoch.counts(), max(self._epoch.norms(), default=math.nan))
         if line and self.config.report.console:
             port.log(line)
 

@@ -15,12 +15,14 @@ class Shield:
 
     Args:
         report: Called with the place and the traceback at the first fault of each place; may itself fail.
+        let_pass: Errors that are the user's, to be raised as they are.
     """
 
-    def __init__(self, report: Callable[[str, str], None]) -> None:
+    def __init__(self, report: Callable[[str, str], None], let_pass: tuple[type[Exception], ...] = ()) -> None:
         self.faults: Counter[str] = Counter()
         """Faults by place."""
         self._report = report
+        self._let_pass = let_pass
 
     @contextmanager
     def __call__(self, place: str) -> Iterator[None]:
@@ -31,6 +33,8 @@ class Shield:
         """
         try:
             yield
+        except self._let_pass:
+            raise
         except Exception:
             self.faults[place] += 1
             if self.faults[place] == 1:

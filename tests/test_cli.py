@@ -1,0 +1,117 @@
+"""The ``gradsafe`` command, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.arm import DETECT, ROOT
+
+TINY = ["epochs=1", "imgsz=64", "batch=4", "nbs=4", "device=cpu", "plots=False"]
+
+
+def gradsafe(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "yolo_gradsafe", *words],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_train_then_report(drawn, tmp_path):
+    done = gradsafe(
+        "train", f"model={DETECT}", f"data={drawn['detect']}", *TINY, f"project={tmp_path}", "name=a",
+        "gradsafe=detect", "gradsafe.clip.max_norm=5", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "a"
+    summary = json.loads((run / "stability.json").read_text())
+    assert summary["threshold"] == 5.0
+    assert "stability summary" in done.stdout
+    (run / "stability.json").unlink()
+    again = gradsafe("report", str(run), cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert summary["headline"] in again.stdout
+    assert json.loads((run / "stability.json").read_text())["steps"] == summary["steps"]
+    assert (run / "stability.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (["modle=x.yaml"], ["'modle' is not a valid YOLO argument", "model"]),
+        (["epochs=many"], ["epochs"]),
+        (["epochs=1"], ["'model' is missing"]),
+        ([f"model={DETECT}", "gradsafe=detct"], ["no such file or preset", "Did you mean 'detect'"]),
+        ([f"model={DETECT}", "gradsafe.clip.max_nrom=5"], ["clip.max_nrom: unknown option", "Did you mean 'max_norm'"]),
+        ([f"model={DETECT}", "gradsafe.clip.max_norm=-5"], ["clip.max_norm", "greater than 0", "-5"]),
+        ([f"model={DETECT}", "gradsafe.clip.max_norm=five"], ["clip.max_norm", "valid number", "'five'"]),
+        ([f"model={DETECT}", "gradsafe.clip"], ["expected gradsafe=PRESET_OR_FILE"]),
+    ],
+)
+def test_what_is_wrong_is_said_before_training_with_exit_code_2(words, messages, tmp_path):
+    done = gradsafe("train", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    for message in messages:
+        assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_fails_has_exit_code_1(tmp_path):
+    done = gradsafe("train", f"model={DETECT}", "data=nowhere.yaml", *TINY, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "nowhere.yaml" in done.stdout + done.stderr
+
+
+def test_a_folder_without_records_cannot_be_reported(tmp_path):
+    done = gradsafe("report", str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 2
+    assert str(tmp_path) in done.stderr
+
+
+def test_config_show_validate_schema(tmp_path):
+    shown = gradsafe("config", "show", "rtdetr", "recovery.max_skips=3", cwd=tmp_path)
+    options = yaml.safe_load(shown.stdout)
+    assert (options["clip"]["max_norm"], options["recovery"]["max_skips"]) == (0.1, 3)
+    (tmp_path / "mine.yaml").write_text(shown.stdout)
+    assert gradsafe("config", "validate", "mine.yaml", cwd=tmp_path).returncode == 0
+    (tmp_path / "mine.yaml").write_text("clip: {max_norm: -1}")
+    wrong = gradsafe("config", "validate", "mine.yaml", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "mine.yaml" in wrong.stderr
+    assert "clip.max_norm" in wrong.stderr
+    schema = json.loads(gradsafe("config", "schema", cwd=tmp_path).stdout)
+    assert "max_norm" in schema["$defs"]["ClipOptions"]["properties"]
+    assert "detect" in gradsafe("config", "presets", cwd=tmp_path).stdout.split()
+
+
+def test_help_is_light_and_reads_well(tmp_path):
+    done = gradsafe("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for command in ("train", "demo", "report", "config"):
+        assert command in done.stdout
+    code = (
+        "import sys, yolo_gradsafe.cli; assert not {'torch', 'ultralytics', 'polars', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_the_demo_survives_its_faults(tmp_path):
+    done = gradsafe("demo", "--folder", str(tmp_path / "demo"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    end = done.stdout[-6000:]
+    assert end.count("Survived 1 incident") == 2
+    for task in ("detect", "pose"):
+        assert str(tmp_path / "demo" / task / "stability.png") in end
+        assert (tmp_path / "demo" / task / "stability.png").is_file()
