@@ -79,6 +79,28 @@ def test_a_folder_without_records_cannot_be_reported(tmp_path):
     assert str(tmp_path) in done.stderr
 
 
+def test_probe(drawn, tmp_path):
+    words = [
+        f"model={DETECT}",
+        f"data={drawn['detect']}",
+        "imgsz=64",
+        "batch=4",
+        "nbs=4",
+        "range_steps=20",
+        "norm_steps=5",
+    ]
+    done = gradsafe("probe", *words, "optimizer=SGD", "--out", "found", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found" / "probe.json").read_text())
+    assert (tmp_path / "found" / "probe.png").is_file()
+    assert found["setup"]["optimizer"] == "SGD"
+    fragment = done.stdout[done.stdout.index("# gradsafe probe") :]
+    (tmp_path / "paste.yaml").write_text(fragment)
+    assert gradsafe("config", "validate", "paste.yaml", cwd=tmp_path).returncode == 0
+    assert gradsafe("probe", f"model={DETECT}", cwd=tmp_path).returncode == 2
+    assert gradsafe("probe", *words, "imgzs=64", cwd=tmp_path).returncode == 2
+
+
 def test_config_show_validate_schema(tmp_path):
     shown = gradsafe("config", "show", "rtdetr", "recovery.max_skips=3", cwd=tmp_path)
     options = yaml.safe_load(shown.stdout)
@@ -98,7 +120,7 @@ def test_config_show_validate_schema(tmp_path):
 def test_help_is_light_and_reads_well(tmp_path):
     done = gradsafe("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for command in ("train", "demo", "report", "config"):
+    for command in ("train", "probe", "demo", "report", "config"):
         assert command in done.stdout
     code = (
         "import sys, yolo_gradsafe.cli; assert not {'torch', 'ultralytics', 'polars', 'matplotlib'} & set(sys.modules)"

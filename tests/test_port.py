@@ -6,10 +6,11 @@ import pytest
 from ultralytics.engine.trainer import BaseTrainer
 
 from yolo_gradsafe import port
+from yolo_gradsafe.port import host
 
 
 def test_the_installed_optimizer_step_is_a_known_one():
-    assert port._fingerprint(BaseTrainer.optimizer_step) in port._KNOWN_STEPS
+    assert host._fingerprint(BaseTrainer.optimizer_step) in host._KNOWN_STEPS
 
 
 def test_the_fingerprint_sees_the_body_and_not_its_layout():
@@ -23,8 +24,8 @@ def test_the_fingerprint_sees_the_body_and_not_its_layout():
     def other():
         return 2
 
-    assert port._fingerprint(one) == port._fingerprint(same) != port._fingerprint(other)
-    assert port._fingerprint(len) == ""
+    assert host._fingerprint(one) == host._fingerprint(same) != host._fingerprint(other)
+    assert host._fingerprint(len) == ""
 
 
 def test_arguments_are_parsed_as_the_yolo_command_does():

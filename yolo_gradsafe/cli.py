@@ -107,6 +107,38 @@ def _split(words: list[str]) -> tuple[dict[str, Any], list[str]]:
     return ours, theirs
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    help="Find out by experiment which clip value and which lr0 a training wants, and whether AMP is safe for it.\n\n"
+    "Takes Ultralytics' training arguments as key=value, and seed=N, range_steps=N, norm_steps=N. Leaves the model's "
+    "file as it is; writes probe.json and probe.png.\n\n"
+    "Example: gradsafe probe model=yolo26n.yaml data=coco8.yaml imgsz=160 batch=8",
+)
+def probe(
+    context: typer.Context,
+    out: Annotated[Path | None, typer.Option(help="Folder of the result; a new runs/probe without it.")] = None,
+) -> None:
+    """Find out by experiment which clip value and learning rate a training wants."""
+    from yolo_gradsafe import port
+    from yolo_gradsafe.probe import run_probe
+    from yolo_gradsafe.probe.console import table
+    from yolo_gradsafe.probe.run import OWN_WORDS
+
+    with _explained(SyntaxError, TypeError, ValueError, FileNotFoundError, ConfigError):
+        own = {key: parse_value(value) for key, value in _pairs(context.args) if key in (*OWN_WORDS, "seed")}
+        theirs = [word for word in context.args if word.partition("=")[0] not in own]
+        result = run_probe({**port.parse_arguments(theirs), **own}, out)
+    typer.echo(table(result))
+    typer.echo("\n" + result.to_yaml(), nl=False)
+
+
+def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals:
+            yield key, value
+
+
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the data set and the runs go.")] = Path("runs/gradsafe-demo"),

@@ -197,10 +197,11 @@ class GuardedStep:
             host.drop(step.sample.amp_scale)
         elif not self.stands_in:
             host.own_step()
-        else:
-            if step is None:
-                host.clip_as_stock()
+        elif step is None:
+            host.clip_as_stock()
             host.apply()
+        else:
+            host.apply(finite=step.sample.grads_finite)
 
     def _sample_now(self) -> bool:
         """Sample the weights before this step, if it is its turn."""

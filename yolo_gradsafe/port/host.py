@@ -1,8 +1,7 @@
-"""Ultralytics, seen through what its supported versions have in common.
+"""A trainer in its run.
 
-The only file that touches the trainer's internals, and the only one that knows versions. The rest of the package talks
-to a ``Host``. Nothing of the trainer that it may replace during a run (optimizer, scaler, EMA, loaders) is kept here:
-each is looked up when it is needed.
+Nothing of the trainer that it may replace during a run (optimizer, scaler, EMA, loaders) is kept here: each is looked
+up when it is needed.
 """
 
 from __future__ import annotations
@@ -11,165 +10,27 @@ import ast
 import csv
 import hashlib
 import inspect
-import platform
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import ultralytics
 from torch import Tensor, nn
-from ultralytics.cfg import TASKS, check_dict_alignment, get_cfg, merge_equals_args, parse_key_value_pair
 from ultralytics.engine.trainer import BaseTrainer
-from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, colorstr
-from ultralytics.utils.callbacks.base import get_default_callbacks
+from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_gradsafe.stages import Layout, place
 
-__all__ = [
-    "EVENTS",
-    "Host",
-    "all_events",
-    "change_batches",
-    "is_set_up",
-    "log",
-    "parse_arguments",
-    "register",
-    "unregister",
-    "versions",
-    "warn",
-]
-
-EVENTS = (
-    "on_pretrain_routine_end",
-    "on_train_epoch_start",
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_train_epoch_end",
-    "on_train_end",
-    "teardown",
-)
-"""The trainer's events that the guard listens to. Of these only ``on_train_end`` is left out on ranks above 0."""
+__all__ = ["Host"]
 
 _KNOWN_STEPS = {
     "1f8cd1a26f5efdb9",  # up to 8.4.110
     "e1f8510bf8f2aa89",  # from 8.4.111: an NPU branch
 }
 """Fingerprints of the ``BaseTrainer.optimizer_step`` bodies that ``step.py`` can stand in for."""
-
-
-def log(message: str) -> None:
-    """Log a line for the user."""
-    if RANK in {-1, 0}:
-        LOGGER.info(f"{colorstr('GradSafe:')} {message}")
-
-
-def warn(message: str) -> None:
-    """Log a warning for the user."""
-    if RANK in {-1, 0}:
-        LOGGER.warning(f"{colorstr('GradSafe:')} {message}")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a run depends on."""
-    from yolo_gradsafe import __version__
-
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "ultralytics": ultralytics.__version__,
-        "yolo_gradsafe": __version__,
-    }
-
-
-def all_events() -> list[str]:
-    """Return the events that a callback can be registered for."""
-    return list(get_default_callbacks())
-
-
-def register(
-    target: Any, table: Mapping[str, Sequence[Callable[[Any], None]]]
-) -> dict[str, list[Callable[[Any], None]]]:
-    """Add callbacks to a model or a trainer, in front, so that they run before its loggers; never one twice.
-
-    Args:
-        target: A ``Model`` or ``BaseTrainer``.
-        table: Callbacks by event.
-
-    Returns:
-        Those that were not there before.
-
-    Raises:
-        TypeError: The target takes no callbacks.
-    """
-    if not (isinstance(getattr(target, "callbacks", None), Mapping) and hasattr(target, "add_callback")):
-        raise TypeError(f"expected an Ultralytics model (YOLO, RTDETR, ...) or trainer, got {type(target).__name__}.")
-    added = {event: [fn for fn in functions if fn not in target.callbacks[event]] for event, functions in table.items()}
-    for event, functions in added.items():
-        target.callbacks[event][:0] = functions
-    return added
-
-
-def unregister(target: Any, table: Mapping[str, Sequence[Callable[[Any], None]]]) -> None:
-    """Remove callbacks from a model or a trainer; those that are not there are ignored."""
-    for event, functions in table.items():
-        target.callbacks[event] = [fn for fn in target.callbacks[event] if fn not in functions]
-
-
-def is_set_up(target: Any) -> bool:
-    """Whether the target is a trainer that is past ``on_pretrain_routine_end``."""
-    return isinstance(target, BaseTrainer) and getattr(target, "stopper", None) is not None
-
-
-def change_batches(trainer: Any, change: Callable[[int, dict[str, Any]], None]) -> None:
-    """Let ``change`` alter every batch that is trained on, after it was preprocessed.
-
-    Args:
-        trainer: A trainer.
-        change: Called with the epoch, from 1, and the batch, whose tensors it may change in place.
-    """
-    preprocess = trainer.preprocess_batch
-
-    def preprocess_batch(batch: Any) -> Any:
-        batch = preprocess(batch)
-        change(int(trainer.epoch) + 1, batch)
-        return batch
-
-    trainer.preprocess_batch = preprocess_batch
-
-
-def parse_arguments(words: Sequence[str]) -> dict[str, Any]:
-    """Parse training arguments as the ``yolo`` command does, and check them as it does.
-
-    Args:
-        words: ``key=value`` words, a task's name, or the bare name of a switch (``resume``).
-
-    Raises:
-        SyntaxError: An unknown argument; the message is Ultralytics' own and names similar ones.
-        TypeError: A value of the wrong type.
-        ValueError: A value out of range.
-    """
-    arguments: dict[str, Any] = {}
-    for word in merge_equals_args(list(words)):
-        word = word.removeprefix("--").rstrip(",")
-        if "=" in word:
-            try:
-                key, value = parse_key_value_pair(word)
-            except AssertionError as error:
-                raise SyntaxError(str(error)) from None
-            arguments[key] = value
-        elif word in TASKS:
-            arguments["task"] = word
-        elif isinstance(DEFAULT_CFG_DICT.get(word), bool):
-            arguments[word] = True
-        elif word != "train":
-            check_dict_alignment(DEFAULT_CFG_DICT, {word: ""})
-            raise SyntaxError(f"'{word}' is a valid YOLO argument but is missing an '=' sign to set its value.")
-    get_cfg(overrides=dict(arguments))
-    return arguments
 
 
 class Host:
@@ -381,10 +242,20 @@ class Host:
         """Divide the gradients by the AMP scale; nothing without a GradScaler. Does not synchronise."""
         self.trainer.scaler.unscale_(self.trainer.optimizer)
 
-    def apply(self) -> None:
-        """Finish the step as stock does: step, update the scale, zero the gradients, update the EMA."""
+    def apply(self, finite: bool | None = None) -> None:
+        """Finish the step as stock does: step, update the scale, zero the gradients, update the EMA.
+
+        Args:
+            finite: Whether the unscaled gradients are finite, if the caller knows. ``GradScaler.step`` would read just
+            that
+                from the device, unless the optimizer is fused and takes it there: the read is saved.
+        """
         trainer = self.trainer
-        trainer.scaler.step(trainer.optimizer)
+        fused = getattr(trainer.optimizer, "_step_supports_amp_scaling", False)
+        if finite is None or fused or not trainer.scaler.is_enabled():
+            trainer.scaler.step(trainer.optimizer)
+        elif finite:
+            trainer.optimizer.step()
         trainer.scaler.update()
         trainer.optimizer.zero_grad()
         if trainer.ema:

@@ -1,0 +1,42 @@
+"""Training arguments as words of a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ultralytics.cfg import TASKS, check_dict_alignment, get_cfg, merge_equals_args, parse_key_value_pair
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+__all__ = ["parse_arguments"]
+
+
+def parse_arguments(words: Sequence[str]) -> dict[str, Any]:
+    """Parse training arguments as the ``yolo`` command does, and check them as it does.
+
+    Args:
+        words: ``key=value`` words, a task's name, or the bare name of a switch (``resume``).
+
+    Raises:
+        SyntaxError: An unknown argument; the message is Ultralytics' own and names similar ones.
+        TypeError: A value of the wrong type.
+        ValueError: A value out of range.
+    """
+    arguments: dict[str, Any] = {}
+    for word in merge_equals_args(list(words)):
+        word = word.removeprefix("--").rstrip(",")
+        if "=" in word:
+            try:
+                key, value = parse_key_value_pair(word)
+            except AssertionError as error:
+                raise SyntaxError(str(error)) from None
+            arguments[key] = value
+        elif word in TASKS:
+            arguments["task"] = word
+        elif isinstance(DEFAULT_CFG_DICT.get(word), bool):
+            arguments[word] = True
+        elif word != "train":
+            check_dict_alignment(DEFAULT_CFG_DICT, {word: ""})
+            raise SyntaxError(f"'{word}' is a valid YOLO argument but is missing an '=' sign to set its value.")
+    get_cfg(overrides=dict(arguments))
+    return arguments

@@ -1,0 +1,80 @@
+"""One training step as stock takes it, on anything that can be trained: the unit of which the experiments are made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["STOCK_MAX_NORM", "Step", "Trainable", "train_step"]
+
+STOCK_MAX_NORM = 10.0
+"""Global L2 norm at which stock Ultralytics clips."""
+
+
+class Trainable(Protocol):
+    """What the experiments need of a trainer; ``port.bench.Bench`` is the real one."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that are clipped together."""
+        ...
+
+    def forward(self) -> tuple[Tensor, int]:
+        """Return the next batch's loss, summed over its images, and their number."""
+        ...
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate."""
+        ...
+
+    def step(self) -> None:
+        """Let the optimizer step, and drop the gradients."""
+        ...
+
+    def reset(self, seed: int) -> None:
+        """Go back to the start."""
+        ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step showed."""
+
+    loss: float
+    """Mean loss an image."""
+    norm: float
+    """Global L2 norm of the gradients, before clipping."""
+    images: int
+    """Images that the gradients were summed over."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and norm are finite."""
+        return math.isfinite(self.loss) and math.isfinite(self.norm)
+
+
+def train_step(bench: Trainable, lr: float, batches: int = 1, max_norm: float = STOCK_MAX_NORM) -> Step:
+    """Sum the gradients of some batches, clip them, and step: stock's step, without AMP and EMA.
+
+    Args:
+        bench: What is trained.
+        lr: Learning rate.
+        batches: Batches to accumulate; like stock, their gradients are summed, not averaged.
+        max_norm: Norm to clip at.
+
+    Note:
+        Synchronises twice.
+    """
+    bench.set_lr(lr)
+    losses, images = [], 0
+    for _ in range(batches):
+        loss, count = bench.forward()
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+        images += count
+    norm = torch.nn.utils.clip_grad_norm_(bench.parameters(), max_norm=max_norm)
+    bench.step()
+    return Step(float(torch.stack(losses).sum()) / images, float(norm), images)
