@@ -1,0 +1,46 @@
+"""A fault of the plugin never kills a run: it is in the log once, and in the summary."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.arm import Arm
+
+# Each breaks one part of the plugin, for good, before training starts.
+BROKEN = {
+    "recorder": "import yolo_gradsafe.telemetry.recorder as m\n"
+    "def broken(self, row): raise OSError('disk full')\n"
+    "m.Recorder.step = broken",
+    "clipper": "import yolo_gradsafe.clipping.norm as m\n"
+    "def broken(self, *_): raise ZeroDivisionError('planted')\n"
+    "m.NormClipper.clip_ = broken",
+    "meter": "import yolo_gradsafe.gradients as m\n"
+    "def broken(self, *_): raise RuntimeError('planted')\n"
+    "m.Meter.measure = broken",
+}
+
+
+@pytest.mark.parametrize("part", BROKEN)
+def test_the_training_goes_on_as_stock(train, drawn, part):
+    stock = train(Arm(str(drawn["detect"])), "stock")
+    broken = train(Arm(str(drawn["detect"]), guard={}, code=BROKEN[part]), "broken")
+    assert broken.error == ""
+    assert broken.digests == stock.digests
+    assert broken.losses() == stock.losses()
+    assert broken.log.count("internal error, training goes on") == 1
+    summary = json.loads((broken.run / "stability.json").read_text())
+    assert [incident["kind"] for incident in summary["incidents"]] == ["internal_error"]
+
+
+def test_a_folder_that_cannot_be_written_leaves_the_training_alone(train, drawn):
+    code = (
+        "import yolo_gradsafe.session as m\n"
+        "def broken(*_, **__): raise PermissionError('read-only')\n"
+        "m.Recorder = broken"
+    )
+    result = train(Arm(str(drawn["detect"]), guard={}, code=code))
+    assert result.error == ""
+    assert "could not guard this training; it runs as stock" in result.log
+    assert "PermissionError: read-only" in result.log

@@ -1,0 +1,59 @@
+"""Promise 1: a healthy run with the default options is stock Ultralytics, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.arm import DETECT, POSE, Arm, needs_musgd
+
+MODELS = {"detect": DETECT, "pose": POSE}
+
+
+def assert_same(guarded, stock) -> None:
+    assert guarded.error == stock.error == ""
+    assert guarded.digests == stock.digests
+    assert guarded.losses() == stock.losses()
+
+
+@pytest.mark.parametrize("nbs", [4, 8], ids=["every-batch", "accumulated"])
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "auto"])
+@pytest.mark.parametrize("task", ["detect", "pose"])
+def test_healthy_run_equals_stock(train, drawn, task, optimizer, nbs):
+    args = {"optimizer": optimizer, "nbs": nbs, "lr0": 0.001}
+    stock = train(Arm(str(drawn[task]), MODELS[task], args), "stock")
+    guarded = train(Arm(str(drawn[task]), MODELS[task], args, guard={}), "guarded")
+    assert_same(guarded, stock)
+    assert guarded.steps
+    assert {row["verdict"] for row in guarded.steps} <= {"ok", "clipped"}
+    assert not guarded.incidents()
+
+
+@needs_musgd
+def test_musgd_equals_stock(train, drawn):
+    args = {"optimizer": "MuSGD"}
+    assert_same(
+        train(Arm(str(drawn["detect"]), args=args, guard={}), "guarded"),
+        train(Arm(str(drawn["detect"]), args=args), "stock"),
+    )
+
+
+def test_a_threshold_that_is_not_reached_equals_stock_unclipped(train, drawn):
+    raise_limit = "import torch.nn.utils as u; f = u.clip_grad_norm_; u.clip_grad_norm_ = lambda p, max_norm: f(p, 1e9)"
+    stock = train(Arm(str(drawn["detect"]), code=raise_limit), "stock")
+    for name, clip in {"high": {"max_norm": 1e9}, "none": {"mode": "none"}}.items():
+        guarded = train(Arm(str(drawn["detect"]), guard={"clip": clip}), name)
+        assert_same(guarded, stock)
+        assert {row["verdict"] for row in guarded.steps} == {"ok"}
+
+
+@pytest.mark.parametrize("precision", [None, "float16", "bfloat16"])
+def test_scaler_with_routine_overflows_equals_stock(train, drawn, precision):
+    # So large a scale overflows fp32: the scaler halves it until it fits, as fp16 does from 65536 down.
+    scale = 2.0**127 if precision != "float16" else 2.0**20
+    arm = {"data": str(drawn["detect"]), "scaler": scale, "autocast": precision}
+    stock, guarded = train(Arm(**arm), "stock"), train(Arm(**arm, guard={}), "guarded")
+    assert_same(guarded, stock)
+    verdicts = [row["verdict"] for row in guarded.steps]
+    assert "amp_overflow" in verdicts, "the fault did not fire"
+    assert not guarded.incidents()
+    assert "WARNING ⚠️ \x1b[34m\x1b[1mGradSafe" not in guarded.log
