@@ -98,7 +98,8 @@ def run_arm(arm: Arm, folder: Path) -> Result:
     folder.mkdir(parents=True, exist_ok=True)
     spec = folder / "arm.json"
     spec.write_text(json.dumps(asdict(arm)))
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.arm", str(spec)], cwd=folder, env=env, capture_output=True, text=True, timeout=550
     )

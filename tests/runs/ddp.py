@@ -1,7 +1,7 @@
 """Two gloo ranks on the CPU: ``python -m torch.distributed.run --nproc_per_node 2 -m tests.runs.ddp DATA OUT RANK``.
 
-A NaN pixel is put into the second batch of RANK. Every rank writes what became of it to OUT. The trainer's few lines stand in
-for what Ultralytics' own distributed set-up wants an accelerator for.
+A NaN pixel is put into the second batch of RANK. Every rank writes what became of it to OUT. The trainer's few lines
+stand in for what Ultralytics' own distributed set-up wants an accelerator for.
 """
 
 from __future__ import annotations

@@ -51,7 +51,13 @@ def test_nan_pixel_in_real_images(train, coco, task, where, scaler):
     bad = [row for row in result.steps if row["verdict"] == "bad_batch"]
     assert [(int(row["epoch"]), int(row["batch"]), row["clip_scale"]) for row in bad] == [(*place, "0")]
     assert json.loads(bad[0]["images"]) == incident["images"]
-    for name in ("stability.json", "stability/options.yaml", "stability/run.json", "weights/last.pt", "weights/best.pt"):
+    for name in (
+        "stability.json",
+        "stability/options.yaml",
+        "stability/run.json",
+        "weights/last.pt",
+        "weights/best.pt",
+    ):
         assert (result.run / name).is_file()
 
 
