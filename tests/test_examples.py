@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.arm import ROOT
+from tests.arm import DETECT, ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
@@ -45,6 +45,8 @@ def test_every_example_is_listed():
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_readme_block(number, drawn, tmp_path):
-    output = run(["-c", BLOCKS[number].replace("coco8.yaml", str(drawn["detect"]))], tmp_path)
+    output = run(
+        ["-c", BLOCKS[number].replace("coco8.yaml", str(drawn["detect"])).replace("yolo26n.yaml", DETECT)], tmp_path
+    )
     if "headline" in BLOCKS[number]:
         assert "Healthy:" in output

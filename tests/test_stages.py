@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import ultralytics
 
+from tests.arm import DETECT
 from yolo_gradsafe.stages import Layout, place
 
 YOLO26 = Layout(backbone=11, layers=24, task="pose")
@@ -59,6 +60,8 @@ def test_an_unknown_model_falls_back_to_its_top_level_modules():
     ],
 )
 def test_real_models_have_all_three_stages(yaml, branches):
+    if "26" in yaml and "26" not in DETECT:
+        pytest.skip("YOLO26 came with Ultralytics 8.4.0")
     model = (ultralytics.RTDETR if "rtdetr" in yaml else ultralytics.YOLO)(yaml)
     layout = Layout(len(model.model.yaml["backbone"]), len(model.model.model), model.task)
     stages = {place(name, layout).stage for name, _ in model.model.named_parameters()}
