@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import datetime
 
@@ -18,7 +19,7 @@ from yolo_gradsafe.report.summary import Summary
 from yolo_gradsafe.shield import Shield
 from yolo_gradsafe.stages import Grouping
 from yolo_gradsafe.step import GuardedStep
-from yolo_gradsafe.telemetry import Incident, Recorder, RunInfo
+from yolo_gradsafe.telemetry import Incident, Recorder, RunInfo, RunPaths
 from yolo_gradsafe.telemetry.epoch import EpochLog
 from yolo_gradsafe.telemetry.layers import LayerLog
 from yolo_gradsafe.updates import UpdateSampler
@@ -67,6 +68,8 @@ class Session:
             telemetry.update_ratio_steps,
             steps=self._recorder.steps if self._recorder else 0,
         )
+        if host.resumed:
+            self._resume()
 
     def install(self) -> None:
         """Take the step's place on the trainer, and start the records."""
@@ -126,6 +129,7 @@ class Session:
             self._check_open_window()
         if self._recorder:
             self._recorder.layers(self._layers.rows(self._epoch_number))
+            self._recorder.state({"mode": self.config.clip.mode, "clipper": self.step.clipper.state_dict()})
         if self._columns:
             self.host.add_columns(self._epoch.columns())
         line = epoch_line(self._epoch_number, self._epoch.counts(), max(self._epoch.norms(), default=math.nan))
@@ -147,6 +151,18 @@ class Session:
             self.host.register_plot(self._recorder.paths.plot)
         if self.config.report.console:
             port.log("stability summary\n" + table(self.summary))
+
+    def _resume(self) -> None:
+        """Let the clipper go on from what it had learnt; every rank from the same file."""
+        path = RunPaths(self.host.run).state
+        if not path.is_file():
+            return
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            if state["mode"] == self.config.clip.mode:
+                self.step.clipper.load_state_dict(state["clipper"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            port.warn(f"{path} cannot be used, the clipper starts anew: {error}")
 
     # Records --------------------------------------------------------------------------------------------------------
 

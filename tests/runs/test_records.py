@@ -52,20 +52,47 @@ def test_every_file_of_a_pose_run(train, drawn):
     assert "gradsafe" not in yaml.safe_load((result.run / "args.yaml").read_text())
 
 
-def test_a_resumed_run_without_our_columns_stays_rectangular(train, drawn, tmp_path):
-    stop = (
-        "def die(trainer):\n"
-        "    if trainer.epoch == 1: raise KeyboardInterrupt\n"
-        "callbacks.setdefault('on_train_epoch_start', []).append(die)\n"
-        "import ultralytics\n"
-    )
-    stock = Arm(str(drawn["detect"]), code=stop.replace("KeyboardInterrupt", "RuntimeError('stopped')"))
-    first = train(stock, "run")
-    assert first.error.startswith("RuntimeError")
+DIE_IN_EPOCH_2 = """
+def die(trainer):
+    if trainer.epoch == 1:
+        raise RuntimeError("stopped")
+callbacks.setdefault("on_train_epoch_start", []).append(die)
+"""
+
+
+def resume(train, drawn, guard, resumed_guard):
+    """Train one epoch of three, then resume for the others."""
+    first = train(Arm(str(drawn["detect"]), guard=guard, code=DIE_IN_EPOCH_2))
+    assert first.error == "RuntimeError: stopped"
     last = first.run / "weights" / "last.pt"
-    resumed = train(Arm(str(drawn["detect"]), str(last), {"resume": True}, guard={}), "run")
+    resumed = train(Arm(str(drawn["detect"]), str(last), {"resume": True}, guard=resumed_guard))
     assert resumed.error == ""
     lengths = {len(line.split(",")) for line in (resumed.run / "results.csv").read_text().splitlines()}
-    assert len(lengths) == 1
+    assert len(lengths) == 1, "results.csv stays rectangular"
     assert [row["epoch"] for row in resumed.results] == ["1", "2", "3"]
-    assert len(resumed.steps) == 4
+    return resumed
+
+
+def test_a_stock_run_can_be_resumed_with_the_guard(train, drawn):
+    resumed = resume(train, drawn, None, {})
+    assert [int(row["step"]) for row in resumed.steps] == [1, 2, 3, 4]
+
+
+def test_a_guarded_run_goes_on_where_it_was(train, drawn):
+    guard = {"clip": {"mode": "auto", "warmup_steps": 2, "max_norm": 10.0}}
+    resumed = resume(train, drawn, guard, guard)
+    assert [int(row["step"]) for row in resumed.steps] == [1, 2, 3, 4, 5, 6]
+    thresholds = [float(row["threshold"]) for row in resumed.steps]
+    assert thresholds[:2] == [10.0, 10.0]
+    assert all(threshold > 10.0 for threshold in thresholds[2:]), "the warm-up is not made again"
+
+
+def test_a_damaged_state_is_said_and_left_aside(train, drawn, tmp_path):
+    state = tmp_path / "run" / "train" / "stability" / "state.json"
+    spoil = f"import pathlib; p = pathlib.Path(r'{state}'); p.exists() and p.write_text('{{')\n"
+    first = train(Arm(str(drawn["detect"]), guard={}, code=DIE_IN_EPOCH_2))
+    last = first.run / "weights" / "last.pt"
+    resumed = train(Arm(str(drawn["detect"]), str(last), {"resume": True}, guard={}, code=spoil))
+    assert resumed.error == ""
+    assert "the clipper starts anew" in resumed.log
+    assert len(resumed.steps) == 6

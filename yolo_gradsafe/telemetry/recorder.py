@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from yolo_gradsafe.telemetry.schema import Incident, LayerRow, RunInfo, RunPaths, StepRow, to_json
 
@@ -49,13 +50,8 @@ class Recorder:
             _cut_half_line(self.paths.incidents)
             self._header, self.steps = _read_back(self.paths.steps)
         else:
-            for path in (
-                self.paths.steps,
-                self.paths.layers,
-                self.paths.incidents,
-                self.paths.summary,
-                self.paths.plot,
-            ):
+            paths = self.paths
+            for path in (paths.steps, paths.layers, paths.incidents, paths.state, paths.summary, paths.plot):
                 path.unlink(missing_ok=True)
 
     def step(self, row: StepRow) -> None:
@@ -82,6 +78,10 @@ class Recorder:
     def options(self, text: str) -> None:
         """Write the resolved options."""
         write_atomically(self.paths.options, text)
+
+    def state(self, values: dict[str, Any]) -> None:
+        """Write what a resumed run goes on from; finite numbers, lists and names."""
+        write_atomically(self.paths.state, json.dumps(values, allow_nan=False) + "\n")
 
     def flush(self) -> None:
         """Append the rows that are held back to ``steps.csv``, as one write."""

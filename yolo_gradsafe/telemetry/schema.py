@@ -70,6 +70,11 @@ class RunPaths:
         return self.folder / "options.yaml"
 
     @property
+    def state(self) -> Path:
+        """What a resumed run goes on from: the clipper's state, as of the last whole epoch."""
+        return self.folder / "state.json"
+
+    @property
     def summary(self) -> Path:
         """The summary for programs."""
         return self.run / "stability.json"
