@@ -88,12 +88,12 @@ class Meter:
         count = len(tensors)
         if not tensors:
             nothing = Gradients([], [], [], torch.zeros(0), torch.zeros(()))
-            return nothing, Reading(0.0, [], _pack(scalars).tolist())
+            return nothing, Reading(0.0, [], _pack(scalars, torch.device("cpu")).tolist())
         norms = torch.stack(torch._foreach_norm(tensors)).float()
         if grad_scale is not None:
             norms = norms / grad_scale
         total = torch.linalg.vector_norm(norms)
-        values = torch.cat([norms, total.reshape(1), _pack(scalars).to(norms.device)]).tolist()
+        values = torch.cat([norms, total.reshape(1), _pack(scalars, norms.device)]).tolist()
         names, parameters = [name for name, _ in with_grad], [p for _, p in with_grad]
         return Gradients(names, parameters, tensors, norms, total), Reading(
             norm=values[count],
@@ -102,9 +102,10 @@ class Meter:
         )
 
 
-def _pack(scalars: Sequence[Tensor]) -> Tensor:
-    """Flatten tensors of any float type into one fp32 vector on their device."""
-    return torch.cat([value.detach().reshape(-1).float() for value in scalars]) if scalars else torch.zeros(0)
+def _pack(scalars: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Flatten tensors of any float type into one fp32 vector; those that lie there already do not synchronise."""
+    flat = [value.detach().reshape(-1).to(device, torch.float32) for value in scalars]
+    return torch.cat(flat) if flat else torch.zeros(0, device=device)
 
 
 @torch.no_grad()

@@ -42,6 +42,7 @@ class Host:
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
+        self._one = torch.ones((), device=trainer.device)
         self._own: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}
 
     # What is trained ------------------------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ class Host:
         """Loss scale of the GradScaler, 0-d on its device; 1 without one. Does not synchronise."""
         scaler = self.trainer.scaler
         scale = scaler._get_scale_async() if scaler.is_enabled() else None
-        return torch.ones(()) if scale is None else scale.detach()
+        return self._one if scale is None else scale.detach()
 
     @property
     def precision(self) -> str:

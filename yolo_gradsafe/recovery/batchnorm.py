@@ -31,6 +31,8 @@ class BatchNormShadow:
         for buffer in buffers:
             groups.setdefault(buffer.dtype, []).append(buffer.detach())
         self._live = list(groups.values())
+        # Views of contiguous buffers see every later change in place, so they are made once.
+        self._flat = self._flatten() if all(b.is_contiguous() for b in buffers) else None
         self._good = self._gather()
         self._seen = [flat.clone() for flat in self._good]
 
@@ -62,7 +64,10 @@ class BatchNormShadow:
         return all(bool(b.isfinite().all()) for group in self._live for b in group if b.is_floating_point())
 
     def _gather(self, into: list[Tensor] | None = None) -> list[Tensor]:
-        flat = [[buffer.reshape(-1) for buffer in group] for group in self._live]
+        flat = self._flatten() if self._flat is None else self._flat
         if into is None:
             return [torch.cat(group) for group in flat]
         return [torch.cat(group, out=out) for group, out in zip(flat, into, strict=True)]
+
+    def _flatten(self) -> list[list[Tensor]]:
+        return [[buffer.reshape(-1) for buffer in group] for group in self._live]

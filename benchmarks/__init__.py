@@ -1,0 +1,1 @@
+"""What the guard costs: ratios to stock, taken side by side."""

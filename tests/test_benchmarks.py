@@ -1,0 +1,69 @@
+"""The benchmarks run and print their tables; what they measure is not judged here."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import all as everything
+from benchmarks import epoch, harness, memory, step, telemetry
+from tests.arm import DETECT
+
+
+@pytest.fixture(autouse=True)
+def _no_warm_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(harness, "WARM_UP", 0)
+
+
+def tables(printed: str) -> dict[str, list[list[str]]]:
+    """Return the cells of the tables that were printed, header and rows, by title."""
+    found: dict[str, list[list[str]]] = {}
+    title = ""
+    for line in printed.splitlines():
+        if line.startswith("### "):
+            title = line.removeprefix("### ").split(":")[0]
+        elif line.startswith("|") and not line.startswith("| ---"):
+            found.setdefault(title, []).append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+def test_step(capsys):
+    step.main(["--models", DETECT, "--optimizers", "SGD", "--repeats", "1", "--device", "cpu"])
+    header, *rows = tables(capsys.readouterr().out)["The optimizer step"]
+    assert [row[2] for row in rows] == ["no", "yes"]
+    assert all(float(row[header.index("ratio")]) > 0 for row in rows)
+
+
+def test_telemetry(capsys):
+    telemetry.main(["--models", DETECT, "--repeats", "1", "--device", "cpu"])
+    _, *rows = tables(capsys.readouterr().out)["A record of every tensor"]
+    assert len(rows) == 7
+    assert rows[0][3:] == ["1.00", "1.00"], "stock's clip is what the rest is compared to"
+
+
+def test_memory(capsys):
+    memory.main(["--models", DETECT, "--device", "cpu"])
+    header, row = tables(capsys.readouterr().out)["Memory on the device"]
+    assert float(row[header.index("copies of the statistics")]) <= 2.1
+    assert float(row[header.index("% beyond one copy")]) <= 1
+
+
+@pytest.mark.slow
+def test_epoch(capsys):
+    epoch.main(["--model", DETECT, "--epochs", "1", "--rounds", "1", "--device", "cpu"])
+    _, *rows = tables(capsys.readouterr().out)["Training epochs"]
+    assert [row[0] for row in rows] == ["stock", "guarded", "stock again"]
+    assert all(float(row[1]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_all_tables_come_last(capsys):
+    few = ["--optimizers", "SGD", "--repeats", "1", "--epochs", "1", "--rounds", "1", "--device", "cpu"]
+    everything.main(["--models", DETECT, *few])
+    printed = capsys.readouterr().out
+    assert list(tables(printed)) == [
+        "The optimizer step",
+        "A record of every tensor",
+        "Training epochs",
+        "Memory on the device",
+    ]
+    assert "Ultralytics" not in printed[printed.index("###") :].replace("as Ultralytics sets them", "")
