@@ -10,7 +10,7 @@ import ultralytics
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.models.yolo.pose import PoseTrainer
 
-from tests.arm import BASE, DETECT, POSE
+from tests.arm import BASE, DETECT, POSE, needs_musgd
 from yolo_gradsafe import RTDETR, YOLO, ConfigError, GradSafe
 from yolo_gradsafe.step import GuardedStep
 
@@ -195,3 +195,11 @@ def test_an_option_that_only_the_model_can_show_to_be_wrong_fails_before_trainin
     guard = GradSafe(clip={"stages": {"haed": {"max_norm": 1.0}}})
     with pytest.raises(ConfigError, match=r"haed.*head"):
         guard.attach(ultralytics.YOLO(DETECT)).train(**tiny)
+
+
+@needs_musgd
+@pytest.mark.parametrize(("clip", "level"), [({}, "INFO"), ({"max_norm": 1.0}, "WARNING")])
+def test_that_clipping_cannot_limit_muon_is_said(tiny, caplog, clip, level):
+    GradSafe(clip=clip).attach(ultralytics.YOLO(DETECT)).train(**{**tiny, "optimizer": "MuSGD"})
+    said = [record for record in caplog.records if "does not limit the Muon part" in record.message]
+    assert [record.levelname for record in said] == [level]

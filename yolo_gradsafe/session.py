@@ -72,23 +72,19 @@ class Session:
             self._resume()
 
     def install(self) -> None:
-        """Take the step's place on the trainer, and start the records."""
-        self.host.replace_step(self.step)
-        self.host.watch_batches(self._window.name)
+        """Start the records, and take the step's place on the trainer."""
+        host, config = self.host, self.config
         if self._recorder:
-            self._recorder.options(self.config.to_yaml())
+            self._recorder.options(config.to_yaml())
             self._recorder.info(self._info)
-        port.log(
-            f"{self._rule()}, recovery {'on' if self.config.recovery.enabled else 'off'}, records in {self.host.run}"
-        )
-        if self.host.has_muon and self.config.clip.mode != "none":
-            port.log(
-                "clipping does not limit the Muon part of MuSGD, whose size does not depend on the gradients'; lr0 does"
-            )
+        host.replace_step(self.step)
+        host.watch_batches(self._window.name)
+        port.log(f"{self._rule()}, recovery {'on' if config.recovery.enabled else 'off'}, records in {host.run}")
+        if host.has_muon and config.clip.mode != "none":
+            tell = port.log if config.clip == Config().clip else port.warn
+            tell("clipping does not limit the Muon part of MuSGD, whose size is the learning rate's alone: lower lr0")
         if not self.step.stands_in:
-            port.warn(
-                "this trainer's optimizer_step is not stock's: it is called as it is; bad steps are still skipped"
-            )
+            port.warn("this trainer has an optimizer_step of its own: it is called as it is, but not for a bad step")
 
     def _rule(self) -> str:
         clip = self.config.clip
@@ -124,14 +120,14 @@ class Session:
             self._window.batches[-1].loss = self.host.loss
 
     def end_epoch(self) -> None:
-        """Look at an open window before validation does, add the columns, and say what happened."""
+        """Add the columns, look at an open window before validation does, and say what happened."""
+        if self._columns:  # first: a row without them would break results.csv, whatever fails below
+            self.host.add_columns(self._epoch.columns())
         if self._window.batches and self.config.recovery.enabled:
             self._check_open_window()
         if self._recorder:
             self._recorder.layers(self._layers.rows(self._epoch_number))
             self._recorder.state({"mode": self.config.clip.mode, "clipper": self.step.clipper.state_dict()})
-        if self._columns:
-            self.host.add_columns(self._epoch.columns())
         line = epoch_line(self._epoch_number, self._epoch.counts(), max(self._epoch.norms(), default=math.nan))
         if line and self.config.report.console:
             port.log(line)

@@ -13,6 +13,9 @@ BROKEN = {
     "recorder": "import yolo_gradsafe.telemetry.recorder as m\n"
     "def broken(self, row): raise OSError('disk full')\n"
     "m.Recorder.step = broken",
+    "layers": "import yolo_gradsafe.telemetry.recorder as m\n"
+    "def broken(self, rows): raise OSError('disk full')\n"
+    "m.Recorder.layers = broken",
     "clipper": "import yolo_gradsafe.clipping.norm as m\n"
     "def broken(self, *_): raise ZeroDivisionError('planted')\n"
     "m.NormClipper.clip_ = broken",
@@ -29,6 +32,7 @@ def test_the_training_goes_on_as_stock(train, drawn, part):
     assert broken.error == ""
     assert broken.digests == stock.digests
     assert broken.losses() == stock.losses()
+    assert all(row["gradsafe/skipped"] == "0" for row in broken.results), "results.csv stays rectangular"
     assert broken.log.count("internal error, training goes on") == 1
     summary = json.loads((broken.run / "stability.json").read_text())
     assert [incident["kind"] for incident in summary["incidents"]] == ["internal_error"]
