@@ -111,13 +111,13 @@ class GuardedStep:
         names, items = host.loss_items()
         losses = torch.stack([loss.reshape(()) for loss in self.window.losses(host.loss)])
         scale = host.amp_scale
-        waiting = [] if self._pending is None else [self._pending]
+        waiting, self._pending = [] if self._pending is None else [self._pending], None
         gradients, reading = self.meter.measure(
             [self.batchnorm.look(), scale, losses, items, *waiting], None if self.stands_in else scale
         )
         buffers_norm, amp_scale, *values = reading.scalars
         terms, rest = values[len(losses) :][: len(names)], values[len(losses) + len(names) :]
-        self.update_ratios, self._pending = self.updates.ratios(rest) if waiting else None, None
+        self.update_ratios = self.updates.ratios(rest) if waiting else None
         bad_tensors = _bad_tensors(gradients, reading)
         losses_bad, grads_bad, buffers_bad = host.any_rank(
             [

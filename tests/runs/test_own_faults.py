@@ -48,3 +48,15 @@ def test_a_folder_that_cannot_be_written_leaves_the_training_alone(train, drawn)
     assert result.error == ""
     assert "could not guard this training; it runs as stock" in result.log
     assert "PermissionError: read-only" in result.log
+
+
+def test_a_sample_that_cannot_be_read_costs_its_own_step_only(train, drawn):
+    code = (
+        "import yolo_gradsafe.updates as m\n"
+        "def broken(self, values): raise RuntimeError('planted')\n"
+        "m.UpdateSampler.ratios = broken"
+    )
+    result = train(Arm(str(drawn["detect"]), guard={"telemetry": {"update_ratio_steps": 4}}, code=code))
+    assert result.error == ""
+    assert result.log.count("internal error, training goes on") == 1
+    assert [int(row["step"]) for row in result.steps] == [1, 2, 3, 4, 6], "step 5 read the sample of step 4"

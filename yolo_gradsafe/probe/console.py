@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from yolo_gradsafe.probe.result import ProbeResult
+from yolo_gradsafe.report.console import shown
 
 __all__ = ["table"]
 
@@ -15,11 +16,11 @@ LABEL = 16
 
 def table(result: ProbeResult) -> str:
     """Return the result as plain text, aligned, at most 80 columns wide, without a line break at its end."""
-    lines = textwrap.wrap(_shown(result.headline), WIDTH)
+    lines = textwrap.wrap(shown(result.headline), WIDTH)
     for label, texts in _rows(result):
         for text in texts:
             lines += textwrap.wrap(
-                _shown(text),
+                shown(text),
                 WIDTH,
                 initial_indent=f"  {label:<{LABEL}}",
                 subsequent_indent=" " * (LABEL + 2),
@@ -52,9 +53,3 @@ def _rows(result: ProbeResult) -> Iterator[tuple[str, list[str]]]:
     yield "bf16", [headroom.bf16]
     if advice.notes:
         yield "notes", advice.notes
-
-
-def _shown(text: str) -> str:
-    """Return a text from outside, such as a file's name, without what a terminal would obey."""
-    line = " ".join(text.split())
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)

@@ -13,17 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from yolo_gradsafe.probe.headroom import FP16_MAX, TIGHT
 from yolo_gradsafe.probe.lr_range import LOWEST
 from yolo_gradsafe.probe.parts import Headroom, Init, LrRange, Norms
 from yolo_gradsafe.probe.steps import STOCK_MAX_NORM
+from yolo_gradsafe.report.look import BLUE, DARK, GREEN, GREY, ORANGE, PURPLE, RED, plain_log_ticks
 
 __all__ = ["GREEN", "GREY", "RED", "depth", "headroom", "lr_range", "norms"]
-
-RED, GREEN = "#e6001a", "#00664b"
-DARK, GREY, BLUE, ORANGE, PURPLE = "#222222", "#8c8c8c", "#0072b2", "#e69f00", "#7b4f9d"
 
 CEILING = 1.6
 """Losses beyond this many times the largest smoothed one are marked at the edge: the curve is to be read."""
@@ -109,7 +107,7 @@ def norms(axes: Axes, found: Norms) -> None:
     ):
         if value is not None:
             axes.axvline(value, color=color, linestyle=style, linewidth=2, label=f"{label} {value:.3g}")
-    _plain(axes, "x", values)
+    plain_log_ticks(axes.xaxis, values)
     axes.set_xlabel(f"gradient norm of a step ({found.images:.3g} images, lr {found.lr:g}), before clipping")
     axes.set_ylabel("steps")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -156,18 +154,8 @@ def _floats(values: Iterable[float | str | None]) -> Array:
 
 def _log_y(axes: Axes, values: Array) -> None:
     axes.set_yscale("log", nonpositive="mask")
-    _plain(axes, "y", values)
+    plain_log_ticks(axes.yaxis, values)
     axes.grid(axis="y", color="#ebebeb")
-
-
-def _plain(axes: Axes, which: str, values: Array) -> None:
-    """Let a logarithmic axis have ticks that read as plain numbers, closer where it spans little."""
-    seen = values[np.isfinite(values) & (values > 0)]
-    close = len(seen) == 0 or seen.max() / seen.min() < 200
-    axis = axes.yaxis if which == "y" else axes.xaxis
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if close else (1,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _heading(axes: Axes, text: str, color: str = DARK) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from yolo_gradsafe.report.parts import IncidentEntry
     from yolo_gradsafe.report.summary import Summary
 
-__all__ = ["epoch_line", "table"]
+__all__ = ["epoch_line", "shown", "table"]
 
 WIDTH = 80
 LABEL = 16
@@ -33,7 +33,7 @@ _EVENTS = {
 
 def table(summary: Summary) -> str:
     """Return the summary as plain text, aligned, at most 80 columns wide, without a line break at its end."""
-    lines = textwrap.wrap(_shown(summary.headline), WIDTH)
+    lines = textwrap.wrap(shown(summary.headline), WIDTH)
     for label, texts in _rows(summary):
         for text in texts:
             lines += _row(label, text)
@@ -85,12 +85,12 @@ def _amp(summary: Summary) -> Iterator[str]:
 
 def _incidents(incidents: list[IncidentEntry]) -> Iterator[str]:
     for incident in incidents[:MOST_INCIDENTS]:
-        yield f"epoch {incident.epoch}, batch {incident.batch}, step {incident.step}: {_shown(incident.message)}"
+        yield f"epoch {incident.epoch}, batch {incident.batch}, step {incident.step}: {shown(incident.message)}"
         if incident.images:
-            names = ", ".join(_shown(PureWindowsPath(image).name) for image in incident.images[:MOST_IMAGES])
+            names = ", ".join(shown(PureWindowsPath(image).name) for image in incident.images[:MOST_IMAGES])
             more = len(incident.images) - MOST_IMAGES
             yield f"  images: {names}{f' and {more} more' if more > 0 else ''}"
-        yield f"  action: {_shown(incident.action)}"
+        yield f"  action: {shown(incident.action)}"
     more = len(incidents) - MOST_INCIDENTS
     if more > 0:
         yield f"and {more} more in stability/incidents.jsonl"
@@ -105,7 +105,7 @@ def _row(label: str, text: str) -> list[str]:
     )
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Return a text from outside, such as a file's name, without what a terminal would obey."""
     line = " ".join(text.split())
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)

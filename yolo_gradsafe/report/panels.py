@@ -13,15 +13,15 @@ import numpy.typing as npt
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter
 
+from yolo_gradsafe.report.look import BLUE, DARK, GREY, ORANGE, PURPLE, RED, plain_log_ticks, spread
 from yolo_gradsafe.report.records import loss_items
 from yolo_gradsafe.report.thin import medians, thin
 
 __all__ = ["GREY", "SKIPPED", "amp_scale", "gradient_norm", "learning_rate", "loss", "mark_skips"]
 
-SKIPPED = "#e6001a"
-DARK, GREY, BLUE, ORANGE, PURPLE = "#222222", "#8c8c8c", "#0072b2", "#e69f00", "#7b4f9d"
+SKIPPED = RED
 ITEMS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#a89500", "#8c8c8c")
 
 DENSE = 300
@@ -62,7 +62,7 @@ def loss(axes: Axes, rows: pl.DataFrame) -> None:
     names = ["loss", *loss_items(rows)]
     series = [_values(rows, name) for name in names]
     together = np.concatenate(series)
-    if not (together < 0).any() and _spread(together) > 10:
+    if not (together < 0).any() and spread(together) > 10:
         _log(axes, together)
     for name, values, color in zip(names, series, (DARK, *ITEMS * len(names)), strict=False):
         _line(axes, _values(rows, "step"), values, color, name)
@@ -139,15 +139,7 @@ def _values(rows: pl.DataFrame, name: str) -> Array:
 def _log(axes: Axes, values: Array) -> None:
     """Make an axis logarithmic, with ticks that read as plain numbers, closer where it spans little."""
     axes.set_yscale("log", nonpositive="mask")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if _spread(values) < 200 else (1,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _spread(values: Array) -> float:
-    """Return the largest over the smallest positive finite value, 1 where there is none."""
-    seen = values[np.isfinite(values) & (values > 0)]
-    return float(seen.max() / seen.min()) if len(seen) else 1.0
+    plain_log_ticks(axes.yaxis, values)
 
 
 def _heading(axes: Axes, text: str) -> None:

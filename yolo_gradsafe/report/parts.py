@@ -32,7 +32,7 @@ class Run(Part):
     task: str = Field(default="", description="Ultralytics' task: detect, pose, ...")
     model: str = Field(default="", description="model that was trained, as it was named to Ultralytics")
     optimizer: str = Field(default="", description="name of the optimizer's class")
-    amp: str = Field(default="fp32", description="precision: fp32, fp16 (with a GradScaler) or bf16")
+    amp: str = Field(default="", description="precision: fp32, fp16 (with a GradScaler) or bf16; empty when unknown")
     batch: int = Field(default=0, description="images a batch")
     epochs: int = Field(default=0, description="epochs asked for")
     device: str = Field(default="", description="device of the training")
