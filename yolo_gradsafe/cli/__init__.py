@@ -1,0 +1,15 @@
+"""The ``gradsafe`` command, a file a subcommand.
+
+Exit codes: 0 done, 1 the training failed, 2 wrong options or arguments. What is heavy is imported by the command that
+needs it, so that ``--help`` answers at once.
+"""
+
+from yolo_gradsafe.cli import config, demo, probe, report, train
+from yolo_gradsafe.cli.app import app
+
+__all__ = ["app", "config", "demo", "main", "probe", "report", "train"]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,54 @@
+"""The command itself, and what its parts share: exit codes, and how a user's mistake is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from yolo_gradsafe import __version__
+
+__all__ = ["FAILED", "KEY_VALUE", "WRONG", "app", "explained", "pairs"]
+
+FAILED, WRONG = 1, 2
+
+KEY_VALUE = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Settings of a command that takes ``key=value`` words, as ``yolo`` does."""
+
+app = typer.Typer(
+    name="gradsafe",
+    help="Gradient safety for Ultralytics YOLO training: track, clip, recover from NaN, report.",
+    epilog="Exit codes: 0 done, 1 the training failed, 2 wrong options or arguments.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@contextmanager
+def explained(*errors: type[Exception]) -> Iterator[None]:
+    """Turn a user's mistake into a message and exit code 2."""
+    try:
+        yield
+    except errors as error:
+        typer.echo(f"error: {error}".strip(), err=True)
+        raise typer.Exit(WRONG) from None
+
+
+def pairs(words: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield key and value of the words that are ``key=value``."""
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals:
+            yield key, value
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit

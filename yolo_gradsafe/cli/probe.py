@@ -1,0 +1,36 @@
+"""``gradsafe probe``: the experiment before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from yolo_gradsafe.cli.app import KEY_VALUE, app, explained, pairs
+from yolo_gradsafe.config import ConfigError, parse_value
+
+
+@app.command(
+    context_settings=KEY_VALUE,
+    help="Find out by experiment which clip value and which lr0 a training wants, and whether AMP is safe for it.\n\n"
+    "Takes Ultralytics' training arguments as key=value, and seed=N, range_steps=N, norm_steps=N. Leaves the model's "
+    "file as it is; writes probe.json and probe.png.\n\n"
+    "Example: gradsafe probe model=yolo26n.yaml data=coco8.yaml imgsz=160 batch=8",
+)
+def probe(
+    context: typer.Context,
+    out: Annotated[Path | None, typer.Option(help="Folder of the result; a new runs/probe without it.")] = None,
+) -> None:
+    """Find out by experiment which clip value and learning rate a training wants."""
+    from yolo_gradsafe import port
+    from yolo_gradsafe.probe import run_probe
+    from yolo_gradsafe.probe.console import table
+    from yolo_gradsafe.probe.run import OWN_WORDS
+
+    with explained(SyntaxError, TypeError, ValueError, FileNotFoundError, ConfigError):
+        own = {key: parse_value(value) for key, value in pairs(context.args) if key in (*OWN_WORDS, "seed")}
+        theirs = [word for word in context.args if word.partition("=")[0] not in own]
+        result = run_probe({**port.parse_arguments(theirs), **own}, out)
+    typer.echo(table(result))
+    typer.echo("\n" + result.to_yaml(), nl=False)

@@ -1,0 +1,61 @@
+"""``gradsafe train``: train as ``yolo train`` does, guarded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from yolo_gradsafe.cli.app import FAILED, KEY_VALUE, app, explained
+from yolo_gradsafe.config import Config, ConfigError, parse_value
+
+
+@app.command(
+    context_settings=KEY_VALUE,
+    help="Train as 'yolo train' does, guarded.\n\n"
+    "Takes every Ultralytics argument as key=value, and the options of the guard: gradsafe=PRESET_OR_FILE and "
+    "gradsafe.SECTION.OPTION=VALUE.\n\n"
+    "Example: gradsafe train model=yolo26n.pt data=coco8.yaml epochs=100 gradsafe=detect gradsafe.clip.max_norm=5",
+)
+def train(context: typer.Context) -> None:
+    """Train as ``yolo train`` does, guarded."""
+    ours, theirs = _split(context.args)
+    with explained(ConfigError):
+        Config.load(ours.get("source"), ours["overrides"])
+
+    from yolo_gradsafe import port
+    from yolo_gradsafe.guard import GradSafe
+    from yolo_gradsafe.models import RTDETR, YOLO
+
+    with explained(SyntaxError, TypeError, ValueError):
+        arguments = port.parse_arguments(theirs)
+        if "model" not in arguments:
+            raise SyntaxError("'model' is missing, e.g. model=yolo26n.pt")
+    guard = GradSafe(ours.get("source"), **ours["overrides"])
+    name = str(arguments.pop("model"))
+    task = arguments.pop("task", None)
+    model = RTDETR(name) if "rtdetr" in Path(name).stem.lower() else YOLO(name, task=task)
+    try:
+        model.train(callbacks=guard, **arguments)
+    except Exception as error:
+        port.warn(f"the training failed: {type(error).__name__}: {error}")
+        raise typer.Exit(FAILED) from error
+
+
+def _split(words: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Part the guard's words from Ultralytics'."""
+    ours: dict[str, Any] = {"overrides": {}}
+    theirs = []
+    with explained(ConfigError):
+        for word in words:
+            key, equals, value = word.removeprefix("--").partition("=")
+            if key == "gradsafe" and equals:
+                ours["source"] = value
+            elif key.startswith("gradsafe.") and equals:
+                ours["overrides"][key.removeprefix("gradsafe.")] = parse_value(value)
+            elif key.split(".")[0] == "gradsafe":
+                raise ConfigError(f"'{word}': expected gradsafe=PRESET_OR_FILE or gradsafe.SECTION.OPTION=VALUE")
+            else:
+                theirs.append(word)
+    return ours, theirs
