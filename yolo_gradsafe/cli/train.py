@@ -15,7 +15,8 @@ from yolo_gradsafe.config import Config, ConfigError, parse_value
     context_settings=KEY_VALUE,
     help="Train as 'yolo train' does, guarded.\n\n"
     "Takes every Ultralytics argument as key=value, and the options of the guard: gradsafe=PRESET_OR_FILE and "
-    "gradsafe.SECTION.OPTION=VALUE.\n\n"
+    "gradsafe.SECTION.OPTION=VALUE. data= may be a COCO JSON, or a YAML that names one a split: "
+    "it is converted once.\n\n"
     "Example: gradsafe train model=yolo26n.pt data=coco8.yaml epochs=100 gradsafe=detect gradsafe.clip.max_norm=5",
 )
 def train(context: typer.Context) -> None:
@@ -36,11 +37,29 @@ def train(context: typer.Context) -> None:
     name = str(arguments.pop("model"))
     task = arguments.pop("task", None)
     model = RTDETR(name) if "rtdetr" in Path(name).stem.lower() else YOLO(name, task=task)
+    arguments |= _converted(arguments, str(model.task))
     try:
         model.train(callbacks=guard, **arguments)
     except Exception as error:
         port.warn(f"the training failed: {type(error).__name__}: {error}")
         raise typer.Exit(FAILED) from error
+
+
+def _converted(arguments: dict[str, Any], task: str) -> dict[str, Any]:
+    """Return the data YAML in place of COCO JSON; nothing where the data are no such."""
+    from yolo_gradsafe import port
+    from yolo_gradsafe.data.convert import PrepareError, is_coco, prepare
+    from yolo_gradsafe.data.findings import CheckError
+
+    if not is_coco(arguments.get("data")):
+        return {}
+    with explained(PrepareError, CheckError, OSError):
+        prepared = prepare(arguments["data"], task)
+    first, *others = prepared.notes
+    port.log(first if prepared.fresh else f"{first} (before; nothing has changed)")
+    for note in others:
+        port.warn(note)
+    return {"data": str(prepared.data)}
 
 
 def _split(words: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -1,0 +1,184 @@
+"""Whatever stands in a label file or a JSON: the check ends with findings, never with an exception."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ultralytics.data.utils import verify_image_label
+
+from tests.data.sets import TWO_POINTS, annotation, coco_set, coco_values, keypoint_categories, yolo_set
+from yolo_gradsafe.data import Health, PrepareError, prepare, run_check
+from yolo_gradsafe.data.console import table
+from yolo_gradsafe.data.read.labels import parse
+from yolo_gradsafe.data.read.source import Item, Layout
+
+fuzz = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+
+NUMBERS = st.one_of(
+    st.floats(), st.integers(-2, 3), st.floats(-0.1, 1.1), st.sampled_from([0, 0.5, 1e-12, 1e308, -1e308, 2**64])
+)
+WORDS = st.one_of(
+    NUMBERS.map(repr),
+    st.sampled_from(["nan", "-inf", "1e999", "1_0", "0x1", "cat", "\0", "½", "٣"]),
+    st.text(max_size=3),
+)
+LINES = st.lists(WORDS, min_size=0, max_size=13).map(" ".join)
+TEXTS = st.one_of(st.lists(LINES, max_size=6).map("\n".join).map(str.encode), st.binary(max_size=60))
+TIDY = st.tuples(st.integers(0, 2), *[st.sampled_from([-0.5, -0.005, 0, 0.001, 0.3, 0.5, 0.7, 1, 1.005, 1.2])] * 4)
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    NUMBERS,
+    st.integers(),
+    st.text(max_size=4),
+    st.sampled_from([1, 2, 5, 9, 10**30, "1", "\ud800"]),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+BOXES = st.lists(NUMBERS, min_size=4, max_size=4)
+ENTRIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": SCALARS,
+        "image_id": st.sampled_from([1, 2]) | SCALARS,
+        "category_id": st.sampled_from([5, 9]) | SCALARS,
+        "bbox": BOXES | VALUES,
+        "keypoints": st.lists(NUMBERS, min_size=9, max_size=9) | VALUES,
+        "area": SCALARS,
+        "iscrowd": VALUES,
+    },
+)
+IMAGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": SCALARS,
+        "file_name": st.sampled_from(["1.jpg", "2.jpg", ".."]) | VALUES,
+        "width": SCALARS,
+        "height": SCALARS,
+    },
+)
+CATEGORIES = st.fixed_dictionaries({}, optional={"id": SCALARS, "name": VALUES, "keypoints": VALUES})
+
+
+def sound(health: Health) -> None:
+    """Whatever was found can be shown, saved and loaded."""
+    assert Health.model_validate_json(health.to_json()) == health
+    text = table(health)
+    assert all(line.isprintable() for line in text.splitlines())
+    assert health.warning.isprintable()
+    assert all(kind.count >= len(kind.examples) > 0 for kind in health.kinds)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@fuzz
+@given(content=TEXTS, pose=st.booleans(), outline=st.booleans())
+def test_any_label_file(folder: Path, content: bytes, pose: bool, outline: bool) -> None:
+    place = folder / f"labels-{pose}"
+    data = place / "data.yaml" if place.exists() else yolo_set(place, {"x": ""}, **(TWO_POINTS if pose else {}))
+    (place / "labels" / "train" / "x.txt").write_bytes(content)
+    sound(run_check(data, task="detect" if outline else None, sheet=place / "sheet.jpg"))
+
+
+@settings(fuzz, max_examples=200)
+@given(rows=st.lists(TIDY, max_size=4))
+def test_what_ultralytics_refuses_is_an_error_here(folder: Path, rows: list[tuple[float, ...]]) -> None:
+    place = folder / "compared"
+    data = place / "data.yaml" if place.exists() else yolo_set(place, {"x": ""})
+    label, image = place / "labels" / "train" / "x.txt", place / "images" / "train" / "x.jpg"
+    label.write_text("".join(" ".join(map(str, row)) + "\n" for row in rows))
+    refused = verify_image_label((str(image), str(label), "", False, 2, 0, 0, False))[0] is None
+    health = run_check(data, read_images=False)
+    if refused:
+        assert health.errors
+    elif not any(min(row[3:]) <= 0 for row in rows):
+        assert not health.errors, "but for boxes without area, what Ultralytics takes is no error"
+
+
+@settings(fuzz, max_examples=200)
+@given(content=TEXTS, points=st.sampled_from([0, 1, 2]), dims=st.sampled_from([2, 3]))
+def test_parsed_rows_are_finite_and_of_one_length(content: bytes, points: int, dims: int) -> None:
+    rows, found = parse(content, Item("i.jpg", "l.txt"), Layout(2, points, dims))
+    assert all(len(row.values) == 5 + 3 * points and np.isfinite(row.values).all() for row in rows)
+    lines = [one.line for one in found if one.line] + [row.place for row in rows]
+    assert len(set(lines)) == len(lines), "a line is a row or a finding"
+
+
+@fuzz
+@given(entries=st.lists(ENTRIES | VALUES, max_size=4), points=st.booleans())
+def test_any_annotations(folder: Path, entries: list[Any], points: bool) -> None:
+    values = coco_values([annotation(8, keypoints=[9] * 9), *entries])
+    values["categories"] = keypoint_categories() if points else values["categories"]
+    check_json(folder / "annotations", json.dumps(values).encode())
+
+
+@fuzz
+@given(
+    images=VALUES | st.lists(IMAGES, max_size=3),
+    categories=VALUES | st.lists(CATEGORIES, max_size=3),
+    annotations=VALUES | st.lists(ENTRIES, max_size=3),
+)
+def test_any_structure(folder: Path, images: Any, categories: Any, annotations: Any) -> None:
+    values = {"images": images, "categories": categories, "annotations": annotations}
+    check_json(folder / "structure", json.dumps(values).encode())
+
+
+NAMES = st.sampled_from(
+    ["images/train", "annotations.json", "train.txt", ".", "nowhere", "\0", "x" * 300, "", "data.yaml"]
+)
+KEYS = ("path", "train", "val", "test", "names", "nc", "kpt_shape", "flip_idx", "channels", "images", "validation")
+SHAPES = st.lists(st.integers(-1, 3), max_size=3)
+YAMLS = st.fixed_dictionaries(
+    {}, optional={key: NAMES | SHAPES | VALUES.filter(lambda v: not isinstance(v, str)) for key in KEYS}
+)
+
+
+@settings(fuzz, max_examples=150)
+@given(values=YAMLS | VALUES)
+def test_any_yaml(folder: Path, values: Any) -> None:
+    place = folder / "yaml"
+    data = place / "data.yaml"
+    if not place.exists():
+        yolo_set(place)
+        coco_set(place)
+    data.write_text(json.dumps(values), encoding="utf-8")
+    sound(run_check(data))
+    if isinstance(values, dict):
+        sound(run_check({**values, "path": values.get("path", str(place))}))
+
+
+@fuzz
+@given(values=VALUES | st.binary(max_size=40))
+def test_any_json(folder: Path, values: Any) -> None:
+    check_json(folder / "any", values if isinstance(values, bytes) else json.dumps(values).encode())
+
+
+def check_json(place: Path, content: bytes) -> None:
+    path = place / "annotations.json" if place.exists() else coco_set(place)
+    path.write_bytes(content)
+    sound(run_check(path, sheet=place / "sheet.jpg"))
+    for task in ("detect", "pose"):
+        with TemporaryDirectory() as cache:
+            try:
+                made = prepare(path, task, cache=Path(cache))
+            except PrepareError:
+                continue
+            assert not run_check(made.data).errors, "what was converted can be trained on"

@@ -1,0 +1,79 @@
+"""Readers: a YOLO data YAML, a COCO JSON, a small YAML of JSONs or a folder, all as one ``Source``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from yolo_gradsafe.data.findings import CheckError
+from yolo_gradsafe.data.read.coco import CocoPart, read_coco
+from yolo_gradsafe.data.read.coco_yaml import coco_parts
+from yolo_gradsafe.data.read.folder import find_description, read_folder
+from yolo_gradsafe.data.read.source import Item, Layout, Row, Source
+from yolo_gradsafe.data.read.yolo_yaml import SPLITS, load_yaml, read_mapping
+
+__all__ = ["SPLITS", "Item", "Layout", "Row", "Source", "find_data", "open_data"]
+
+Data = str | Path | Mapping[str, Any]
+
+
+def open_data(
+    data: Data, images: Path | None = None, splits: tuple[str, ...] = SPLITS, task: str | None = None
+) -> Source:
+    """Read what there is of a data set: which images, where their objects are; label files and images come later.
+
+    Args:
+        data: A data YAML, a COCO JSON, a YAML that names COCO JSONs, a folder, the name of one of Ultralytics' data
+            YAMLs, or the content of a data YAML.
+        images: Folder of the images of a JSON; found beside it where it is not given.
+        splits: Splits that are read.
+        task: Ultralytics' task, where it is known.
+
+    Raises:
+        CheckError: There is no such file or folder.
+    """
+    if isinstance(data, Mapping):
+        return read_mapping(data, Path(str(data.get("yaml_file") or "data.yaml")), splits, task)
+    path = find_data(data)
+    if path.is_dir():
+        description = find_description(path)
+        if description is None:
+            return read_folder(path)
+        path = description
+    if path.suffix.lower() == ".json":
+        return read_coco(path, [CocoPart("train", path, images)], task)
+    try:
+        values = load_yaml(path)
+        if not isinstance(values, Mapping):
+            raise CheckError(f"holds {type(values).__name__}, expected keys such as train, val and names")
+    except CheckError as error:
+        broken = Source(path, "yolo", file=str(path), files=[path])
+        broken.note("yaml_syntax", str(error))
+        return broken
+    if parts := coco_parts(values, path):
+        return read_coco(path, [part for part in parts if part.split in splits], task)
+    return read_mapping(values, path, splits, task)
+
+
+def find_data(data: str | Path) -> Path:
+    """Return the path of a data set, where Ultralytics would find it too, downloads excepted.
+
+    Raises:
+        CheckError: There is no such file or folder.
+    """
+    path = Path(data)
+    try:
+        if path.exists():
+            return path
+        package = find_spec("ultralytics")
+        names = [path.name] if path.suffix else [f"{path.name}.yaml"]
+        if package and package.submodule_search_locations and path.name == str(path):
+            shipped = Path(next(iter(package.submodule_search_locations)), "cfg", "datasets")
+            for name in names:
+                if (shipped / name).is_file():
+                    return shipped / name
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckError(f"{data!s}: {error}") from None
+    raise CheckError(f"{data!s}: no such file or folder")
