@@ -13,7 +13,7 @@ def window(*losses: float) -> BatchWindow:
     made = BatchWindow()
     for number, loss in enumerate(losses, 1):
         made.open(epoch=1, batch=number)
-        made.name((f"{number}.jpg",))
+        made.name({"im_file": (f"{number}.jpg",)})
         if number < len(losses):
             made.batches[-1].loss = torch.tensor(loss)
     return made

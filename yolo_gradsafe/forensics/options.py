@@ -1,0 +1,30 @@
+"""The options of ``forensics``."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from yolo_gradsafe.section import Section
+
+__all__ = ["ForensicsOptions"]
+
+
+class ForensicsOptions(Section):
+    """What is found out about a bad step; costs nothing until there is one."""
+
+    diagnoses: int = Field(
+        default=100,
+        ge=0,
+        description="(int) >= 0, bad steps that are looked into for the sample, the layer and the loss term; 0: none",
+    )
+    pictures: int = Field(
+        default=20, ge=0, description="(int) >= 0, contact sheets of bad batches that are kept in stability/batches"
+    )
+    archive: bool = Field(
+        default=False, description="(bool) keep bad batches themselves, too (npz), for 'gradsafe replay'"
+    )
+    quarantine: int = Field(
+        default=2,
+        ge=0,
+        description="(int) >= 0, proven offences after which an image is left out of later batches; 0: never",
+    )

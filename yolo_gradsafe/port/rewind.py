@@ -1,0 +1,89 @@
+"""A pass through the live model that leaves no trace.
+
+A forward pass in training mode updates batch-norm statistics and may draw random numbers, create a criterion or keep a
+cache. All of it is put back, in place: trainer and EMA hold references to the very tensors, so nothing is rebound.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["rewound"]
+
+
+@contextmanager
+def rewound(model: nn.Module, others: Sequence[object] = ()) -> Iterator[None]:
+    """Put back, at the end, what a pass through a model changes: bit for bit, whatever is raised.
+
+    That is: buffers, attributes of the modules (the training flag, caches), references to gradients, and the random
+    states of Python, NumPy and torch on the CPU and on the model's device. Weights and the content of gradients are not
+    copied: a pass does not change them as long as it uses ``torch.autograd.grad`` and not ``backward``.
+
+    Args:
+        model: The live model. Takes memory for a copy of its buffers meanwhile.
+        others: Plain objects that a pass may change, such as criteria; their attributes and tensors are put back.
+
+    Note:
+        Synchronises on CUDA, through the random state.
+    """
+    buffers = [
+        (module, name, live, live.detach().clone())
+        for module in model.modules()
+        for name, live in module._buffers.items()
+        if live is not None
+    ]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    namespaces = [vars(thing) for thing in (*model.modules(), *others)]
+    namespaces += [module._modules for module in model.modules()]
+    attributes = [(live, dict(live)) for live in namespaces]
+    tensors = [(live, live.clone()) for thing in others for live in vars(thing).values() if isinstance(live, Tensor)]
+    states = _random_states(model)
+    try:
+        yield
+    finally:
+        for names, before in attributes:
+            _put_back(names, before)
+        with torch.no_grad():
+            for module, name, live, copy in buffers:
+                live.copy_(copy)
+                module._buffers[name] = live
+            for live, copy in tensors:
+                live.copy_(copy)
+        for parameter, gradient in gradients:
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
+        _set_random_states(model, states)
+
+
+def _put_back(live: dict[str, Any], before: dict[str, Any]) -> None:
+    for name in set(live) - set(before):
+        del live[name]
+    for name, value in before.items():
+        if name not in live or live[name] is not value:
+            live[name] = value
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _random_states(model: nn.Module) -> tuple[Any, Any, Tensor, Tensor | None]:
+    device = _device(model)
+    # Only the model's own device: to ask the others would start a CUDA context on each.
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+
+
+def _set_random_states(model: nn.Module, states: tuple[Any, Any, Tensor, Tensor | None]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    if states[3] is not None:
+        torch.cuda.set_rng_state(states[3], _device(model))
