@@ -136,6 +136,7 @@ def main(spec: Path) -> None:
     events: dict[str, int] = {}
     fired: list[tuple[int, int]] = []
     final: dict[str, Any] = {}
+    gradients: dict[Any, Any] = {}
 
     def on(event: str):
         return lambda fn: callbacks.setdefault(event, []).append(fn)
@@ -172,11 +173,14 @@ def main(spec: Path) -> None:
         trainer.batch_number += 1
         if [trainer.epoch + 1, trainer.batch_number] in arm.undo:
             final["before"] = _clone(_state(trainer))
+            gradients.update({p: None if p.grad is None else p.grad.clone() for p in trainer.model.parameters()})
 
     @on("on_train_batch_end")
     def _undo(trainer: Any) -> None:
         if before := final.pop("before", None):
             _put_back(trainer, before)
+            for parameter, gradient in gradients.items():
+                parameter.grad = gradient
 
     @on("on_train_end")
     def _capture(trainer: Any) -> None:

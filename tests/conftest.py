@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -19,12 +20,12 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
-def coco() -> Path:
-    """The folder of real COCO images; tests that want it are skipped where it is not."""
+def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the real COCO images, because Ultralytics writes beside them; without them its tests are skipped."""
     folder = Path(os.environ.get("GRADSAFE_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder}; set GRADSAFE_DATA")
-    return folder
+    return Path(shutil.copytree(folder, tmp_path_factory.mktemp("coco") / "data"))
 
 
 @pytest.fixture(scope="session")

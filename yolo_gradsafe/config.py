@@ -17,6 +17,8 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from yolo_gradsafe.clipping.options import ClipOptions
+from yolo_gradsafe.forensics.options import ForensicsOptions
+from yolo_gradsafe.recovery.options import RecoveryOptions
 from yolo_gradsafe.section import Section
 
 __all__ = ["Config", "ConfigError", "nearest", "parse_value", "preset_names", "preset_path"]
@@ -26,28 +28,6 @@ Source = str | Path | Mapping[str, Any] | None
 
 class ConfigError(ValueError):
     """A wrong option, file or preset; the message names it, its value, what is allowed and the nearest valid name."""
-
-
-class RecoveryOptions(Section):
-    """What happens to a step that would harm the model."""
-
-    enabled: bool = Field(
-        default=True,
-        description="(bool) skip steps with a non-finite loss or gradient and put back what their forward pass "
-        "poisoned; False observes only",
-    )
-    scale_floor: float = Field(
-        default=1.0,
-        gt=0,
-        description="(float) > 0, AMP loss scale at or below which non-finite gradients are a fault of the batch and "
-        "no longer GradScaler's routine search for a scale",
-    )
-    max_skips: int = Field(
-        default=50,
-        ge=1,
-        description="(int) >= 1, optimizer steps skipped in a row after which the NaN is shown to Ultralytics again, "
-        "so that its own epoch recovery can act",
-    )
 
 
 class TelemetryOptions(Section):
@@ -88,6 +68,7 @@ class Config(Section):
 
     clip: ClipOptions = Field(default_factory=ClipOptions, description="Clipping")
     recovery: RecoveryOptions = Field(default_factory=RecoveryOptions, description="Recovery from NaN and Inf")
+    forensics: ForensicsOptions = Field(default_factory=ForensicsOptions, description="What made a step bad")
     telemetry: TelemetryOptions = Field(default_factory=TelemetryOptions, description="Records of the run")
     report: ReportOptions = Field(default_factory=ReportOptions, description="Report at the end")
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from yolo_gradsafe import clipping, port
 from yolo_gradsafe.config import Config
+from yolo_gradsafe.forensics.investigator import Investigator
 from yolo_gradsafe.forensics.window import BatchWindow
 from yolo_gradsafe.port import Host
 from yolo_gradsafe.recovery.assessment import Assessment
+from yolo_gradsafe.recovery.medic import TrainingStopped
 from yolo_gradsafe.report import build
 from yolo_gradsafe.report.console import epoch_line, table
 from yolo_gradsafe.report.summary import Summary
@@ -22,6 +28,7 @@ from yolo_gradsafe.step import GuardedStep
 from yolo_gradsafe.telemetry import Incident, Recorder, RunInfo, RunPaths
 from yolo_gradsafe.telemetry.epoch import EpochLog
 from yolo_gradsafe.telemetry.layers import LayerLog
+from yolo_gradsafe.telemetry.schema import Verdict
 from yolo_gradsafe.updates import UpdateSampler
 
 __all__ = ["Session"]
@@ -39,13 +46,14 @@ class Session:
         self.host = host
         self.config = config
         self.summary: Summary | None = None
-        self.shield = Shield(self._report_fault)
+        self.shield = Shield(self._report_fault, let_pass=(TrainingStopped,))
         self._warned: set[str] = set()
         self._epoch = EpochLog()
         self._epoch_number = 0
         self._batch = 0
         self._recoveries = 0
         self._finished = False
+        self._vanished: list[str] = []
         self._info = _run_info(host)
         telemetry = config.telemetry
         self._recorder = (
@@ -55,6 +63,7 @@ class Session:
         )
         self._columns = telemetry.results_csv and host.accepts_columns(EpochLog().columns())
         self._window = BatchWindow()
+        self._investigator = Investigator(host, config.forensics)
         parameters = host.named_parameters()
         self._layers = LayerLog(Grouping([name for name, _ in parameters], host.layout))
         self.step = GuardedStep(
@@ -62,7 +71,10 @@ class Session:
             clipping.build(config.clip, host.stages()),
             config.recovery,
             self._window,
+            self._layers.grouping,
             self.shield,
+            self._investigate,
+            self._note_isolation,
             self._record,
             UpdateSampler(parameters, self._layers.grouping),
             telemetry.update_ratio_steps,
@@ -78,7 +90,9 @@ class Session:
             self._recorder.options(config.to_yaml())
             self._recorder.info(self._info)
         host.replace_step(self.step)
-        host.watch_batches(self._window.name)
+        host.watch_batches(self._open_content, self._window.hold)
+        if config.recovery.enabled:
+            host.watch_validation(self._note_validation, self._rescue_validation)
         port.log(f"{self._rule()}, recovery {'on' if config.recovery.enabled else 'off'}, records in {host.run}")
         if host.has_muon and config.clip.mode != "none":
             tell = port.log if config.clip == Config().clip else port.warn
@@ -107,6 +121,8 @@ class Session:
         self._recoveries = host.recoveries
         self._epoch, self._epoch_number, self._batch = EpochLog(), host.epoch, 0
         self.step.losses.begin_epoch()
+        self.step.medic.begin_epoch(self.step.steps)
+        self._take_events()
 
     def begin_batch(self) -> None:
         """Open the batch in the window."""
@@ -115,9 +131,16 @@ class Session:
         self.step.losses.begin_batch()
 
     def end_batch(self) -> None:
-        """Keep the loss of a batch that did not close its accumulation window."""
+        """Keep the loss of a batch that did not close its accumulation window, or look at it; end a lost training."""
         if self._window.batches:
             self._window.batches[-1].loss = self.host.loss
+            self.step.isolate(closing=False)
+        self._window.let_go()
+        self._take_events()
+        if self.step.medic.stopped:
+            if self.config.recovery.on_exhausted == "raise":
+                raise TrainingStopped(self.step.medic.stopped)
+            self.host.stop()
 
     def end_epoch(self) -> None:
         """Add the columns, look at an open window before validation does, and say what happened."""
@@ -125,9 +148,19 @@ class Session:
             self.host.add_columns(self._epoch.columns())
         if self._window.batches and self.config.recovery.enabled:
             self._check_open_window()
+        self.step.medic.inspect()
+        self._take_events()
+        self.host.show_lr_times(self.step.medic.lr.factor)
         if self._recorder:
             self._recorder.layers(self._layers.rows(self._epoch_number))
-            self._recorder.state({"mode": self.config.clip.mode, "clipper": self.step.clipper.state_dict()})
+            self._recorder.state(
+                {
+                    "mode": self.config.clip.mode,
+                    "clipper": self.step.clipper.state_dict(),
+                    "recovery": self.step.medic.state_dict(),
+                    "quarantine": self._investigator.state_dict(),
+                }
+            )
         line = epoch_line(self._epoch_number, self._epoch.counts(), max(self._epoch.norms(), default=math.nan))
         if line and self.config.report.console:
             port.log(line)
@@ -137,8 +170,9 @@ class Session:
         if self._finished or not self._recorder:
             return
         self._finished = True
+        self._take_events()
         self._info.finished = _now()
-        self._info.error = error
+        self._info.error = error or self.step.medic.stopped
         self._recorder.flush()
         self._recorder.info(self._info)
         plot = self.config.report.plot and self.host.plots
@@ -157,30 +191,140 @@ class Session:
             state = json.loads(path.read_text(encoding="utf-8"))
             if state["mode"] == self.config.clip.mode:
                 self.step.clipper.load_state_dict(state["clipper"])
+            if "recovery" in state:
+                self.step.medic.load_state_dict(state["recovery"])
+            if "quarantine" in state:
+                self._investigator.load_state_dict(state["quarantine"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            port.warn(f"{path} cannot be used, the clipper starts anew: {error}")
+            port.warn(f"{path} cannot be used, clipper and recovery start anew: {error}")
 
     # Records --------------------------------------------------------------------------------------------------------
 
+    def _open_content(self, batch: Any) -> None:
+        """Keep quarantined images out of a batch that comes from the loader, and note what it is made of."""
+        with self.shield("keep images in quarantine"):
+            self._investigator.quarantine.apply(batch)
+        with self.shield("note a batch's images"):
+            self._window.name(batch)
+
+    def _investigate(self, step: Assessment) -> None:
+        """Find out what made a step bad, from its newest batch."""
+        sample, newest_finite = step.sample, math.isfinite(step.sample.loss)
+        if (
+            len(self._window.kept) > 1
+            and newest_finite
+            and not step.bad_tensors
+            and step.verdict is not Verdict.DIVERGING
+        ):
+            return  # the bad batch is an earlier one of the window, and gone
+        found = self._investigator.look(
+            self._window.content,
+            sample.epoch,
+            sample.batch,
+            sample.amp_scale,
+            gradients_bad=sample.losses_finite,
+            outlier=step.verdict is Verdict.DIVERGING,
+        )
+        if found is None:
+            return
+        culprit, saved, banned = found
+        step.culprit, step.layer, step.term, step.picture = (
+            culprit.sentence(),
+            culprit.layer,
+            culprit.term,
+            saved.picture,
+        )
+        step.images = list(culprit.images) or step.images
+        self._note_quarantine(banned)
+
+    def _note_isolation(self) -> None:
+        """Look into a micro-batch that is about to be taken out of its window, and record it."""
+        host, batch, number = self.host, self._window.content, self._window.newest
+        images = list(self._window.batches[-1].images)
+        incident = Incident(
+            kind="isolated",
+            epoch=host.epoch,
+            step=self.step.steps,
+            batch=number,
+            message=f"batch {number}, one of an accumulation window, was not finite",
+            action="dropped it and kept the rest of the window",
+            images=images,
+        )
+        found = self._investigator.look(batch, host.epoch, number, float(host.amp_scale), gradients_bad=True)
+        if found is not None:
+            culprit, saved, banned = found
+            incident = replace(
+                incident,
+                culprit=culprit.sentence(),
+                layer=culprit.layer,
+                term=culprit.term,
+                picture=saved.picture,
+                images=list(culprit.images) or images,
+            )
+            self._note_quarantine(banned)
+        self._note(incident)
+
+    def _note_quarantine(self, images: list[str]) -> None:
+        if images:
+            named = ", ".join(Path(image).name for image in images)
+            self.step.medic.tell(
+                "quarantine", f"{named} has failed again and again", "left out of later batches; see quarantine.txt"
+            )
+
+    def _note_validation(self) -> None:
+        self.step.medic.tell(
+            "precision", "validation overflows in fp16, although the weights are finite", "validation goes on in fp32"
+        )
+        self._take_events()
+
+    def _rescue_validation(self) -> Callable[[bool], None] | None:
+        """Put trusted weights in place for a validation that was not finite."""
+        settle: Callable[[bool], None] | None = None
+        with self.shield("rescue a validation"):
+            settle = self.step.medic.rescue(self.step.steps)
+        return settle
+
     def _record(self, step: Assessment) -> None:
-        layers, stages = self._layers.grouping.norms(step.names, step.tensor_norms)
         if step.healthy:
-            self._layers.observe(layers)
+            self._layers.observe(step.layers)
+            self._investigator.observe(step.sample.items)
         if self.step.update_ratios is not None:
             self._layers.observe_update(self.step.update_ratios)
-        row = step.row({f"norm/{n}": float(v) for n, v in zip(self._layers.grouping.stages, stages, strict=True)})
+        row = step.row(self._layers.grouping.stages)
         self._epoch.rows.append(row)
         if self._recorder:
             self._recorder.step(row)
         if incident := step.incident():
             self._note(incident)
+        if step.vanished != self._vanished:
+            self._vanished = step.vanished
+            if step.vanished:
+                stages = ", ".join(step.vanished)
+                self.step.medic.tell("stalled", f"the gradients of {stages} have vanished", "nothing: advice only")
+        self._take_events()
+
+    def _take_events(self) -> None:
+        """Record what the recovery did."""
+        for event in self.step.medic.take_events():
+            self._note(
+                Incident(
+                    kind=event.kind,
+                    epoch=self.host.epoch,
+                    step=self.step.steps,
+                    batch=self._batch,
+                    message=event.message,
+                    action=event.action,
+                    steps_lost=event.steps_lost,
+                )
+            )
 
     def _note(self, incident: Incident) -> None:
         """Record an incident; warn at the first of its kind."""
         if incident.kind not in self._warned:
             self._warned.add(incident.kind)
             where = f"epoch {incident.epoch}, batch {incident.batch}"
-            port.warn(f"{where}: {incident.message}; {incident.action}. More of this kind is only recorded.")
+            seen = f"{incident.message} ({incident.culprit})" if incident.culprit else incident.message
+            port.warn(f"{where}: {seen}; {incident.action}. More of this kind is only recorded.")
         if self._recorder:
             self._recorder.incident(incident)
 
@@ -193,7 +337,7 @@ class Session:
         losses = [b.loss for b in window.batches if b.loss is not None]
         values = torch.stack([loss.reshape(()) for loss in losses]).tolist() if losses else []
         bad = not all(map(math.isfinite, values)) or not step.batchnorm.finite()
-        if not self.host.any_rank([bad])[0]:
+        if not self.host.largest([bad])[0]:
             return
         self._note(
             Incident(

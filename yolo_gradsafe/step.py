@@ -16,19 +16,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from yolo_gradsafe.clipping import Clip, Clipper, Observation
-from yolo_gradsafe.config import RecoveryOptions
 from yolo_gradsafe.forensics.window import BatchWindow
 from yolo_gradsafe.gradients import Gradients, Meter, Reading, scaled_norm
 from yolo_gradsafe.port import Host
 from yolo_gradsafe.recovery.assessment import Assessment
 from yolo_gradsafe.recovery.batchnorm import BatchNormShadow
+from yolo_gradsafe.recovery.isolation import Isolation
 from yolo_gradsafe.recovery.losses import ShownLosses
+from yolo_gradsafe.recovery.medic import Medic
+from yolo_gradsafe.recovery.options import RecoveryOptions
+from yolo_gradsafe.recovery.scale import ScaleKeeper
+from yolo_gradsafe.recovery.trend import CALM
+from yolo_gradsafe.recovery.vanishing import Vanishing
 from yolo_gradsafe.recovery.verdict import Sample, judge
 from yolo_gradsafe.shield import Shield
+from yolo_gradsafe.stages import Grouping
 from yolo_gradsafe.telemetry.schema import Verdict
 from yolo_gradsafe.updates import UpdateSampler
 
 __all__ = ["GuardedStep"]
+
+_BUFFER_FAULTS = 3
+"""Healthy steps in a row that spoil the batch-norm statistics, after which it is not the batch."""
+_BLOWN_UP = 1e3
+"""Growth of the statistics' norm in one step that no data explain; it would take a thousand steps to fade."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,10 @@ class GuardedStep:
         clipper: What makes large gradients smaller.
         options: What to do with bad steps.
         window: The micro-batches that the next step is made of; filled by the caller.
+        grouping: Which parameters are a layer, which layers a stage.
         shield: Catches the plugin's own faults; the step then falls back to stock's.
+        investigate: Finds out what made a step bad, before anything is put back.
+        isolated: Told that a micro-batch is about to be taken out of its window.
         record: Takes every step after it was taken or left.
         updates: Samples how far a step moves the weights,
         update_steps: once in so many steps; 0 for never.
@@ -60,7 +74,10 @@ class GuardedStep:
         clipper: Clipper,
         options: RecoveryOptions,
         window: BatchWindow,
+        grouping: Grouping,
         shield: Shield,
+        investigate: Callable[[Assessment], None],
+        isolated: Callable[[], None],
         record: Callable[[Assessment], None],
         updates: UpdateSampler,
         update_steps: int = 0,
@@ -70,7 +87,10 @@ class GuardedStep:
         self.clipper = clipper
         self.options = options
         self.window = window
+        self.grouping = grouping
         self.shield = shield
+        self.investigate = investigate
+        self.isolated = isolated
         self.record = record
         self.updates = updates
         self.update_steps = update_steps
@@ -78,16 +98,23 @@ class GuardedStep:
         """Update-to-weight ratio of each layer, when a sample has just become known."""
         self._pending: Tensor | None = None
         self._threshold = math.inf
+        self._buffer_faults = 0
+        self._buffers_norm = math.inf
+        self._buffers_usual = math.inf
         self.steps = steps
-        self.skipped_in_a_row = 0
         self.stands_in = host.step_is_stock
         """False when the trainer's step is not stock's: it is then called as it is, or not at all."""
         self.batchnorm = BatchNormShadow(host.batchnorm_buffers())
         self.losses = ShownLosses(host)
         self.meter = Meter(host.named_parameters())
+        self.medic = Medic(host, options, self.batchnorm, clipper)
+        self.isolation = Isolation(host, window, self.batchnorm, self.losses, options.isolate, options.isolate_hold)
+        self._scale = ScaleKeeper(options.scale_floor, options.scale_hysteresis)
+        self._vanishing = Vanishing(grouping.stages)
 
     def __call__(self) -> None:
         """Take one optimizer step, or leave it."""
+        self.isolate(closing=True)
         if self.stands_in:
             self.host.unscale()
         step = None
@@ -100,9 +127,24 @@ class GuardedStep:
             with self.shield("sample the updates"):
                 self._pending = self.updates.after()
         if step is not None:
+            with self.shield("look after the training"):
+                self._look_after(step)
             with self.shield("record an optimizer step"):
                 self.record(step)
         self.window.clear()
+
+    def isolate(self, closing: bool) -> None:
+        """Take the newest micro-batch out of its window if it is bad; nothing until a step has been bad.
+
+        Args:
+            closing: Whether the optimizer step follows.
+        """
+        if self.options.enabled and self.isolation.armed:
+            with self.shield("isolate a micro-batch"):
+                if self.isolation.bad(closing):
+                    with self.shield("look into a bad micro-batch"):
+                        self.isolated()
+                    self.isolation.take_out()
 
     def _measure(self) -> _Measured:
         """Read all that is judged from the device, at once."""
@@ -116,14 +158,16 @@ class GuardedStep:
             [self.batchnorm.look(), scale, losses, items, *waiting], None if self.stands_in else scale
         )
         buffers_norm, amp_scale, *values = reading.scalars
-        terms, rest = values[len(losses) :][: len(names)], values[len(losses) + len(names) :]
-        self.update_ratios = self.updates.ratios(rest) if waiting else None
+        values, rest = values[: len(losses)], values[len(losses) :]
+        self.update_ratios = self.updates.ratios(rest[len(names) :]) if waiting else None
         bad_tensors = _bad_tensors(gradients, reading)
-        losses_bad, grads_bad, buffers_bad = host.any_rank(
+        finite = all(map(math.isfinite, values))
+        losses_bad, grads_bad, buffers_bad, image_loss = host.largest(
             [
-                not all(map(math.isfinite, values[: len(losses)])),
+                not finite,
                 bool(bad_tensors),
-                not (math.isfinite(buffers_norm) or self.batchnorm.finite()),
+                not self._buffers_sound(buffers_norm),
+                sum(values) / max(1, self.window.images_kept) if finite else 0.0,
             ]
         )
         sample = Sample(
@@ -131,12 +175,14 @@ class GuardedStep:
             step=self.steps,
             batch=self.window.newest,
             lr=host.lr,
-            losses=values[: len(losses)],
-            items=dict(zip(names, terms, strict=True)),
+            losses=values,
+            items=dict(zip(names, rest, strict=False)),
+            images=self.window.newest_size,
+            image_loss=image_loss,
             grad_norm=reading.norm,
             losses_finite=not losses_bad,
             grads_finite=not grads_bad,
-            buffers_finite=not buffers_bad,
+            buffers_sound=not buffers_bad,
             scaler=host.scaler_enabled,
             amp_scale=amp_scale,
         )
@@ -144,49 +190,105 @@ class GuardedStep:
 
     def _judge(self, measured: _Measured) -> Assessment:
         """Give the verdict; only a step that looks bad costs more than the one read."""
-        sample = measured.sample
+        sample, names = measured.sample, measured.gradients.names
         overflow = sample.grads_finite and not math.isfinite(sample.grad_norm)
         if overflow:
             peak, relative = scaled_norm(measured.gradients.tensors)
             unscale = 1.0 if self.stands_in else sample.amp_scale
             sample = replace(sample, grad_norm=peak * relative / unscale)
+        layers, stages = self.grouping.norms(names, measured.tensor_norms)
         healthy = sample.losses_finite and sample.grads_finite
-        verdict = judge(sample, self.options.scale_floor, state_finite=healthy or self._state_finite())
-        names, untouched = measured.gradients.names, Clip(self._threshold, 1.0)
-        return Assessment(sample, verdict, names, measured.tensor_norms, measured.bad_tensors, overflow, untouched)
+        outlook, diverging, vanished = CALM, False, []
+        if healthy and self.options.enabled:
+            outlook, diverging = self.medic.outlook(sample.image_loss, sample.grad_norm, self.window.content)
+            vanished = self._vanishing.see(stages)
+        verdict = judge(
+            sample,
+            self.options.scale_floor,
+            state_finite=healthy or self._state_finite(),
+            outlook=outlook,
+            diverging=diverging,
+            stalled=bool(vanished),
+        )
+        if verdict is Verdict.POISONED and healthy:
+            verdict = self._spoilt_buffers()
+        else:
+            self._buffer_faults = 0
+        return Assessment(
+            sample=sample,
+            verdict=verdict,
+            names=names,
+            tensor_norms=measured.tensor_norms,
+            layers=layers,
+            stages=stages,
+            bad_tensors=measured.bad_tensors,
+            overflow=overflow,
+            clip=Clip(self._threshold, 1.0),
+            lr_factor=self.medic.lr.factor,
+            vanished=vanished,
+        )
+
+    def _buffers_sound(self, norm: float) -> bool:
+        """Whether the batch-norm statistics are finite and not blown up, given the norm that was read."""
+        self._buffers_norm = norm
+        grown = norm > self._buffers_usual * _BLOWN_UP
+        return not grown if math.isfinite(norm) else self.batchnorm.finite()
+
+    def _spoilt_buffers(self) -> Verdict:
+        """Judge a step that is healthy but for the statistics: once it is the batch, time and again it is not."""
+        self._buffer_faults += 1
+        if self._buffer_faults <= _BUFFER_FAULTS:
+            return Verdict.POISONED
+        self._buffer_faults = 0
+        return Verdict.OK if math.isfinite(self._buffers_norm) else Verdict.DIVERGING
 
     def _act(self, measured: _Measured, step: Assessment) -> Assessment:
         """Do what the verdict asks for, up to the step itself."""
-        routine = step.verdict is Verdict.AMP_OVERFLOW
-        step.apply = step.healthy or routine or not self.options.enabled
-        if self.stands_in and not self.options.enabled and (step.overflow or not step.healthy):
+        enabled, routine = self.options.enabled, step.verdict is Verdict.AMP_OVERFLOW
+        step.apply = routine or not enabled or step.harmless
+        if self.stands_in and not enabled and (step.overflow or not step.healthy):
             self.host.clip_as_stock()  # observing means that a sick step does what stock's does, too
-        elif self.stands_in and step.healthy:
-            images = self.host.batch_size * len(self.window.batches)
+        elif self.stands_in and step.harmless:
+            images = self.host.batch_size * len(self.window.kept)
             seen = Observation(step.sample.grad_norm, measured.tensor_norms, max(1, images))
             step.clip = self.clipper.clip_(measured.gradients, seen)
             self._threshold = step.clip.threshold
             if step.clip.scale < 1 and step.verdict is Verdict.OK:
                 step.verdict = Verdict.CLIPPED
-        if not step.bad:
-            self.batchnorm.keep()
-        elif self.options.enabled:
-            self.batchnorm.restore()
-        if step.healthy or routine:
-            self.skipped_in_a_row = 0
-            self.losses.keep()
-        else:
-            self.skipped_in_a_row += 1
-            # A NaN that nobody handles must still reach Ultralytics' own recovery at the end of the epoch.
-            if self.options.enabled and step.verdict is not Verdict.POISONED and not self._too_many:
-                self.losses.repair()
         if step.bad:
             step.images = self.window.images(step.sample.losses)
+            with self.shield("look into a bad step"):
+                self.investigate(step)
+        if not step.bad:
+            self.batchnorm.keep()
+            self._buffers_usual = self._buffers_norm
+        elif enabled:
+            self.batchnorm.restore()
+        if step.bad:
             step.remedy = self._remedy(step)
         elif step.overflow:
             done = "clipped by its true norm" if step.clip.scale < 1 else "left as it was: nothing clips"
-            step.remedy = done if self.options.enabled else "observed only: stock zeroes all gradients"
+            step.remedy = done if enabled else "observed only: stock zeroes all gradients"
+        if step.harmless or routine:
+            self.losses.keep()
+        elif enabled and step.handled:
+            self.losses.repair()
         return step
+
+    def _remedy(self, step: Assessment) -> str:
+        """Treat a bad step, and say in one sentence what was done about it."""
+        if not self.options.enabled:
+            return "observed only: recovery.enabled is off"
+        if step.harmless:
+            if healed := self.medic.heal("not finite, or far too large"):
+                step.apply, step.steps_lost = False, 1
+                return f"healed {len(healed)} tensors and skipped the step"
+            return "put the batch-norm statistics back and took the step"
+        self.isolation.arm()
+        step.remedy, step.steps_lost = "skipped the step and put the batch-norm statistics back", 1
+        with self.shield("treat a bad step (it was skipped)"):
+            self.medic.treat(step, self.window.content)
+        return step.remedy
 
     def _finish(self, step: Assessment | None) -> None:
         """Call the optimizer as stock does, or not at all."""
@@ -194,14 +296,26 @@ class GuardedStep:
         if step is not None and not step.apply:
             if not self.stands_in:
                 host.unscale()
-            host.drop(step.sample.amp_scale)
+            host.drop(self._scale.dropped(step.sample.amp_scale))
         elif not self.stands_in:
-            host.own_step()
+            with host.lr_times(self.medic.lr.factor):
+                host.own_step()
         elif step is None:
             host.clip_as_stock()
             host.apply()
         else:
-            host.apply(finite=step.sample.grads_finite)
+            scale = None
+            if step.verdict is Verdict.AMP_OVERFLOW and self.options.enabled:
+                scale = self._scale.overflow(step.sample.amp_scale, host.scale_backoff)
+            host.apply(step.sample.grads_finite, step.lr_factor, scale)
+
+    def _look_after(self, step: Assessment) -> None:
+        """Count a step that did no harm: prove snapshots, take remedies back."""
+        if not step.harmless or not self.options.enabled:
+            return
+        self._scale.healthy(step.sample.amp_scale)
+        self.isolation.healthy()
+        self.medic.healthy(self.steps, step.sample.lr * step.lr_factor)
 
     def _sample_now(self) -> bool:
         """Sample the weights before this step, if it is its turn."""
@@ -213,25 +327,9 @@ class GuardedStep:
             sampled = True
         return sampled
 
-    @property
-    def _too_many(self) -> bool:
-        return self.skipped_in_a_row > self.options.max_skips
-
-    def _remedy(self, step: Assessment) -> str:
-        """Say in one sentence what was done about a bad step."""
-        if not self.options.enabled:
-            return "observed only: recovery.enabled is off"
-        if step.healthy:
-            return "put the batch-norm statistics back and took the step"
-        if step.verdict is Verdict.POISONED:
-            return "skipped the step and left the rest to Ultralytics' own recovery"
-        done = "skipped the step and put the batch-norm statistics back"
-        return (
-            f"{done}; {self.skipped_in_a_row} in a row, left to Ultralytics' own recovery" if self._too_many else done
-        )
-
     def _state_finite(self) -> bool:
-        return all(bool(tensor.isfinite().all()) for tensor in self.host.state_tensors())
+        bad = not all(bool(t.isfinite().all()) for t in self.host.state.lasting() if t.is_floating_point())
+        return not self.host.largest([bad])[0]
 
 
 def _bad_tensors(gradients: Gradients, reading: Reading) -> list[str]:

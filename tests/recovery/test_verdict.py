@@ -16,10 +16,12 @@ HEALTHY = Sample(
     lr=0.01,
     losses=[1.0],
     items={"box_loss": 1.0},
+    images=4,
+    image_loss=0.25,
     grad_norm=5.0,
     losses_finite=True,
     grads_finite=True,
-    buffers_finite=True,
+    buffers_sound=True,
     scaler=False,
     amp_scale=1.0,
 )
@@ -53,11 +55,11 @@ def test_gradients_overflow_as_routine_only_under_a_scaler_above_its_floor():
 
 
 def test_an_overflow_that_reached_batch_norm_is_not_routine():
-    assert verdict(replace(SCALED, grads_finite=False, buffers_finite=False)) == "bad_batch"
+    assert verdict(replace(SCALED, grads_finite=False, buffers_sound=False)) == "bad_batch"
 
 
 def test_damaged_statistics_behind_a_healthy_step_are_poisoned():
-    assert verdict(replace(HEALTHY, buffers_finite=False)) == "poisoned"
+    assert verdict(replace(HEALTHY, buffers_sound=False)) == "poisoned"
 
 
 def test_damaged_state_behind_a_bad_step_is_poisoned():

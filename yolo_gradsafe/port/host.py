@@ -11,7 +11,8 @@ import csv
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
+from yolo_gradsafe.port.precision import precision_now, set_precision
+from yolo_gradsafe.port.replay import Replay, composed, plain_batch
+from yolo_gradsafe.port.state import TrainingState
+from yolo_gradsafe.port.validation import SafeValidation
 from yolo_gradsafe.stages import Layout, place
 
 __all__ = ["Host"]
@@ -44,6 +49,10 @@ class Host:
         self.trainer = trainer
         self._one = torch.ones((), device=trainer.device)
         self._own: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}
+        self.state = TrainingState(trainer)
+        """Weights, buffers, EMA and optimizer state by name."""
+        self._trained_in = "fp32"
+        self._precision: str | None = None
 
     # What is trained ------------------------------------------------------------------------------------------------
 
@@ -76,13 +85,6 @@ class Host:
         """Return the buffers that a forward pass may change (batch-norm statistics and counters)."""
         return [buffer for buffer in self.model.buffers() if buffer.numel()]
 
-    def state_tensors(self) -> list[Tensor]:
-        """Return the float tensors of weights and optimizer state, to be checked after a bad step."""
-        tensors = [p.detach() for p in self.model.parameters()]
-        for state in self.trainer.optimizer.state.values():
-            tensors += [v for v in state.values() if isinstance(v, Tensor)]
-        return [t for t in tensors if t.is_floating_point() and t.numel()]
-
     @property
     def task(self) -> str:
         """Task as Ultralytics names it."""
@@ -114,6 +116,11 @@ class Host:
     def is_main(self) -> bool:
         """Whether this process writes files: a lone one, or rank 0."""
         return RANK in {-1, 0}
+
+    @property
+    def rank(self) -> int:
+        """Rank of this process; -1 for a lone one."""
+        return int(RANK)
 
     @property
     def resumed(self) -> bool:
@@ -150,6 +157,12 @@ class Host:
         """Learning rate of the first parameter group that has parameters."""
         groups = self.trainer.optimizer.param_groups
         return float(next((g for g in groups if g["params"]), groups[0])["lr"])
+
+    @property
+    def lr_ahead(self) -> float:
+        """The largest learning rate that the schedule has now or, in its warm-up, will come to."""
+        groups = [g for g in self.trainer.optimizer.param_groups if g["params"]]
+        return max(max(float(g["lr"]), float(g.get("initial_lr", 0.0))) for g in groups)
 
     @property
     def recoveries(self) -> int:
@@ -216,15 +229,24 @@ class Host:
         """Take the step that the trainer would take by itself."""
         self._own["optimizer_step"][0]()
 
-    def watch_batches(self, seen: Callable[[tuple[str, ...]], None]) -> None:
-        """Call ``seen`` with the image files of every batch that is about to be trained on."""
+    def watch_batches(self, before: Callable[[Any], None], after: Callable[[Any], None]) -> None:
+        """Call ``before`` and ``after`` with every batch that is trained on, around its preprocessing."""
         preprocess = self.trainer.preprocess_batch
 
         def preprocess_batch(batch: Any) -> Any:
-            seen(tuple(map(str, batch.get("im_file", ()))))
-            return preprocess(batch)
+            self._trained_in = precision_now(self.trainer.device.type)
+            if self._precision is not None:
+                set_precision(self.trainer.device.type, self._precision)
+            before(batch)
+            batch = preprocess(batch)
+            after(batch)
+            return batch
 
         self._replace("preprocess_batch", preprocess_batch)
+
+    def watch_validation(self, told: Callable[[], None], rescue: Callable[[], Callable[[bool], None] | None]) -> None:
+        """Validate in fp32 from the first time on that fp16 overflows, and with trusted weights where that is NaN."""
+        self._replace("validate", SafeValidation(self.trainer, self.trainer.validate, self.largest, told, rescue))
 
     def release(self) -> None:
         """Give the trainer its own methods back, where nobody has put another in the place of ours since."""
@@ -243,37 +265,69 @@ class Host:
         """Divide the gradients by the AMP scale; nothing without a GradScaler. Does not synchronise."""
         self.trainer.scaler.unscale_(self.trainer.optimizer)
 
-    def apply(self, finite: bool | None = None) -> None:
+    def apply(self, finite: bool | None = None, lr_factor: float = 1.0, scale: float | None = None) -> None:
         """Finish the step as stock does: step, update the scale, zero the gradients, update the EMA.
 
         Args:
             finite: Whether the unscaled gradients are finite, if the caller knows. ``GradScaler.step`` would read just
-            that
-                from the device, unless the optimizer is fused and takes it there: the read is saved.
+                that from the device, unless the optimizer is fused and takes it there: the read is saved.
+            lr_factor: What the learning rate is multiplied with for this step.
+            scale: AMP scale to go on with; None leaves it to GradScaler.
         """
         trainer = self.trainer
         fused = getattr(trainer.optimizer, "_step_supports_amp_scaling", False)
-        if finite is None or fused or not trainer.scaler.is_enabled():
-            trainer.scaler.step(trainer.optimizer)
-        elif finite:
-            trainer.optimizer.step()
-        trainer.scaler.update()
+        with self.lr_times(lr_factor):
+            if finite is None or fused or not trainer.scaler.is_enabled():
+                trainer.scaler.step(trainer.optimizer)
+            elif finite:
+                trainer.optimizer.step()
+        trainer.scaler.update(scale)
         trainer.optimizer.zero_grad()
         if trainer.ema:
             trainer.ema.update(trainer.model)
+
+    @contextmanager
+    def lr_times(self, factor: float) -> Iterator[None]:
+        """Multiply the learning rate of every group for the length of the body."""
+        groups = self.trainer.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        for group in groups if factor != 1.0 else ():
+            group["lr"] = group["lr"] * factor
+        try:
+            yield
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
 
     def clip_as_stock(self) -> None:
         """Clip as stock does, for a step that the plugin could not assess."""
         torch.nn.utils.clip_grad_norm_(self.trainer.model.parameters(), max_norm=10.0)
 
     def drop(self, amp_scale: float) -> None:
-        """Give up a step whose gradients were unscaled: nothing learns of it, neither weights nor EMA nor AMP scale."""
+        """Give up a step whose gradients were unscaled: neither weights nor EMA learn of it.
+
+        Args:
+            amp_scale: AMP scale to go on with.
+        """
         self.trainer.scaler.update(amp_scale)
         self.trainer.optimizer.zero_grad()
 
     def zero_grad(self) -> None:
         """Drop the gradients that have gathered."""
         self.trainer.optimizer.zero_grad()
+
+    def gradients(self) -> dict[nn.Parameter, Tensor]:
+        """Return the gradients as they have gathered so far, by parameter."""
+        return {p: p.grad for p in self.model.parameters() if p.grad is not None}
+
+    def stop(self) -> None:
+        """End the training as early stopping does, after the batch under way."""
+        self.trainer.stop = True
+
+    @property
+    def scale_backoff(self) -> float:
+        """What GradScaler multiplies its scale with after an overflow."""
+        return float(self.trainer.scaler.get_backoff_factor()) if self.scaler_enabled else 1.0
 
     @property
     def scaler_enabled(self) -> bool:
@@ -294,15 +348,68 @@ class Host:
             return "bf16"
         return "fp16" if self.scaler_enabled else "fp32"
 
+    # Precision and trials -------------------------------------------------------------------------------------------
+
+    @property
+    def forward_precision(self) -> str:
+        """Precision of the newest forward pass: ``fp32``, ``fp16`` or ``bf16``."""
+        return self._precision or self._trained_in
+
+    def precisions(self) -> list[str]:
+        """Return the precisions that this training may be raised to, its own first."""
+        own, device = self._trained_in, self.trainer.device.type
+        bf16 = ["bf16"] if own == "fp16" and (device != "cuda" or torch.cuda.is_bf16_supported()) else []
+        return [own, *bf16, "fp32"] if own != "fp32" else [own]
+
+    def set_precision(self, precision: str) -> None:
+        """Train in this precision from the next batch on."""
+        self._precision = None if precision == self._trained_in else precision
+
+    # A batch once more ----------------------------------------------------------------------------------------------
+
+    def replay(self, amp_scale: float = 1.0) -> Replay:
+        """Return what runs batches through the live model once more, without a trace.
+
+        Args:
+            amp_scale: Loss scale of the step that is to be repeated.
+        """
+        args = self.trainer.args
+        names = self.trainer.loss_names
+        return Replay(
+            self.model,
+            precision=self.forward_precision,
+            names=(names,) if isinstance(names, str) else tuple(names),
+            amp_scale=amp_scale,
+            compiled=bool(getattr(args, "compile", False)),
+        )
+
+    def composed(self) -> tuple[str, ...]:
+        """Return what the loader may compose images with now, such as ``mosaic``."""
+        return composed(self.trainer)
+
+    def plain_batch(self, image: str) -> dict[str, Any] | None:
+        """Return one image with its labels as a batch of its own, without augmentation; None if it is not known."""
+        return plain_batch(self.trainer, image)
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """Names of the classes."""
+        names = self.trainer.data.get("names", {})
+        return dict(names) if isinstance(names, dict) else dict(enumerate(names))
+
     # Ranks ----------------------------------------------------------------------------------------------------------
 
-    def any_rank(self, flags: list[bool]) -> list[bool]:
-        """Return for each flag whether it is set on any rank: one small all-reduce under DDP, nothing otherwise."""
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """Return the largest of each value over the ranks: one small all-reduce under DDP, nothing otherwise.
+
+        Args:
+            values: Finite numbers; flags as 0 and 1.
+        """
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return flags
-        reduced = torch.tensor(flags, dtype=torch.int32, device=self.trainer.device)
+            return list(values)
+        reduced = torch.tensor(values, dtype=torch.float32, device=self.trainer.device)
         dist.all_reduce(reduced, op=dist.ReduceOp.MAX)
-        return [bool(flag) for flag in reduced.tolist()]
+        return [float(value) for value in reduced.tolist()]
 
     # What the user and the loggers see ------------------------------------------------------------------------------
 
@@ -318,6 +425,11 @@ class Host:
     def add_columns(self, values: dict[str, float]) -> None:
         """Add numbers to the epoch's row of ``results.csv`` and so to every logger; at ``on_train_epoch_end``."""
         self.trainer.lr.update(values)
+
+    def show_lr_times(self, factor: float) -> None:
+        """Let ``results.csv`` and the loggers show the learning rate that was used; at ``on_train_epoch_end``."""
+        rates = self.trainer.lr
+        rates.update({name: rate * factor for name, rate in rates.items() if name.startswith("lr/")})
 
     def register_plot(self, path: Path) -> None:
         """Let the loggers upload a picture."""

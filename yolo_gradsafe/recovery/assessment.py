@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from yolo_gradsafe.clipping import Clip
 from yolo_gradsafe.recovery.verdict import Sample
@@ -11,7 +15,7 @@ from yolo_gradsafe.telemetry.schema import Incident, StepRow, Verdict
 
 __all__ = ["Assessment"]
 
-_BAD = (Verdict.BAD_BATCH, Verdict.POISONED)
+_BAD = (Verdict.BAD_BATCH, Verdict.POISONED, Verdict.DIVERGING)
 _TENSORS_NAMED = 10
 
 
@@ -25,6 +29,10 @@ class Assessment:
     """Parameters with a gradient, in the model's order."""
     tensor_norms: list[float]
     """L2 norms of their gradients."""
+    layers: NDArray[np.float64]
+    """L2 norms of the layers' gradients."""
+    stages: NDArray[np.float64]
+    """L2 norms of the stages' gradients."""
     bad_tensors: list[str]
     """Parameters whose gradient was not finite before clipping."""
     overflow: bool
@@ -37,26 +45,50 @@ class Assessment:
     """Whether the optimizer is called; on an AMP overflow it is, and the GradScaler skips the step."""
     remedy: str = ""
     """What was done about a bad step, as a sentence."""
+    culprit: str = ""
+    """What was found to be the matter, as a sentence."""
+    layer: str = ""
+    """First module that went wrong."""
+    term: str = ""
+    """First loss term that went wrong."""
+    picture: str = ""
+    """Contact sheet of the batch, relative to the run's folder."""
+    cause: str = ""
+    """Where a bad step came from, as far as it was looked into: ``data``, ``precision``, ``weights``, ``transient``."""
+    steps_lost: int = 0
+    """Optimizer steps that were given up for it, itself among them."""
+    handled: bool = True
+    """Whether a bad step was dealt with; if not, it must still reach Ultralytics' own recovery."""
+    vanished: list[str] = field(default_factory=list)
+    """Stages whose gradients have vanished for long."""
+    lr_factor: float = 1.0
+    """What the host's learning rate was multiplied with."""
 
     @property
     def healthy(self) -> bool:
-        """Whether loss and gradients are finite, so that the step may be taken."""
+        """Whether loss and gradients are finite."""
         return self.sample.losses_finite and self.sample.grads_finite
+
+    @property
+    def harmless(self) -> bool:
+        """Whether the step may be taken: finite, and not one of a divergence."""
+        return self.healthy and self.verdict not in (Verdict.DIVERGING, Verdict.BAD_BATCH)
 
     @property
     def bad(self) -> bool:
         """Whether something was wrong that is not routine."""
         return self.verdict in _BAD
 
-    def row(self, stages: dict[str, float]) -> StepRow:
-        """Return the step as a row of ``steps.csv``, with the norms of its stages."""
+    def row(self, stage_names: Sequence[str]) -> StepRow:
+        """Return the step as a row of ``steps.csv``."""
         sample = self.sample
         taken = self.apply and self.verdict is not Verdict.AMP_OVERFLOW
         return StepRow(
             epoch=sample.epoch,
             step=sample.step,
             batch=sample.batch,
-            lr=sample.lr,
+            lr=sample.lr * self.lr_factor,
+            lr_factor=self.lr_factor,
             loss=sample.loss,
             grad_norm=sample.grad_norm,
             threshold=self.clip.threshold,
@@ -65,7 +97,7 @@ class Assessment:
             verdict=str(self.verdict),
             images=self.images if self.bad else [],
             items=sample.items,
-            stages=stages,
+            stages={f"norm/{n}": float(v) for n, v in zip(stage_names, self.stages, strict=True)},
         )
 
     def incident(self) -> Incident | None:
@@ -86,15 +118,25 @@ class Assessment:
             amp_scale=sample.amp_scale,
             tensors=self.bad_tensors[:_TENSORS_NAMED],
             images=self.images,
+            cause=self.cause,
+            culprit=self.culprit,
+            layer=self.layer,
+            term=self.term,
+            picture=self.picture,
+            steps_lost=self.steps_lost,
         )
 
     def _seen(self) -> str:
         """Say in one sentence what was seen."""
         sample = self.sample
+        if self.verdict is Verdict.DIVERGING:
+            if not sample.buffers_sound:
+                return "batch-norm statistics overflow in every step"
+            return f"the loss, {sample.loss:.3g}, is far out of its range, and trusted weights do better on this batch"
         if self.verdict is Verdict.POISONED:
             if self.healthy:
-                return "batch-norm statistics were not finite although loss and gradients were"
-            return "weights or optimizer state are not finite"
+                return "batch-norm statistics were not finite, or blown up, although loss and gradients were fine"
+            return "weights, statistics or optimizer state were not finite"
         if self.overflow:
             return f"the gradient norm, {sample.grad_norm:.3g}, overflows fp32 although every gradient is finite"
         if not math.isfinite(sample.loss):

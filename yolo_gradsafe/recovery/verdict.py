@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from yolo_gradsafe.recovery.trend import CALM, Outlook
 from yolo_gradsafe.telemetry.schema import Verdict
 
 __all__ = ["Sample", "judge"]
@@ -21,14 +23,18 @@ class Sample:
     """Loss of each micro-batch of the window, as back-propagated but before AMP scaling; the last is newest."""
     items: dict[str, float]
     """Loss items of the newest micro-batch by name."""
+    images: int
+    """Images of the newest micro-batch, on this rank."""
+    image_loss: float
+    """Loss an image, over the window; the largest of all ranks; 0 where a loss is not finite."""
     grad_norm: float
     """Global L2 norm of the unscaled gradients before clipping."""
     losses_finite: bool
     """Whether the losses of all micro-batches are finite, on every rank."""
     grads_finite: bool
     """Whether every element of every gradient is finite; True also when only their norm overflows fp32."""
-    buffers_finite: bool
-    """Whether the batch-norm statistics are finite after the forward passes."""
+    buffers_sound: bool
+    """Whether the batch-norm statistics are finite after the forward passes, and not blown up by them."""
     scaler: bool
     """Whether a GradScaler is at work."""
     amp_scale: float
@@ -40,23 +46,41 @@ class Sample:
         return self.losses[-1]
 
 
-def judge(sample: Sample, scale_floor: float, state_finite: bool = True) -> Verdict:
+def judge(
+    sample: Sample,
+    scale_floor: float,
+    state_finite: bool = True,
+    outlook: Outlook = CALM,
+    diverging: bool = False,
+    stalled: bool = False,
+) -> Verdict:
     """Say what kind of step this is.
 
     Args:
         sample: The step.
         scale_floor: AMP scale at or below which an overflow is no longer the GradScaler's search for a scale.
         state_finite: Whether the weights and the optimizer's state are finite; looked at only for a step that is bad.
+        outlook: How the step looks against the recent past; looked at only for a step that is finite.
+        diverging: Whether losses have left their range for long, and other weights were found to do better.
+        stalled: Whether the gradients of a stage have vanished for long.
 
     Returns:
-        ``ok`` for a step that can be taken (it becomes ``clipped`` when the clipper acts), ``poisoned`` when batch-norm
-        statistics alone are damaged or the state behind a bad step is, ``amp_overflow`` for gradients that the
-        GradScaler is still finding a scale for, and ``bad_batch`` for everything else that is not finite.
+        For a finite step ``poisoned`` when batch-norm statistics alone are damaged, else ``diverging``, ``spike``,
+        ``stalled`` or ``ok`` (which becomes ``clipped`` when the clipper acts). For a step that is not finite
+        ``poisoned`` when the state behind it is damaged, ``amp_overflow`` for gradients that the GradScaler is still
+        finding a scale for, and ``bad_batch`` for everything else.
     """
     if sample.losses_finite and sample.grads_finite:
-        return Verdict.OK if sample.buffers_finite else Verdict.POISONED
+        if not sample.buffers_sound:
+            return Verdict.POISONED
+        if diverging:
+            return Verdict.DIVERGING
+        if outlook.spike:
+            return Verdict.SPIKE
+        return Verdict.STALLED if stalled else Verdict.OK
     if not state_finite:
         return Verdict.POISONED
-    if sample.losses_finite and sample.buffers_finite and sample.scaler and sample.amp_scale > scale_floor:
+    searching = sample.scaler and scale_floor < sample.amp_scale < math.inf
+    if sample.losses_finite and sample.buffers_sound and searching:
         return Verdict.AMP_OVERFLOW
     return Verdict.BAD_BATCH

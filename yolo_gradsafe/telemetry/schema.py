@@ -96,7 +96,9 @@ class StepRow:
     batch: int
     """Batch of the epoch, from 1, after which the step was taken: the last of its accumulation window."""
     lr: float
-    """Learning rate of the first parameter group."""
+    """Learning rate of the first parameter group as it was used."""
+    lr_factor: float
+    """Factor on the host's learning rate that this holds; 1 unless it was lowered after a divergence."""
     loss: float
     """Loss of that batch as it was back-propagated: summed over the images, before AMP scaling; this rank's."""
     grad_norm: float
@@ -156,7 +158,9 @@ class Incident:
     """Something that needed a remedy, or a fault of our own: a line of ``incidents.jsonl``."""
 
     kind: str
-    """A verdict, or ``internal_error`` (a fault of the plugin), or ``native_recovery`` (Ultralytics redid an epoch)."""
+    """A verdict; a remedy (``healed``, ``rollback``, ``lr_backoff``, ``lr_ramp``, ``precision``, ``isolated``,
+    ``quarantine``, ``stop``, ``no_snapshots``); ``norm_overflow``; ``internal_error`` (a fault of the plugin); or
+    ``native_recovery`` (Ultralytics redid an epoch)."""
     epoch: int
     step: int
     batch: int
@@ -171,7 +175,20 @@ class Incident:
     tensors: list[str] = field(default_factory=list)
     """Parameters whose gradient was not finite before clipping, in the model's order, at most ten."""
     images: list[str] = field(default_factory=list)
-    """Image files of the offending batch; under mosaic or mixup each is the first of several that were composed."""
+    """Image files to blame, or of the whole batch where that is not known; under mosaic or mixup each is the first of
+    several that were composed."""
+    cause: str = ""
+    """Where a bad batch came from: ``data``, ``precision``, ``weights``, ``transient``; empty when unknown."""
+    culprit: str = ""
+    """What was found to be the matter, one plain sentence; empty when it was not looked into."""
+    layer: str = ""
+    """First module whose output was not finite, or empty."""
+    term: str = ""
+    """First loss term that was not finite, or empty."""
+    picture: str = ""
+    """Contact sheet of the batch, relative to the run's folder, or empty."""
+    steps_lost: int = 0
+    """Optimizer steps that were given up: skipped, or taken back by a rollback."""
     time: str = ""
     """When, ISO 8601 with the time zone."""
 

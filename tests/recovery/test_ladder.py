@@ -1,0 +1,61 @@
+"""Which rung a bad step calls for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from yolo_gradsafe.recovery.ladder import COOL_DOWN, Plan, Situation, plan
+from yolo_gradsafe.recovery.options import RecoveryOptions
+from yolo_gradsafe.recovery.trial import Cause
+from yolo_gradsafe.telemetry.schema import Verdict
+
+OPTIONS = RecoveryOptions()
+BAD = Situation(Verdict.BAD_BATCH)
+POISONED = Situation(Verdict.POISONED)
+DIVERGING = Situation(Verdict.DIVERGING)
+
+
+@pytest.mark.parametrize("cause", [Cause.DATA, Cause.TRANSIENT, Cause.UNKNOWN])
+def test_a_bad_batch_costs_its_step_and_nothing_else(cause):
+    assert plan(replace(BAD, cause=cause), OPTIONS) == Plan()
+
+
+def test_a_fault_of_the_precision_counts_against_it():
+    assert plan(replace(BAD, cause=Cause.PRECISION), OPTIONS) == Plan(raise_precision=True)
+
+
+def test_weights_that_have_gone_bad_are_rolled_back_and_the_rate_is_left_at_first():
+    assert plan(replace(BAD, cause=Cause.WEIGHTS), OPTIONS) == Plan(rollback=True)
+
+
+def test_the_rate_is_lowered_when_losses_rose_before_or_going_back_did_not_hold():
+    bad = replace(BAD, cause=Cause.WEIGHTS)
+    assert plan(replace(bad, rising=True), OPTIONS).lower_lr
+    soon, late = (replace(bad, since_rollback=steps) for steps in (COOL_DOWN - 1, COOL_DOWN))
+    assert (plan(soon, OPTIONS).lower_lr, plan(soon, OPTIONS).again) == (True, True)
+    assert not plan(late, OPTIONS).lower_lr
+
+
+def test_divergence_is_rolled_back_with_a_lower_rate():
+    assert plan(DIVERGING, OPTIONS) == Plan(rollback=True, lower_lr=True)
+
+
+def test_poison_is_healed_in_place_and_rolled_back_when_that_does_not_hold():
+    assert plan(POISONED, OPTIONS) == Plan(heal=True)
+    assert plan(replace(POISONED, healed=2), OPTIONS) == Plan(heal=True)
+    assert plan(replace(POISONED, healed=3), OPTIONS).rollback
+
+
+def test_without_a_snapshot_nothing_is_rolled_back():
+    assert not plan(replace(DIVERGING, snapshot=False), OPTIONS).rollback
+    assert plan(replace(DIVERGING, snapshot=False), OPTIONS).lower_lr
+
+
+def test_training_ends_when_the_budgets_are_spent():
+    assert plan(replace(BAD, skipped=OPTIONS.max_skips), OPTIONS).stop == ""
+    assert "501 optimizer steps in a row" in plan(replace(BAD, skipped=OPTIONS.max_skips + 1), OPTIONS).stop
+    spent = plan(replace(DIVERGING, rollbacks=OPTIONS.max_rollbacks), OPTIONS)
+    assert spent.stop == "20 rollbacks did not make training stable"
+    assert spent.rollback, "it ends with a model that works"

@@ -1,0 +1,147 @@
+"""Snapshots, and which of them are trusted."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from yolo_gradsafe.recovery.ring import SnapshotRing
+from yolo_gradsafe.recovery.snapshot import Snapshot
+
+
+def state() -> dict[str, torch.Tensor]:
+    return {"model/w": torch.arange(6.0).reshape(2, 3) + 1, "model/n": torch.tensor(3), "ema/w": torch.ones(2)}
+
+
+def test_restoring_writes_in_place_and_names_what_came_later():
+    live = state()
+    snapshot = Snapshot()
+    snapshot.take(7, live, {"ema_updates": 7})
+    before = {name: t.clone() for name, t in live.items()}
+    places = {name: t.data_ptr() for name, t in live.items()}
+    for tensor in live.values():
+        tensor.zero_()
+    live["optimizer/w/exp_avg"] = torch.ones(2)
+    assert snapshot.restore(live) == {"optimizer/w/exp_avg"}
+    assert all(torch.equal(live[name], before[name]) for name in before)
+    assert {name: live[name].data_ptr() for name in places} == places
+    assert (snapshot.step, snapshot.extra) == (7, {"ema_updates": 7})
+
+
+def test_healing_replaces_only_the_elements_that_are_not_finite():
+    live = state()
+    snapshot = Snapshot()
+    snapshot.take(1, live, {})
+    live["model/w"] += 10
+    live["model/w"][0, 1] = math.nan
+    live["optimizer/w/exp_avg"] = torch.tensor([1.0, math.inf])
+    assert snapshot.heal(live) == ["model/w", "optimizer/w/exp_avg"]
+    assert live["model/w"].tolist() == [[11.0, 2.0, 13.0], [14.0, 15.0, 16.0]]
+    assert live["optimizer/w/exp_avg"].tolist() == [1.0, 0.0], "zero where the snapshot has none"
+    assert snapshot.heal(live) == []
+
+
+def test_a_weight_that_is_blown_up_is_healed_and_takes_the_statistics_with_it():
+    live = {
+        "model/w": torch.ones(3),
+        "model/bn.running_var": torch.ones(3),
+        "ema/bn.running_var": torch.ones(3),
+        "optimizer/w/exp_avg_sq": torch.ones(3),
+    }
+    snapshot = Snapshot()
+    snapshot.take(1, live, {})
+    live["model/w"][1] = 1e30
+    live["model/w"][2] = 500.0
+    for name in ("model/bn.running_var", "ema/bn.running_var", "optimizer/w/exp_avg_sq"):
+        live[name].fill_(1e8)
+    assert snapshot.heal(live) == ["model/w"]
+    assert live["model/w"].tolist() == [1.0, 1.0, 500.0]
+    assert live["model/bn.running_var"].tolist() == live["ema/bn.running_var"].tolist() == [1.0] * 3
+    assert live["optimizer/w/exp_avg_sq"].tolist() == [1e8] * 3
+
+
+def test_statistics_and_moments_may_be_large():
+    live = {"model/bn.running_var": torch.full((3,), 1e8), "optimizer/w/exp_avg_sq": torch.full((3,), 1e8)}
+    snapshot = Snapshot()
+    snapshot.take(1, {name: torch.ones(3) for name in live}, {})
+    assert snapshot.heal(live) == []
+
+
+def test_the_drift_is_that_of_the_usual_matrix():
+    live = {f"model/{i}": torch.ones(3, 3) for i in range(3)}
+    snapshot = Snapshot()
+    snapshot.take(1, live, {})
+    for tensor in live.values():
+        tensor *= 1.5
+    live["model/0"] *= 1e10
+    assert snapshot.drift(live) == pytest.approx(0.5)
+    live["model/0"][:] = math.nan
+    assert snapshot.drift(live) == pytest.approx(0.5)
+
+
+def ring(live, trust: int = 3, slots: int = 3, share: float = 1.0) -> SnapshotRing:
+    made = SnapshotRing(lambda: live, lambda: {}, trust, share, slots)
+    made.begin(0)
+    return made
+
+
+def walk(made: SnapshotRing, steps: range) -> list[bool]:
+    return [made.healthy(step) for step in steps]
+
+
+def test_the_first_is_trusted_and_others_after_enough_healthy_steps():
+    made = ring(state())
+    assert [s.step for s in made.trusted] == [0]
+    walk(made, range(1, 6))  # taken at step 3, proven by steps 4 to 6
+    assert [s.step for s in made.trusted] == [0]
+    walk(made, range(6, 7))
+    assert [s.step for s in made.trusted] == [3, 0]
+
+
+def test_doubt_takes_the_one_on_trial_away():
+    made = ring(state())
+    walk(made, range(1, 5))
+    made.doubt()
+    walk(made, range(5, 7))
+    assert [s.step for s in made.trusted] == [0]
+
+
+def test_memory_is_that_of_the_slots():
+    made = ring(state(), slots=2)
+    for step in range(1, 500):
+        made.healthy(step)
+        assert 1 <= len(made.trusted) <= 2
+    assert made.trusted[0].step > 0
+
+
+def test_going_back_further_gives_up_the_newest_but_never_the_last():
+    made = ring(state())
+    walk(made, range(1, 7))
+    made.drop_newest()
+    assert [s.step for s in made.trusted] == [0]
+    made.drop_newest()
+    assert [s.step for s in made.trusted] == [0]
+
+
+def test_a_snapshot_that_is_not_finite_is_never_trusted_and_told_of():
+    live = state()
+    made = ring(live)
+    walk(made, range(1, 3))
+    live["ema/w"][0] = math.nan
+    assert walk(made, range(3, 7)) == [True, True, True, False]
+    assert [s.step for s in made.trusted] == [0]
+
+
+def test_a_poisoned_start_is_not_trusted():
+    live = state()
+    live["model/w"][0, 0] = math.inf
+    assert ring(live).trusted == []
+
+
+def test_snapshots_are_spaced_to_stay_within_their_share():
+    live = {"model/w": torch.randn(2_000_000)}
+    made = ring(live, trust=2, share=1e-6)
+    walk(made, range(1, 4))
+    assert made.interval > 100

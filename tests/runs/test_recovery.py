@@ -1,0 +1,208 @@
+"""Promise 2, up the ladder: isolate, heal, roll back, lower the learning rate, raise the precision."""
+
+from __future__ import annotations
+
+import json
+from itertools import cycle
+
+import pytest
+import torch
+
+from tests.arm import DETECT, POSE, Arm, Result, needs_musgd
+from yolo_gradsafe.data.shapes import draw_detect, draw_pose
+
+FINITE = {"model": 0, "ema": 0, "optimizer": 0, "scaler": 0}
+
+
+def assert_sound(result: Result, epochs: int = 3) -> None:
+    """What holds at the end of every run, whatever was done to it."""
+    assert result.error == ""
+    assert result.not_finite == FINITE
+    assert result.events["on_train_epoch_start"] == len(result.results) == epochs, "an epoch was redone"
+    assert "nan" not in json.dumps(result.losses())
+    for name in ("last", "best"):
+        saved = torch.load(result.run / "weights" / f"{name}.pt", weights_only=False)
+        for model in (saved["ema"], saved["model"]):
+            if model is not None:
+                state = model.float().state_dict()
+                assert all(t.isfinite().all() for t in state.values()), name
+                assert all(t.any() for k, t in state.items() if k.endswith("running_var")), "zero-filled"
+
+
+def kinds(result: Result) -> list[str]:
+    return [incident["kind"] for incident in result.incidents()]
+
+
+# Isolation ------------------------------------------------------------------------------------------------------------
+
+# 8 images in batches of 1, a step every 4 of them: batches 2 and 3 are in the middle of a window.
+WINDOWS = {"batch": 1, "nbs": 4, "warmup_epochs": 0}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "scaler"), [("SGD", None), ("AdamW", 1024.0), pytest.param("MuSGD", None, marks=needs_musgd)]
+)
+def test_the_window_equals_the_one_without_the_bad_micro_batch(train, drawn, optimizer, scaler):
+    args = {**WINDOWS, "optimizer": optimizer, "lr0": 0.001}
+    place = (2, 3)
+    oracle = train(Arm(str(drawn["detect"]), args=args, undo=[place], scaler=scaler), "oracle")
+    guard = {"recovery": {"isolate": "always"}}
+    guarded = train(Arm(str(drawn["detect"]), args=args, nan_pixel=[place], scaler=scaler, guard=guard), "guarded")
+    assert_sound(guarded)
+    assert guarded.fired == [list(place)]
+    [incident] = guarded.incidents()
+    assert (incident["kind"], incident["epoch"], incident["batch"]) == ("isolated", *place)
+    assert "holds 1 NaN or Inf pixel" in incident["culprit"]
+    assert {row["verdict"] for row in guarded.steps} <= {"ok", "clipped"}, "the window's step was taken"
+    assert guarded.digests == oracle.digests
+
+
+def test_the_first_bad_micro_batch_costs_its_window_and_arms_the_check(train, drawn):
+    places = [(1, 3), (2, 2), (2, 4), (3, 1)]
+    guarded = train(Arm(str(drawn["detect"]), args=WINDOWS, nan_pixel=places, guard={}))
+    assert_sound(guarded)
+    assert [tuple(place) for place in guarded.fired] == places
+    assert kinds(guarded) == ["bad_batch", "isolated", "isolated", "isolated"]
+    assert sum(row["clip_scale"] == "0" for row in guarded.steps) == 1
+
+
+def test_a_window_of_which_nothing_good_is_left_is_skipped(train, drawn):
+    places = [(2, n) for n in range(1, 9)]
+    guarded = train(
+        Arm(str(drawn["detect"]), args=WINDOWS, nan_pixel=places, guard={"recovery": {"isolate": "always"}})
+    )
+    assert_sound(guarded)
+    assert len(guarded.fired) == 8
+    assert "bad_batch" in kinds(guarded)
+
+
+# Healing --------------------------------------------------------------------------------------------------------------
+
+POISONS = {
+    "weight": "next(iter(trainer.model.parameters())).data[0, 0, 0, 0] = float('nan')",
+    "all-weights": "[p.data.fill_(float('nan')) for p in trainer.model.parameters()]",
+    "optimizer": "next(s for s in trainer.optimizer.state.values())['exp_avg'].view(-1)[0] = float('inf')",
+    "second-moment": "next(s for s in trainer.optimizer.state.values())['exp_avg_sq'].fill_(float('nan'))",
+    "ema": "next(iter(trainer.ema.ema.parameters())).data.view(-1)[0] = float('nan')",
+    "ema-buffer": "next(b for b in trainer.ema.ema.buffers() if b.is_floating_point()).view(-1)[0] = float('inf')",
+    "batch-norm": "trainer.model.model[0].bn.running_var[0] = float('inf')",
+    "scale-zero": "trainer.scaler._scale.fill_(0.0)",
+    "scale-inf": "trainer.scaler._scale.fill_(float('inf'))",
+}
+POISON = """
+fired = []
+def poison(trainer):
+    if (trainer.epoch + 1, trainer.batch_number) == {place}:
+        {statement}
+        fired.append(1)
+callbacks.setdefault("on_train_batch_end", []).append(poison)
+callbacks.setdefault("on_train_end", []).append(lambda _: print("fired", len(fired)))
+"""
+
+
+@pytest.mark.parametrize(("what", "place"), zip(POISONS, cycle([(1, 1), (2, 2), (2, 1)]), strict=False))
+def test_poison_is_healed_in_place(train, drawn, what, place):
+    code = POISON.format(place=place, statement=POISONS[what])
+    scaler = 1024.0 if what.startswith("scale") else None
+    args = {"optimizer": "AdamW", "lr0": 0.001}
+    result = train(Arm(str(drawn["detect"]), args=args, guard={}, code=code, scaler=scaler))
+    assert "fired 1" in result.log
+    assert_sound(result)
+    assert set(kinds(result)) & {"healed", "bad_batch", "poisoned"}, "it was seen"
+    assert "rollback" not in kinds(result)
+    assert sum(row["clip_scale"] == "0" for row in result.steps) <= 1
+
+
+def test_healed_weights_are_those_of_the_snapshot_and_nothing_else_changes(train, drawn):
+    # One element becomes NaN after the last step of the run; the end of the epoch heals it before it is saved.
+    code = POISON.format(place=(3, 2), statement=POISONS["weight"])
+    clean = train(Arm(str(drawn["detect"]), guard={}), "clean")
+    healed = train(Arm(str(drawn["detect"]), guard={}, code=code), "healed")
+    assert_sound(healed)
+    assert kinds(healed) == ["healed"]
+    assert healed.digests["ema"] == clean.digests["ema"]
+    assert healed.losses() == clean.losses()
+
+
+# Rollback and learning rate -------------------------------------------------------------------------------------------
+
+FLIP = "next(iter(trainer.model.parameters())).data[0, 0, 0, 0] = 1e30"
+BREAK = "[p.data.mul_(300) for n, p in trainer.model.named_parameters() if 'bn.weight' in n]"
+
+
+def test_a_flipped_bit_is_healed_in_place(train, drawn):
+    code = POISON.format(place=(2, 2), statement=FLIP)
+    result = train(Arm(str(drawn["detect"]), guard={}, code=code))
+    assert_sound(result)
+    assert kinds(result) == ["healed"]
+    assert all(row["verdict"] in ("ok", "clipped") for row in result.steps)
+
+
+def test_weights_that_are_finite_but_broken_are_rolled_back(train, drawn):
+    code = POISON.format(place=(2, 1), statement=BREAK)
+    result = train(Arm(str(drawn["detect"]), args={"epochs": 5}, guard={}, code=code))
+    assert_sound(result, epochs=5)
+    [rollback] = [incident for incident in result.incidents() if incident["kind"] == "rollback"]
+    assert rollback["action"].startswith("went back to the snapshot of step")
+    assert "lr_backoff" not in kinds(result), "the learning rate is not to blame"
+
+
+NATURAL = {
+    "pose-AdamW": (POSE, {"optimizer": "AdamW", "lr0": 0.5}),
+    "detect-MuSGD": (DETECT, {"optimizer": "MuSGD", "lr0": 1.0}),
+    "v8-AdamW": ("yolov8n.yaml", {"optimizer": "AdamW", "lr0": 1.0, "warmup_epochs": 0}),
+}
+
+
+@pytest.mark.slow
+@needs_musgd
+@pytest.mark.parametrize("case", NATURAL)
+def test_a_learning_rate_that_is_far_too_high_is_lowered_and_the_model_learns(train, tmp_path, case):
+    model, args = NATURAL[case]
+    draw = draw_pose if model == POSE else draw_detect
+    data = draw(tmp_path / "data", train=64, val=16, size=128)
+    args = {"epochs": 10, "imgsz": 128, "pretrained": False, **args}
+    result = train(Arm(str(data), model, args, guard={}))
+    assert_sound(result, epochs=10)
+    assert {"diverging", "rollback", "lr_backoff"} <= set(kinds(result))
+    assert float(result.results[-1]["metrics/mAP50(B)"]) > 0.85
+    factors = [float(row["lr_factor"]) for row in result.steps]
+    assert factors[0] == 1.0
+    assert min(factors) < 0.1
+
+
+# Precision ------------------------------------------------------------------------------------------------------------
+
+# Activations of the first layer overflow fp16 for good; batch norm makes bf16 and fp32 indifferent to their size.
+LARGE = """
+def enlarge(trainer):
+    trainer.model.model[0].conv.weight.data.mul_(1e7)
+    trainer.ema.ema.model[0].conv.weight.data.mul_(1e7)
+callbacks.setdefault("on_train_start", []).append(enlarge)
+"""
+
+
+def test_a_model_that_overflows_fp16_goes_on_in_bf16(train, drawn):
+    result = train(Arm(str(drawn["detect"]), guard={}, code=LARGE, autocast="float16", scaler=1024.0))
+    assert_sound(result)
+    bad = [incident for incident in result.incidents() if incident["kind"] == "bad_batch"]
+    assert [incident["cause"] for incident in bad] == ["precision"] * 2
+    assert bad[0]["layer"] == "model.0.conv"
+    [raised] = [incident for incident in result.incidents() if incident["kind"] == "precision"]
+    assert raised["action"] == "training goes on in bf16"
+    assert [row["verdict"] in ("ok", "clipped") for row in result.steps] == [False] * 2 + [True] * 4
+
+
+@pytest.mark.slow
+def test_two_hundred_nan_steps_under_a_scaler_then_health(train, tmp_path):
+    data = draw_detect(tmp_path / "data", train=24, val=4, size=64)
+    # 12 batches an epoch: 17 epochs of nothing but NaN, then 8 healthy ones.
+    places = [(epoch, batch) for epoch in range(2, 19) for batch in range(1, 13)]
+    args = {"epochs": 26, "batch": 2, "nbs": 2, "optimizer": "AdamW", "lr0": 0.001}
+    result = train(Arm(str(data), args=args, nan_pixel=places, scaler=65536.0, guard={}))
+    assert len(result.fired) == 204
+    assert_sound(result, epochs=26)
+    assert kinds(result).count("bad_batch") == 204
+    assert not {"rollback", "precision", "stop"} & set(kinds(result))
+    assert float(result.steps[-1]["amp_scale"]) == 65536.0
+    assert float(result.steps[-1]["loss"]) < float(result.steps[0]["loss"])

@@ -1,0 +1,120 @@
+"""A copy of the whole training state in host memory, and what can be done with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["SUSPICIOUS", "Snapshot"]
+
+SUSPICIOUS = 1e4
+"""Magnitude that no weight comes to, and growth that none has from one snapshot to the next."""
+
+
+class Snapshot:
+    """Weights, buffers, EMA and optimizer state as they were before a step.
+
+    Tensors are found again by name, so a snapshot stays valid when the trainer puts another EMA or optimizer in place.
+    They are written back in place, because the trainer's EMA and optimizer hold references to them.
+    """
+
+    def __init__(self) -> None:
+        self.step = -1
+        """Optimizer steps that had been taken; -1 while empty."""
+        self.extra: dict[str, Any] = {}
+        """What goes with the tensors: the EMA's count, the clipper's state."""
+        self._tensors: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def take(self, step: int, live: Mapping[str, Tensor], extra: dict[str, Any]) -> None:
+        """Copy the state. On CUDA into pinned memory without waiting for the copies.
+
+        Args:
+            step: Optimizer steps taken so far.
+            live: The tensors by name.
+            extra: What goes with them; kept as it is.
+        """
+        kept = {}
+        for name, tensor in live.items():
+            copy = self._tensors.get(name)
+            if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
+                copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            copy.copy_(tensor, non_blocking=True)
+            kept[name] = copy
+        self._tensors, self.step, self.extra = kept, step, extra
+
+    def finite(self) -> bool:
+        """Whether every element is finite. For a copy that is complete: some synchronised steps after ``take``."""
+        return all(bool(t.isfinite().all()) for t in self._tensors.values() if t.is_floating_point())
+
+    @torch.no_grad()
+    def restore(self, live: Mapping[str, Tensor]) -> set[str]:
+        """Write the state back in place.
+
+        Returns:
+            Names of live tensors that the snapshot does not have: optimizer state that came later.
+        """
+        for name, tensor in live.items():
+            if name in self._tensors:
+                tensor.copy_(self._tensors[name])
+        return set(live) - set(self._tensors)
+
+    @torch.no_grad()
+    def heal(self, live: Mapping[str, Tensor]) -> list[str]:
+        """Replace the elements that are not finite, or blown up, in place; zero where the snapshot has none.
+
+        A weight beyond every size that training gives it (a flipped bit) has spoilt the batch-norm statistics behind
+        it, too, finite as they may be: with such a weight all of these are taken back. Synchronises.
+
+        Returns:
+            Names of the tensors that had such elements.
+        """
+        healed, blown_up = [], False
+        for name, tensor in live.items():
+            if not tensor.is_floating_point() or float(tensor.abs().max()) <= SUSPICIOUS:
+                continue
+            good = self._tensors.get(name)
+            source = torch.zeros_like(tensor) if good is None else good.to(tensor.device)
+            sound = tensor.isfinite()
+            if _is_weight(name):
+                sound &= tensor.abs() <= SUSPICIOUS * source.abs().max().clamp(min=1.0)
+                blown_up |= bool((tensor.isfinite() & ~sound).any())
+            if not bool(sound.all()):
+                tensor.copy_(torch.where(sound, tensor, source))
+                healed.append(name)
+        if blown_up:
+            self.restore({name: t for name, t in live.items() if _is_statistic(name)})
+        return healed
+
+    @torch.no_grad()
+    def drift(self, live: Mapping[str, Tensor]) -> float:
+        """Return how far the weights have moved since, as a share of their norm: the median over all matrices.
+
+        The median, because one damaged tensor says nothing about the learning rate. Synchronises.
+        """
+        shares = []
+        for name, tensor in live.items():
+            old = self._tensors.get(name)
+            if old is not None and tensor.ndim > 1 and tensor.is_floating_point():
+                old = old.to(tensor.device)
+                shares.append(torch.linalg.vector_norm(tensor - old) / torch.linalg.vector_norm(old))
+        known = torch.stack(shares) if shares else torch.zeros(1)
+        return float(known[known.isfinite()].median()) if bool(known.isfinite().any()) else math.inf
+
+    @staticmethod
+    def nbytes(live: Mapping[str, Tensor]) -> int:
+        """Return the memory that a snapshot of these takes, in bytes."""
+        return sum(t.numel() * t.element_size() for t in live.values())
+
+
+def _is_statistic(name: str) -> bool:
+    """Whether a tensor of the model or its EMA is a batch-norm statistic."""
+    return name.endswith(("running_mean", "running_var")) and not name.startswith("optimizer/")
+
+
+def _is_weight(name: str) -> bool:
+    return name.startswith(("model/", "ema/")) and not _is_statistic(name)
