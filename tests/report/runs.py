@@ -31,6 +31,7 @@ def row(step: int, epoch_steps: int = 10, **changes: object) -> StepRow:
         step=step,
         batch=(step - 1) % epoch_steps + 1,
         lr=0.01 * (1 - step / 1e6),
+        lr_factor=1.0,
         loss=80 / (1 + 0.003 * step) + 4 * math.sin(1.7 * step),
         grad_norm=4 + 2 * math.sin(step),
         threshold=10.0,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from tests.report.runs import INF, INFO, NAN, bad, clipped, incident, overflow, row, write
-from yolo_gradsafe.report.panels import SKIPPED, amp_scale, mark_skips
+from yolo_gradsafe.report.panels import SKIPPED, amp_scale, learning_rate, mark_skips
 from yolo_gradsafe.report.plot import draw
 from yolo_gradsafe.report.records import read_steps
 from yolo_gradsafe.report.summary import summarize
@@ -121,3 +121,16 @@ def test_medians_follow_the_series():
     assert course[0] == 2.0
     assert np.isnan(course[2])
     assert course[3] == 8.0
+
+
+def test_backoffs_are_drawn_under_amp_as_well(tmp_path):
+    def change(step):
+        return row(step, lr=0.001 if step > 15 else 0.01, lr_factor=0.1 if step > 15 else 1.0, amp_scale=1024.0)
+
+    run = write(tmp_path, 30, change, info=replace(INFO, amp="fp16"))
+    assert red(picture(run)) == 0
+    axes = Figure().subplots()
+    learning_rate(axes, read_steps(RunPaths(run)))
+    planned, rate = axes.lines
+    assert set(planned.get_ydata()) == {0.01}
+    assert set(rate.get_ydata()) == {0.01, 0.001}

@@ -2,23 +2,92 @@
 
 from __future__ import annotations
 
+import json
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from yolo_gradsafe.cli.app import app, explained
+from yolo_gradsafe.cli.app import WRONG, app, explained
+
+
+class Format(str, Enum):
+    """What the report can be made as."""
+
+    html = "html"
+    json = "json"
+    md = "md"
+    png = "png"
 
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="The run's folder, e.g. runs/detect/train.")],
-    plot: Annotated[bool, typer.Option(help="Draw stability.png as well.")] = True,
+    run: Annotated[Path | None, typer.Argument(help="The run's folder, e.g. runs/detect/train.")] = None,
+    plot: Annotated[bool, typer.Option(help="Draw stability.png and write stability.html as well.")] = True,
+    format: Annotated[
+        Format | None,
+        typer.Option(help="Make this one only: html and png are written, and named; json and md are printed."),
+    ] = None,
+    open: Annotated[bool, typer.Option("--open", help="Show stability.html (or the png) in a browser.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of stability.json and exit.")] = False,
 ) -> None:
     """Rebuild the report of a finished, crashed or running training from its records, and print it."""
+    from yolo_gradsafe.report.summary import ReportError, Summary
+
+    if schema:
+        typer.echo(json.dumps(Summary.json_schema(), indent=2))
+        return
+    if run is None:
+        typer.echo("error: which run? Give its folder, e.g. gradsafe report runs/detect/train", err=True)
+        raise typer.Exit(WRONG)
+    with explained(ReportError, OSError):
+        path = _print_all(run, plot) if format is None else _make(run, format)
+    if open and path is None:
+        typer.echo("error: --open goes with html or png", err=True)
+        raise typer.Exit(WRONG)
+    if open and path:
+        typer.launch(path.absolute().as_uri())
+
+
+def _print_all(run: Path, plot: bool) -> Path | None:
+    from yolo_gradsafe.cli.progress import working
     from yolo_gradsafe.report import build
     from yolo_gradsafe.report.console import table
-    from yolo_gradsafe.report.summary import ReportError
+    from yolo_gradsafe.report.records import locate, page_path
 
-    with explained(ReportError):
-        typer.echo(table(build(run, plot=plot)))
+    with working() as tell:
+        summary = build(run, plot=plot, tell=tell)
+    typer.echo(table(summary))
+    path = page_path(locate(run))
+    return path if path.is_file() else None
+
+
+def _make(run: Path, format: Format) -> Path | None:
+    from yolo_gradsafe.cli.progress import working
+    from yolo_gradsafe.report.summary import summarize
+
+    with working() as tell:
+        tell("reading the records")
+        summary = summarize(run)
+        if format is Format.html:
+            from yolo_gradsafe.report.page import write_page
+
+            tell("writing stability.html")
+            path = write_page(run, summary)
+        elif format is Format.png:
+            from yolo_gradsafe.report.plot import draw
+
+            tell("drawing stability.png")
+            path = draw(run, summary)
+        else:
+            path = None
+    if path:
+        typer.echo(path)
+    elif format is Format.md:
+        from yolo_gradsafe.report.markdown import markdown
+
+        typer.echo(markdown(summary), nl=False)
+    else:
+        typer.echo(json.dumps(summary.model_dump(mode="json"), indent=2, allow_nan=False))
+    return path

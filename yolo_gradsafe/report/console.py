@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from yolo_gradsafe.telemetry.schema import Verdict
 
 if TYPE_CHECKING:
-    from yolo_gradsafe.report.parts import IncidentEntry
+    from yolo_gradsafe.report.occasions import Occasion
+    from yolo_gradsafe.report.parts import Advice
     from yolo_gradsafe.report.summary import Summary
 
 __all__ = ["epoch_line", "shown", "table"]
@@ -71,7 +72,11 @@ def _rows(summary: Summary) -> Iterator[tuple[str, Iterable[str]]]:
     if amp.enabled:
         yield "AMP", list(_amp(summary))
     if summary.incidents:
-        yield "incidents", list(_incidents(summary.incidents))
+        from yolo_gradsafe.report.occasions import occasions
+
+        yield "incidents", list(_incidents(occasions(summary.incidents)))
+    if summary.advice:
+        yield "advice", [line for advice in summary.advice for line in _advice(advice)]
     if summary.files:
         yield "files", [", ".join(summary.files)]
 
@@ -83,15 +88,24 @@ def _amp(summary: Summary) -> Iterator[str]:
     yield f"{amp.overflows} overflow{'s' * (amp.overflows != 1)} (routine)" if amp.overflows else "no overflow"
 
 
-def _incidents(incidents: list[IncidentEntry]) -> Iterator[str]:
-    for incident in incidents[:MOST_INCIDENTS]:
+def _advice(advice: Advice) -> Iterator[str]:
+    yield shown(advice.title)
+    yield from (f"  {shown(text)}" for text in (advice.options, advice.arguments, advice.command) if text)
+
+
+def _incidents(found: list[Occasion]) -> Iterator[str]:
+    for occasion in found[:MOST_INCIDENTS]:
+        incident = occasion.main
         yield f"epoch {incident.epoch}, batch {incident.batch}, step {incident.step}: {shown(incident.message)}"
+        if incident.culprit:
+            yield f"  culprit: {shown(incident.culprit)}"
         if incident.images:
             names = ", ".join(shown(PureWindowsPath(image).name) for image in incident.images[:MOST_IMAGES])
             more = len(incident.images) - MOST_IMAGES
             yield f"  images: {names}{f' and {more} more' if more > 0 else ''}"
         yield f"  action: {shown(incident.action)}"
-    more = len(incidents) - MOST_INCIDENTS
+        yield from (f"  {remedy.kind}: {shown(remedy.action)}" for remedy in occasion.done[1:])
+    more = len(found) - MOST_INCIDENTS
     if more > 0:
         yield f"and {more} more in stability/incidents.jsonl"
 

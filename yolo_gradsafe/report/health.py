@@ -8,10 +8,13 @@ from typing import Literal
 from yolo_gradsafe.report.parts import Run, Steps
 from yolo_gradsafe.telemetry.schema import Verdict
 
-__all__ = ["HOPELESS", "Health", "Status", "headline", "health", "status"]
+__all__ = ["DIVERGED", "HOPELESS", "Health", "Status", "headline", "health", "status"]
 
 Status = Literal["finished", "failed", "unfinished"]
 Health = Literal["healthy", "survived", "failed"]
+
+DIVERGED = ("diverging", "lr_backoff")
+"""Incidents that say that training ran away."""
 
 HOPELESS = 10
 """Skipped steps in a row, at the end of the records, that make a run a failed one: a run may end in one bad batch."""
@@ -39,7 +42,9 @@ def health(run: Run, steps: Steps, incidents: int, skipped_at_end: int) -> Healt
     return "survived" if incidents or steps.skipped else "healthy"
 
 
-def headline(run: Run, steps: Steps, incidents: int, skipped_at_end: int, epoch: int) -> str:
+def headline(
+    run: Run, steps: Steps, incidents: int, skipped_at_end: int, epoch: int, diverged: int = 0, lost: int = 0
+) -> str:
     """Say in one sentence how the run went.
 
     Args:
@@ -48,18 +53,22 @@ def headline(run: Run, steps: Steps, incidents: int, skipped_at_end: int, epoch:
         incidents: Number of incidents.
         skipped_at_end: Steps in a row that were skipped last.
         epoch: Epoch of the last record; 0 where nothing was recorded.
+        diverged: Epoch in which training last ran away; 0 where it did not.
+        lost: Steps that incidents cost, those included that a rollback undid.
     """
     judgement = health(run, steps, incidents, skipped_at_end)
     if judgement == "failed":
         what = run.error or f"{_count(skipped_at_end, 'step')} in a row skipped, up to the last of {steps.total}."
-        where = f"at epoch {epoch}" if epoch else "at the start"
-        return textwrap.shorten(f"Failed {where}: {what}", 160, placeholder=" ...")
+        where = f"at epoch {diverged or epoch}" if epoch else "at the start"
+        text = f"Diverged {where}; lower lr0. {what}" if diverged else f"Failed {where}: {what}"
+        return textwrap.shorten(text, 160, placeholder=" ...")
     so_far = " so far" if status(run) == "unfinished" else ""
     if judgement == "survived":
         verb = "was" if steps.skipped < 2 else "were"
         skipped = f"{steps.skipped or 'none'} of {_count(steps.total, 'step')} {verb} skipped"
         survived = f" {_count(incidents, 'incident')}" if incidents else ""
-        return f"Survived{survived}{so_far}: {skipped}."
+        undone = f", {lost - steps.skipped} undone" if lost > steps.skipped else ""
+        return f"Survived{survived}{so_far}: {skipped}{undone}."
     if not steps.total:
         return f"No step was recorded{so_far}."
     clipped = f"{100 * steps.clipped_share:.1f} % clipped"

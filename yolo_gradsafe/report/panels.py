@@ -78,10 +78,14 @@ def amp_scale(axes: Axes, rows: pl.DataFrame) -> None:
 
 
 def learning_rate(axes: Axes, rows: pl.DataFrame) -> None:
-    """Draw the learning rate of the first parameter group."""
-    rates = _values(rows, "lr")
-    _level(axes, _values(rows, "step"), rates, color=BLUE, linewidth=2)
-    axes.set_ylim(0, 1.1 * max(rates[np.isfinite(rates)], default=0) or 1)
+    """Draw the learning rate of the first parameter group, and where it was lowered what it would have been."""
+    steps, rates, factors = (_values(rows, name) for name in ("step", "lr", "lr_factor"))
+    lowered = factors < 1
+    planned = np.divide(rates, factors, out=rates.copy(), where=lowered & (factors > 0))
+    if lowered.any():
+        _level(axes, steps, planned, color=GREY, linestyle=":", linewidth=1.6, label="without backoff")
+    _level(axes, steps, rates, color=BLUE, linewidth=2, label="lowered after divergence" if lowered.any() else None)
+    axes.set_ylim(0, 1.1 * max(planned[np.isfinite(planned)], default=0) or 1)
     _heading(axes, "learning rate (first parameter group)")
 
 

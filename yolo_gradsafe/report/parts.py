@@ -6,13 +6,13 @@ from 0 to 1; a number that does not exist is null.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from yolo_gradsafe.telemetry.schema import SCHEMA_VERSION, to_json
 
-__all__ = ["Amp", "Epoch", "GradNorm", "IncidentEntry", "Number", "Part", "Run", "Steps"]
+__all__ = ["Advice", "Amp", "Epoch", "GradNorm", "IncidentEntry", "Number", "Part", "Run", "Steps"]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Number = Annotated[Finite | Literal["nan", "inf", "-inf"], BeforeValidator(to_json)]
@@ -76,9 +76,12 @@ class Amp(Part):
 
 
 class IncidentEntry(Part):
-    """Something that needed a remedy: a line of ``stability/incidents.jsonl``."""
+    """Something that needed a remedy, or a remedy: a line of ``stability/incidents.jsonl``."""
 
-    kind: str = Field(description="a verdict, internal_error (of GradSafe) or native_recovery (Ultralytics' own)")
+    kind: str = Field(
+        description="a verdict; a remedy (healed, rollback, lr_backoff, lr_ramp, precision, isolated, quarantine, "
+        "stop, no_snapshots); norm_overflow; internal_error (of GradSafe); or native_recovery (Ultralytics' own)"
+    )
     epoch: int = Field(description="epoch, from 1")
     step: int = Field(description="optimizer step of the run, from 1")
     batch: int = Field(description="batch of the epoch, from 1")
@@ -91,6 +94,18 @@ class IncidentEntry(Part):
     tensors: list[str] = Field(default_factory=list, description="first parameters with a non-finite gradient, by name")
     images: list[str] = Field(default_factory=list, description="image files of the batch")
     time: str = Field(default="", description="when, ISO 8601 with the time zone")
+    culprit: str = Field(default="", description="the sample that did it, a sentence; empty where none was found")
+    layer: str = Field(default="", description="layer that went non-finite first, or empty")
+    term: str = Field(default="", description="loss term that went non-finite first, or empty")
+    cause: str = Field(default="", description="what the cause was found to be, or empty")
+    picture: str = Field(default="", description="picture of the batch, relative to the run's folder, or empty")
+    steps_lost: int = Field(default=0, description="optimizer steps that it cost")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: Any) -> Any:
+        """Take a null for a field that is not there."""
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
 
 
 class Epoch(Part):
@@ -104,3 +119,14 @@ class Epoch(Part):
     skipped: int = Field(description="steps that GradSafe did not apply")
     amp_overflows: int = Field(description="steps that GradScaler skipped; routine")
     loss_mean: float | None = Field(description="mean of the finite losses of the steps, each summed over its batch")
+
+
+class Advice(Part):
+    """A setting to change, and the recorded facts that speak for it; which of the three is to paste depends."""
+
+    rule: str = Field(description="name of the rule that gave it")
+    title: str = Field(description="what to do, a sentence")
+    evidence: str = Field(description="what was recorded, with numbers")
+    options: str = Field(default="", description="for gradsafe's YAML file, or empty")
+    arguments: str = Field(default="", description="for Ultralytics, as key=value words, or empty")
+    command: str = Field(default="", description="for a shell, or empty")

@@ -31,6 +31,8 @@ DPI = 200
 """That of Ultralytics' ``results.png``."""
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
 HEALTH = {"healthy": "#00664b", "survived": "#a35f00", "failed": panels.SKIPPED}
+EPOCHS_BELOW = {3: -0.32, 4: -0.44}
+"""Where the epochs stand, by the number of panels: a share of the last panel's height."""
 MOST_EPOCHS = 20
 """Epochs that are marked at most; of more, every second, fifth, tenth, ... is."""
 
@@ -54,17 +56,15 @@ def draw(run: Path, summary: Summary) -> Path:
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=SIZE, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
         FigureCanvasAgg(figure)
-        norm, loss, third = figure.subplots(3, 1, sharex=True, height_ratios=(5, 4, 3))
-        panels.gradient_norm(norm, rows)
-        panels.loss(loss, rows)
-        if summary.amp.enabled:
-            panels.amp_scale(third, rows)
-        else:
-            panels.learning_rate(third, rows)
-        for axes in (norm, loss, third):
+        draws = [panels.gradient_norm, panels.loss]
+        draws += [panels.amp_scale] if summary.amp.enabled else []
+        draws += [panels.learning_rate] if not summary.amp.enabled or (rows["lr_factor"] < 1).any() else []
+        stack = figure.subplots(len(draws), 1, sharex=True, height_ratios=(5, 4, 3, 3)[: len(draws)])
+        for axes, panel in zip(stack, draws, strict=True):
+            panel(axes, rows)
             panels.mark_skips(axes, rows)
             axes.grid(axis="y", color="#ebebeb")
-        _epochs((norm, loss, third), rows)
+        _epochs(stack, rows)
         _title(figure, summary)
         part = paths.plot.with_name(paths.plot.name + ".part")
         figure.savefig(part, format="png", dpi=DPI)
@@ -114,7 +114,7 @@ def _epochs(stack: Sequence[Axes], rows: pl.DataFrame) -> None:
         for step in marked["step"].to_list():
             if step != first:
                 axes.axvline(step - 0.5, color="#d9d9d9", linewidth=0.8, zorder=0.5)
-    second = lowest.secondary_xaxis(-0.32)
+    second = lowest.secondary_xaxis(EPOCHS_BELOW[len(stack)])
     second.set_xticks(marked["step"].to_list(), marked["epoch"].to_list())
     second.tick_params(length=0, colors=panels.GREY)
     second.spines["bottom"].set_visible(False)

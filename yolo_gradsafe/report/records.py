@@ -12,9 +12,27 @@ import yaml
 from pydantic import ValidationError
 
 from yolo_gradsafe.report.parts import IncidentEntry, Run
-from yolo_gradsafe.telemetry.schema import RunPaths, StepRow, Verdict, to_json
+from yolo_gradsafe.telemetry.schema import SCHEMA_VERSION, RunPaths, StepRow, Verdict, to_json
 
-__all__ = ["ReportError", "locate", "loss_items", "present", "read_incidents", "read_options", "read_run", "read_steps"]
+__all__ = [
+    "STAGE",
+    "ReportError",
+    "locate",
+    "loss_items",
+    "page_path",
+    "present",
+    "read_incidents",
+    "read_options",
+    "read_run",
+    "read_steps",
+    "stage_columns",
+    "yaml_path",
+]
+
+STAGE = "norm/"
+"""What the columns of the stages' norms start with."""
+_LATER = {"lr_factor": "1"}
+"""Columns that records of earlier versions lack, and what they would have said."""
 
 
 class ReportError(ValueError):
@@ -40,9 +58,20 @@ def locate(path: Path) -> RunPaths:
     return paths
 
 
+def page_path(paths: RunPaths) -> Path:
+    """Return where the summary for a browser lies."""
+    return paths.run / "stability.html"
+
+
+def yaml_path(paths: RunPaths) -> Path:
+    """Return where the summary lies a second time, for loggers that upload YAML and no JSON, as MLflow's does."""
+    return paths.run / "stability.yaml"
+
+
 def present(paths: RunPaths) -> list[str]:
     """Return the report's files that exist, relative to the run's folder, those for people and programs first."""
-    files = (paths.summary, paths.plot, paths.steps, paths.layers, paths.incidents, paths.info, paths.options)
+    summaries = (page_path(paths), paths.plot, paths.summary, yaml_path(paths))
+    files = (*summaries, paths.steps, paths.layers, paths.incidents, paths.info, paths.options)
     return [file.relative_to(paths.run).as_posix() for file in files if file.is_file()]
 
 
@@ -58,11 +87,13 @@ def read_steps(paths: RunPaths) -> pl.DataFrame:
     columns = StepRow.fixed_columns()
     source = "\n".join(lines or [",".join(columns)])
     cells = pl.read_csv(io.BytesIO(source.encode()), infer_schema_length=0, truncate_ragged_lines=True)
-    missing = [name for name in columns if name not in cells.columns]
+    missing = [name for name in columns if name not in (*cells.columns, *_LATER)]
     if missing:
         raise ReportError(f"{paths.steps} is not a record of steps: it has no column {', '.join(missing)}")
+    cells = cells.with_columns(pl.lit(value).alias(name) for name, value in _LATER.items() if name not in cells.columns)
     integers = [pl.col(name).cast(pl.Int64, strict=False) for name in ("epoch", "step", "batch")]
-    floats = ["lr", "loss", *loss_items(cells), "grad_norm", "threshold", "clip_scale", "amp_scale"]
+    norms = ["grad_norm", *stage_columns(cells), "threshold", "clip_scale", "amp_scale"]
+    floats = ["lr", "lr_factor", "loss", *loss_items(cells), *norms]
     steps = cells.with_columns(*integers, *(pl.col(name).cast(pl.Float64, strict=False) for name in floats))
     whole = pl.col("verdict").is_in([str(word) for word in Verdict]) & pl.col("clip_scale").is_not_null()
     steps = steps.filter(whole & pl.col("epoch").is_not_null() & pl.col("step").is_not_null())
@@ -78,6 +109,11 @@ def loss_items(steps: pl.DataFrame) -> list[str]:
     return steps.columns[steps.columns.index("loss") + 1 : steps.columns.index("grad_norm")]
 
 
+def stage_columns(steps: pl.DataFrame) -> list[str]:
+    """Return the columns that hold the norms of the model's stages."""
+    return [name for name in steps.columns if name.startswith(STAGE)]
+
+
 def read_incidents(paths: RunPaths) -> list[IncidentEntry]:
     """Return the incidents in the order in which they were recorded."""
     text = paths.incidents.read_text(encoding="utf-8", errors="replace") if paths.incidents.is_file() else ""
@@ -91,10 +127,24 @@ def read_incidents(paths: RunPaths) -> list[IncidentEntry]:
 
 
 def read_run(paths: RunPaths) -> Run:
-    """Return what was trained; blank where the run did not get to say it."""
+    """Return what was trained; blank where the run did not get to say it.
+
+    Raises:
+        ReportError: A later version recorded the run; what it wrote may mean something else.
+    """
     try:
-        return Run.model_validate_json(_text(paths.info.read_text(encoding="utf-8", errors="replace")))
-    except (FileNotFoundError, json.JSONDecodeError, ValidationError):
+        values = json.loads(_text(paths.info.read_text(encoding="utf-8", errors="replace")))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return Run()
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ReportError(
+            f"{paths.run} was recorded by a newer gradsafe (records of version {version}, this one reads up to "
+            f"{SCHEMA_VERSION}). Update it: pip install -U yolo-gradsafe"
+        )
+    try:
+        return Run.model_validate(values)
+    except ValidationError:
         return Run()
 
 

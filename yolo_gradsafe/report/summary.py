@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import Field, ValidationError
 
 from yolo_gradsafe.report import tally
-from yolo_gradsafe.report.health import HOPELESS, Health, Status, headline, health, status
-from yolo_gradsafe.report.parts import Amp, Epoch, GradNorm, IncidentEntry, Part, Run, Steps
+from yolo_gradsafe.report.advice import Facts, advise
+from yolo_gradsafe.report.beside import read_arguments, read_layers, read_quarantine
+from yolo_gradsafe.report.health import DIVERGED, HOPELESS, Health, Status, headline, health, status
+from yolo_gradsafe.report.occasions import troubles
+from yolo_gradsafe.report.parts import Advice, Amp, Epoch, GradNorm, IncidentEntry, Part, Run, Steps
 from yolo_gradsafe.report.records import (
     ReportError,
     locate,
@@ -23,6 +27,8 @@ from yolo_gradsafe.report.records import (
 from yolo_gradsafe.telemetry.recorder import write_atomically
 
 __all__ = ["ReportError", "Summary", "summarize"]
+
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 class Summary(Part):
@@ -45,18 +51,24 @@ class Summary(Part):
         description="norm above which the last step would have been clipped; null where nothing clips"
     )
     amp: Amp = Field(description="mixed precision's loss scale")
-    incidents: list[IncidentEntry] = Field(description="what needed a remedy, in order")
+    incidents: list[IncidentEntry] = Field(description="what needed a remedy, and the remedies, in order")
+    advice: list[Advice] = Field(default_factory=list, description="settings to change, the most pressing first")
     epochs: list[Epoch] = Field(description="one entry an epoch, in order")
     options: dict[str, Any] = Field(description="the resolved options of the run")
     files: list[str] = Field(description="the report's files that exist, relative to the run's folder")
 
     def save(self, path: Path) -> None:
-        """Write the summary as strict JSON: UTF-8, no NaN or Infinity.
+        """Write the summary as strict JSON: UTF-8, no NaN or Infinity; as YAML if that is what the file is called.
 
         Raises:
             OSError: The file cannot be written.
         """
-        write_atomically(path, json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n")
+        values = self.model_dump(mode="json")
+        if path.suffix in {".yaml", ".yml"}:
+            text = yaml.dump(values, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=118)
+        else:
+            text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+        write_atomically(path, text)
 
     @classmethod
     def load(cls, path: Path) -> Summary:
@@ -71,6 +83,11 @@ class Summary(Part):
         except ValidationError as error:
             raise ReportError(f"{path} is not a summary of this version of gradsafe: {error}") from None
 
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON schema of ``stability.json``."""
+        return cls.model_json_schema(mode="serialization")
+
 
 def summarize(run: Path) -> Summary:
     """Summarize a run from its records; it may have finished, crashed, or still run.
@@ -84,19 +101,25 @@ def summarize(run: Path) -> Summary:
     """
     paths = locate(Path(run))
     rows, incidents, info = read_steps(paths), read_incidents(paths), read_run(paths)
+    options = read_options(paths)
+    facts = Facts(rows, read_layers(paths), incidents, info, options, read_arguments(paths), read_quarantine(paths))
     steps, skipped_at_end = tally.steps(rows), tally.skipped_at_end(rows)
     places = rows["epoch"].tail(1).to_list() or [incident.epoch for incident in incidents[-1:]]
+    troubled, last = troubles(incidents), max(places, default=0)
+    diverged = max((incident.epoch for incident in incidents if incident.kind in DIVERGED), default=0)
+    lost = sum(incident.steps_lost for incident in incidents)
     return Summary(
         status=status(info),
-        health=health(info, steps, len(incidents), skipped_at_end),
-        headline=headline(info, steps, len(incidents), skipped_at_end, epoch=max(places, default=0)),
+        health=health(info, steps, troubled, skipped_at_end),
+        headline=headline(info, steps, troubled, skipped_at_end, last, diverged, lost),
         run=info,
         steps=steps,
         grad_norm=tally.grad_norm(rows),
         threshold=tally.threshold(rows),
         amp=tally.amp(rows, info.amp),
         incidents=incidents,
+        advice=advise(facts),
         epochs=tally.epochs(rows),
-        options=read_options(paths),
+        options=options,
         files=present(paths),
     )

@@ -1,0 +1,305 @@
+"""Each rule of advice: a run that gives it, with its numbers, and one much like it that does not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.report import scenes
+from tests.report.runs import INFO, bad, incident, overflow, row, write
+from yolo_gradsafe.config import Config
+from yolo_gradsafe.report.advice import RULES, Facts, advise
+from yolo_gradsafe.report.parts import Advice
+from yolo_gradsafe.report.records import read_steps
+from yolo_gradsafe.report.summary import summarize
+from yolo_gradsafe.telemetry import Incident, Recorder, RunPaths, StepRow
+from yolo_gradsafe.telemetry.schema import LayerRow
+
+ARGUMENTS = {
+    "lr0": 0.01,
+    "optimizer": "AdamW",
+    "warmup_epochs": 3.0,
+    "epochs": 30,
+    "close_mosaic": 10,
+    "data": "d.yaml",
+}
+
+
+def given(folder: Path, arguments: dict[str, object] | None = None, **run: object) -> dict[str, Advice]:
+    """Write a run, and return its advice by rule."""
+    write(folder, **run)  # type: ignore[arg-type]
+    (folder / "args.yaml").write_text(yaml.safe_dump(ARGUMENTS | (arguments or {})), encoding="utf-8")
+    return {advice.rule: advice for advice in summarize(folder).advice}
+
+
+def norms(size: float, limit: float = 10.0, **changes: object) -> Callable[[int], StepRow]:
+    """Return steps whose norms scatter around a size, clipped at a limit."""
+
+    def change(step: int) -> StepRow:
+        norm = size * random.Random(step).uniform(0.8, 1.2)
+        clip = {"clip_scale": limit / norm, "verdict": "clipped"} if norm > limit else {}
+        return row(step, grad_norm=norm, threshold=limit, **{**clip, **changes})
+
+    return change
+
+
+def event(step: int, kind: str, **changes: object) -> Incident:
+    return incident(step, kind=kind, **changes)
+
+
+# The clip threshold
+
+
+def test_threshold_far_below_the_norms(tmp_path):
+    advice = given(tmp_path / "a", steps=300, change=norms(400))["clip_below"]
+    assert "100 % of the steps" in advice.evidence
+    limit = Config.load(yaml.safe_load(advice.options)).clip.max_norm
+    assert 440 < limit < 480
+    assert not advice.arguments  # AdamW's steps do not grow with the threshold
+    sgd = given(tmp_path / "b", steps=300, change=norms(400), info=replace(INFO, optimizer="SGD"))["clip_below"]
+    assert sgd.arguments == "lr0=0.00025"
+    assert "clip_below" not in given(tmp_path / "c", steps=300, change=norms(100))  # stock's 10 is common there
+    assert "clip_below" not in given(tmp_path / "d", steps=300, change=norms(400), options="clip: {mode: none}")
+
+
+def test_threshold_far_above_the_norms_lets_outliers_pass(tmp_path):
+    def spiky(step):
+        return row(step, grad_norm=0.5) if step % 150 == 0 else norms(0.02)(step)
+
+    options = "clip: {mode: norm, max_norm: 10.0}"
+    advice = given(tmp_path / "a", steps=400, change=spiky, options=options)["clip_above"]
+    assert "2 outliers passed" in advice.evidence
+    assert 0.02 < Config.load(yaml.safe_load(advice.options)).clip.max_norm < 0.03
+    assert "clip_above" not in given(tmp_path / "b", steps=400, change=norms(0.02), options=options)
+    assert "clip_above" not in given(tmp_path / "c", steps=400, change=norms(5), options=options)
+
+
+# Mixed precision
+
+
+@pytest.mark.parametrize(("version", "argument"), [("8.4.190", "amp=bf16"), ("8.4.80", "amp=False"), ("", "amp=False")])
+def test_overflows_that_do_not_stop(tmp_path, version, argument):
+    info = replace(INFO, amp="fp16", environment={"ultralytics": version})
+
+    def change(step):
+        return overflow(step) if step > 100 and step % 20 == 0 else row(step, amp_scale=1024.0)
+
+    advice = given(tmp_path, steps=500, change=change, info=info)["amp_overflow"]
+    assert advice.arguments == argument
+    assert "20 steps (5.0 %)" in advice.evidence
+
+
+def test_overflows_of_the_search_for_a_scale_are_routine(tmp_path):
+    info = replace(INFO, amp="fp16")
+
+    def change(step):
+        return overflow(step) if step < 20 or step == 2000 else row(step, amp_scale=1024.0)
+
+    assert given(tmp_path, steps=2500, change=change, info=info) == {}
+
+
+def test_precision_that_had_to_be_raised(tmp_path):
+    info = replace(INFO, amp="fp16", environment={"ultralytics": "8.4.190"})
+    advice = given(tmp_path, steps=100, info=info, incidents=[event(42, "precision")])["amp_overflow"]
+    assert advice.arguments == "amp=bf16"
+    assert "epoch 5" in advice.evidence
+
+
+# The learning rate
+
+
+def rising(step: int, until: int = 30) -> float:
+    return 0.01 * min(1.0, step / until) * (1 - step / 1000)
+
+
+def test_learning_rate_too_high(tmp_path):
+    def change(step):
+        return row(step, lr=rising(step) * (0.1 if step > 150 else 1), lr_factor=0.1 if step > 150 else 1.0)
+
+    found = [event(150, "diverging"), event(150, "lr_backoff"), event(190, "diverging")]
+    advice = given(tmp_path / "a", steps=300, change=change, incidents=found)["lr_too_high"]
+    assert advice.arguments == "lr0=0.001"
+    assert "2 times, first at step 150 (epoch 15)" in advice.evidence
+    assert "held at 0.1" in advice.evidence
+    auto = given(tmp_path / "b", {"optimizer": "auto"}, steps=300, change=change, incidents=found)["lr_too_high"]
+    assert auto.arguments.startswith("optimizer=AdamW lr0=0.0009")
+    bad_data = given(tmp_path / "c", steps=300, change=lambda n: row(n, lr=rising(n)), incidents=[incident(150)])
+    assert not {"lr_too_high", "warm_up_short", "muon"} & set(bad_data)
+
+
+def test_warm_up_too_short(tmp_path):
+    def change(step):
+        return row(step, lr=rising(step))
+
+    early = [event(12, "diverging"), event(20, "diverging")]
+    advice = given(tmp_path / "a", steps=300, change=change, incidents=early)
+    assert advice["warm_up_short"].arguments == "warmup_epochs=6"
+    assert "lr_too_high" not in advice
+
+    def backed_off(step):
+        return row(step, lr=rising(step) * (0.1 if step > 12 else 1), lr_factor=0.1 if step > 12 else 1.0)
+
+    lowered = given(tmp_path / "c", steps=300, change=backed_off, incidents=early)
+    assert "warm_up_short" not in lowered  # it held because the rate was low
+    assert lowered["lr_too_high"].arguments == "lr0=0.001"
+    late = given(tmp_path / "b", steps=300, change=change, incidents=[*early, event(200, "diverging")])
+    assert "warm_up_short" not in late
+    assert "lr_too_high" in late
+
+
+def test_muon_is_not_limited_by_clipping(tmp_path):
+    info = replace(INFO, optimizer="MuSGD")
+    found = given(tmp_path / "a", steps=300, change=lambda n: row(n, lr=rising(n)), info=info,
+                  incidents=[event(200, "diverging")])  # fmt: skip
+    assert found["muon"].arguments == "lr0=0.003"
+    assert "lr_too_high" not in found
+    assert "muon" not in given(tmp_path / "b", steps=300, info=info)
+
+
+# Batch normalisation and layers
+
+
+def test_batch_norm_that_is_poisoned_again_and_again(tmp_path):
+    found = [event(n, "healed", message="not finite: model.3.bn.running_var", layer="model.3") for n in (10, 20, 30)]
+    advice = given(tmp_path / "a", steps=100, incidents=found, info=replace(INFO, amp="fp16"))["batchnorm_poisoned"]
+    assert "3 steps, most often in model.3" in advice.evidence
+    assert advice.arguments == "amp=False"
+    assert given(tmp_path / "b", steps=100, incidents=found)["batchnorm_poisoned"].command == "gradsafe check d.yaml"
+    assert "batchnorm_poisoned" not in given(tmp_path / "c", steps=100, incidents=found[:2])
+    others = [
+        event(n, "poisoned", message="weights were not finite", tensors=["model.0.conv.weight"]) for n in range(5)
+    ]
+    assert "batchnorm_poisoned" not in given(tmp_path / "d", steps=100, incidents=others)
+
+
+@pytest.mark.parametrize(("before", "after", "dead"), [(1.0, 0.0, True), (0.0, 0.0, False), (1.0, 1e-9, False)])
+def test_layer_that_died(tmp_path, before, after, dead):
+    write(tmp_path, 60)
+    recorder = Recorder(tmp_path, resume=True)
+    for epoch in range(1, 7):
+        norm = before if epoch < 4 else after
+        recorder.layers([LayerRow(epoch, "model.7", "neck", 10, norm, norm, norm, norm, 0.1, 0.1)])
+    found = {advice.rule: advice for advice in summarize(tmp_path).advice}
+    assert ("layer_dead" in found) is dead
+    if dead:
+        assert "model.7 had no gradient at all after epoch 3" in found["layer_dead"].evidence
+        assert found["layer_dead"].arguments == "lr0=0.005"
+
+
+# The data
+
+
+def test_quarantined_files(tmp_path):
+    assert given(tmp_path, steps=60) == {}
+    (tmp_path / "stability" / "quarantine.txt").write_text("/data/a.jpg\n/data/b.jpg\n/data/a.jpg\n", encoding="utf-8")
+    advice = summarize(tmp_path).advice[0]
+    assert "2 files spoilt batches and were quarantined: a.jpg, b.jpg." in advice.evidence
+    assert advice.command == "gradsafe check d.yaml"
+
+
+def test_accumulation_that_is_poisoned_often(tmp_path):
+    def every(batches):
+        def change(step):
+            place = {"batch": batches * ((step - 1) % 10 + 1)}
+            return bad(step, **place) if step % 20 == 0 else row(step, **place)
+
+        return change
+
+    advice = given(tmp_path / "a", steps=200, change=every(4))["accumulation"]
+    assert "10 optimizer steps of 200 were skipped, each with 4 batches of 16: 40 batches lost." in advice.evidence
+    assert advice.arguments == "nbs=16"
+    options = "recovery: {isolate: auto}"
+    isolating = given(tmp_path / "b", steps=200, change=every(4), options=options)["accumulation"]
+    assert (isolating.options, isolating.arguments) == ("recovery: {isolate: always}", "")
+    assert "accumulation" not in given(tmp_path / "c", steps=200, change=every(1))
+
+
+# The stages
+
+
+def stages(share: float, others: float, size: float = 50.0) -> Callable[[int], StepRow]:
+    def change(step):
+        now = norms(size)(step)
+        parts = {"norm/head.flow": now.grad_norm * share, "norm/backbone": now.grad_norm * others}
+        return replace(now, stages=parts)
+
+    return change
+
+
+def test_a_stage_that_drowns_the_others(tmp_path):
+    advice = given(tmp_path / "a", steps=200, change=stages(0.999, 0.04))["stage_dominates"]
+    assert Config.load(yaml.safe_load(advice.options)).clip.stages["head.flow"].max_norm == 10.0
+    assert "head.flow had 99.8 %" in advice.evidence
+    assert "stage_dominates" not in given(tmp_path / "b", steps=200, change=stages(0.9, 0.43))
+    assert "stage_dominates" not in given(tmp_path / "c", steps=200, change=stages(0.999, 0.04, size=5.0))
+    own = "clip: {mode: norm, max_norm: 10.0, stages: {head.flow: {max_norm: 5.0}}}"
+    assert "stage_dominates" not in given(tmp_path / "d", steps=200, change=stages(0.999, 0.04), options=own)
+
+
+def test_a_stage_that_hears_nothing(tmp_path):
+    info = replace(INFO, optimizer="SGD")
+    advice = given(tmp_path / "a", steps=200, change=stages(1.0, 1e-8, size=5.0), info=info)["stage_vanishes"]
+    assert "backbone had 1e-08" in advice.evidence
+    assert advice.arguments == "optimizer=AdamW"
+    frozen = given(tmp_path / "b", steps=200, change=stages(1.0, 0.0, size=5.0), info=info)
+    assert "stage_vanishes" not in frozen
+    told = given(tmp_path / "c", steps=60, incidents=[event(40, "stalled", message="neck has vanished")])
+    assert "neck has vanished" in told["stage_vanishes"].evidence
+
+
+# The schedule
+
+
+@pytest.mark.parametrize(("first", "given_"), [(201, True), (101, False)])
+def test_spikes_when_mosaic_is_switched_off(tmp_path, first, given_):
+    def change(step):
+        return row(step, grad_norm=60.0) if first <= step < first + 10 and step % 2 else row(step)
+
+    found = given(tmp_path, steps=300, change=change)
+    assert ("close_mosaic" in found) is given_
+    if given_:
+        assert "5 spikes in the 2 epochs from epoch 21 on" in found["close_mosaic"].evidence
+        assert found["close_mosaic"].arguments == "cos_lr=True"
+
+
+# All of them
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD", "MuSGD"])
+@pytest.mark.parametrize("size", [0.05, 4.0, 90.0])
+def test_no_advice_on_a_healthy_run(tmp_path, optimizer, size):
+    assert given(tmp_path, steps=300, change=norms(size), info=replace(INFO, optimizer=optimizer)) == {}
+
+
+def test_no_advice_without_records(tmp_path):
+    assert given(tmp_path / "none", steps=0) == {}
+    assert given(tmp_path / "few", steps=3) == {}
+    assert summarize(scenes.empty(tmp_path / "empty")).advice == []
+
+
+def test_settings_are_ones_that_exist(tmp_path):
+    from ultralytics.cfg import DEFAULT_CFG_DICT
+
+    found = list(given(tmp_path / "a", steps=300, change=norms(400)).values())
+    found += summarize(scenes.sick(tmp_path / "b")).advice
+    assert len(found) >= 3
+    for advice in found:
+        assert advice.options or advice.arguments or advice.command or "died" in advice.title
+        Config.load(yaml.safe_load(advice.options) if advice.options else None)
+        assert {word.split("=")[0] for word in advice.arguments.split()} <= set(DEFAULT_CFG_DICT)
+
+
+def test_a_rule_that_fails_costs_only_itself(tmp_path, monkeypatch, caplog):
+    def broken(facts):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("yolo_gradsafe.report.advice.RULES", (broken, *RULES))
+    run = scenes.sick(tmp_path)
+    assert "broken" in caplog.text or summarize(run).advice
+    rows = read_steps(RunPaths(run))
+    assert advise(Facts(rows, rows.select("epoch").clear())) == []

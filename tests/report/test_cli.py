@@ -1,0 +1,137 @@
+"""``gradsafe report``, ``compare`` and ``watch`` on runs of every kind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.report import scenes
+from tests.report.runs import INFO
+from yolo_gradsafe.cli import app
+from yolo_gradsafe.report.summary import Summary
+from yolo_gradsafe.telemetry import Recorder, RunPaths
+
+ROOT = Path(__file__).parents[2]
+SCENES = {
+    "healthy": "Healthy: 300 steps, none skipped, 1.0 % clipped.",
+    "sick": "Survived 40 incidents: 40 of 2000 steps were skipped.",
+    "crashed": "Survived 1 incident so far: 1 of 119 steps was skipped.",
+    "empty": "No step was recorded so far.",
+}
+
+
+def gradsafe(*words: object, code: int = 0) -> str:
+    done = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "120", "NO_COLOR": "1"})
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+@pytest.fixture(scope="module", params=list(SCENES))
+def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    return request.param, getattr(scenes, request.param)(tmp_path_factory.mktemp("scene") / "run")
+
+
+def test_report_writes_everything_and_prints_the_table(scene):
+    name, run = scene
+    assert SCENES[name] in gradsafe("report", run)
+    for file in ("stability.html", "stability.png", "stability.json", "stability.yaml"):
+        assert (run / file).stat().st_size
+
+
+@pytest.mark.parametrize("format", ["json", "md", "html"])
+def test_report_makes_one_format(scene, format):
+    name, run = scene
+    page = run / "stability.html"
+    page.unlink(missing_ok=True)
+    output = gradsafe("report", run, "--format", format)
+    if format == "json":
+        assert Summary.model_validate_json(output).headline == SCENES[name]
+    elif format == "md":
+        assert output.startswith(f"## {SCENES[name]}")
+    else:
+        assert output.strip() == str(page)
+    assert page.exists() is (format == "html")
+
+
+def test_watch_looks_once_where_output_is_no_terminal(scene):
+    name, run = scene
+    assert SCENES[name] in gradsafe("watch", run)
+
+
+def test_watch_follows_a_run_to_its_end(tmp_path):
+    recorder = Recorder(scenes.crashed(tmp_path), resume=True)
+    end = threading.Timer(1.0, recorder.info, [INFO])
+    end.start()
+    words = ["watch", str(tmp_path), "--every", "0.2"]
+    done = CliRunner().invoke(app, words, env={"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"})
+    assert done.exit_code == 0
+    assert not end.is_alive()
+    assert "finished" in done.output
+
+
+def test_compare(scene, tmp_path):
+    _, run = scene
+    output = gradsafe("compare", run, scenes.healthy(tmp_path / "other"), "--html", "--out", tmp_path / "c.html")
+    assert "optimizer steps" in output
+    assert (tmp_path / "c.html").is_file()
+
+
+@pytest.mark.parametrize("words", [["report"], ["report", "--format", "md"], ["watch"], ["compare", "."]])
+def test_newer_records_and_none_are_refused_in_words(tmp_path, words):
+    run = scenes.newer(tmp_path / "new")
+    assert "newer gradsafe (records of version 9, this one reads up to 1)" in gradsafe(*words, run, code=2).replace(
+        "\n", " "
+    ) or words == ["compare", "."]
+    assert "no gradsafe records in" in gradsafe(*words, tmp_path, code=2)
+
+
+def test_mistakes(tmp_path):
+    assert "which run?" in gradsafe("report", code=2)
+    assert "two runs or more" in gradsafe("compare", tmp_path, code=2)
+    run = scenes.empty(tmp_path)
+    assert "--open goes with html or png" in gradsafe("report", run, "--format", "md", "--open", code=2)
+
+
+def test_open(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("typer.launch", opened.append)
+    run = scenes.healthy(tmp_path / "a b", steps=20)
+    gradsafe("report", run, "--open")
+    gradsafe("report", run, "--format", "png", "--open")
+    gradsafe("compare", run, run, "--open", "--out", tmp_path / "c.html")
+    assert opened == [
+        (run / "stability.html").as_uri(),
+        (run / "stability.png").as_uri(),
+        (tmp_path / "c.html").as_uri(),
+    ]
+
+
+def test_schema():
+    schema = json.loads(gradsafe("report", "--schema"))
+    assert "headline" in schema["required"]
+    assert "Advice" in schema["$defs"]
+
+
+def test_a_page_that_cannot_be_made_costs_no_numbers(tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("no plotly")
+
+    monkeypatch.setattr("yolo_gradsafe.report.page.write_page", fail)
+    run = scenes.healthy(tmp_path, steps=20)
+    assert "Healthy" in gradsafe("report", run)
+    assert "no plotly" in caplog.text
+    assert (run / "stability.png").is_file()
+    assert not (run / "stability.html").exists()
+    assert RunPaths(run).summary.is_file()
+
+
+def test_help_is_light():
+    heavy = {"torch", "ultralytics", "polars", "matplotlib", "plotly", "jinja2", "cv2"}
+    code = f"import sys, yolo_gradsafe.cli; assert not {heavy!r} & set(sys.modules), {heavy!r} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

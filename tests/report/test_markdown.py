@@ -1,0 +1,30 @@
+"""The summary as Markdown."""
+
+from __future__ import annotations
+
+from tests.report import scenes
+from tests.report.runs import incident, write
+from yolo_gradsafe.report.markdown import markdown
+from yolo_gradsafe.report.summary import summarize
+
+
+def test_healthy_run(tmp_path):
+    text = markdown(summarize(scenes.healthy(tmp_path)))
+    assert text.startswith("## Healthy: 300 steps, none skipped, 1.0 % clipped.\n")
+    assert "| Steps | **300** | 300 applied, 0 skipped |" in text
+    assert "### " not in text
+
+
+def test_sick_run(tmp_path):
+    text = markdown(summarize(scenes.sick(tmp_path)))
+    assert "`lr0=0.003`" in text
+    assert "and 20 more in `stability/incidents.jsonl`" in text
+    assert sum(line.startswith("| ") for line in text.splitlines()) == (2 + 4) + (2 + 20)
+
+
+def test_text_from_outside_marks_nothing_up(tmp_path):
+    hostile = incident(3, message="a | b <img src=x> [x](http://y) @someone #1 `c`\nd", images=["/x/*.jpg"])
+    text = markdown(summarize(write(tmp_path, 9, incidents=[hostile])))
+    line = next(line for line in text.splitlines() if line.startswith("| 1 | 3 | 3 |"))
+    assert "a \\| b \\<img src=x\\> \\[x\\](http://y) @\u200bsomeone \\#1 \\`c\\` d" in line
+    assert "\\*.jpg" in line

@@ -1,0 +1,298 @@
+"""The page as a file: self-contained, escaped, small, quick to make; pictures from within the run only."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import time
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.report import scenes
+from tests.report.runs import INF, NAN, bad, incident, row, write
+from yolo_gradsafe.report.beside import read_layers
+from yolo_gradsafe.report.page import pictures as pictures_module
+from yolo_gradsafe.report.page import write_page
+from yolo_gradsafe.report.page.cards import cards
+from yolo_gradsafe.report.page.curves import curves
+from yolo_gradsafe.report.page.heatmap import COLUMNS, heatmap
+from yolo_gradsafe.report.page.pictures import Album
+from yolo_gradsafe.report.page.series import level, line
+from yolo_gradsafe.report.parts import IncidentEntry
+from yolo_gradsafe.report.records import read_steps
+from yolo_gradsafe.report.summary import summarize
+from yolo_gradsafe.telemetry import RunPaths
+
+
+class Page(HTMLParser):
+    """What is in a page: elements with their attributes, and the text outside of scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.scripts: dict[str, str] = {}
+        self._script: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag in {"script", "style"}:
+            self._script = dict(attrs).get("id") or tag
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in {"script", "style"}:
+            self._script = None
+
+    def handle_data(self, data: str) -> None:
+        if self._script:
+            self.scripts[self._script] = self.scripts.get(self._script, "") + data
+        else:
+            self.text += data + " " * bool(data.strip())
+
+
+def page(run: Path) -> Page:
+    return Page(write_page(run, summarize(run)).read_text(encoding="utf-8"))
+
+
+def test_first_screen(tmp_path):
+    found = page(scenes.sick(tmp_path / "train7"))
+    words = " ".join(found.text.split())
+    assert "train7" in words
+    assert "Survived 40 incidents: 40 of 2000 steps were skipped." in words
+    for figure in ("Steps 2,000", "Gradient norm, median", "Clipped", "Incidents 40"):
+        assert figure in words
+    assert words.index("Advice") < words.index("Lower the learning rate.") < words.index("lr0=0.003")
+    assert words.index("lr0=0.003") < words.index("Curves") < words.index("Layers") < words.index("Options in force")
+
+
+def test_nothing_is_loaded_from_elsewhere(tmp_path):
+    found = page(scenes.sick(tmp_path))
+    for tag, attributes in found.elements:
+        for name in ("src", "href", "srcset", "action", "data"):
+            value = attributes.get(name) or ""
+            assert not value or value.startswith(("data:", "#", "stability/batches/")), (tag, value)
+    assert "url(" not in found.scripts["style"]
+    assert "@import" not in found.scripts["style"]
+    policy = next(a["content"] for t, a in found.elements if t == "meta" and "http-equiv" in a)
+    assert policy.startswith("default-src 'none'")
+
+
+def test_a_file_name_is_text(tmp_path):
+    script = "</script><script>document.title='owned'</script>"
+    hostile = incident(3, message=script, images=[scenes.HOSTILE, script], kind='"><b>', tensors=["<i>"])
+    run = write(
+        tmp_path,
+        30,
+        lambda n: row(n, items={f"box{script}": 1.0}),
+        [hostile],
+        options=f"a: '{script}'".replace("'owned'", ""),
+    )
+    found = page(run)
+    assert found.text.count(scenes.HOSTILE) == 1
+    assert "img" not in {tag for tag, _ in found.elements}
+    assert sum(tag == "script" for tag, _ in found.elements) == 4
+    assert not any(name.startswith("on") for _, attributes in found.elements for name in attributes)
+    names = [s["name"] for p in json.loads(found.scripts["data"])["panels"] for s in p["series"]]
+    assert f"box{script}" in names
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda n: bad(n, threshold=INF, loss=-INF),
+        lambda n: row(n, grad_norm=0.0, lr=0.0, loss=0.0),
+        lambda n: row(n, grad_norm=1e42 if n == 9 else 1e-30, threshold=INF),
+        lambda n: row(n, items={}),
+        lambda n: row(n, loss=-float(n), grad_norm=NAN),
+    ],
+)
+@pytest.mark.parametrize("steps", [0, 1, 30, 1500])
+def test_any_numbers_make_a_page(tmp_path, change, steps):
+    json.loads(page(write(tmp_path, steps, change)).scripts["data"])
+
+
+@pytest.mark.parametrize("name", ["healthy", "sick", "crashed", "empty"])
+def test_any_run_makes_a_page(tmp_path, name):
+    run = getattr(scenes, name)(tmp_path / "run")
+    found = page(run)
+    assert summarize(run).headline in found.text
+    panels = {p["id"] for p in json.loads(found.scripts["data"])["panels"]}
+    assert panels == {"healthy": {"norm", "loss", "rate", "stages"}, "sick": {"norm", "loss", "rate", "amp", "stages"},
+                      "crashed": {"norm", "loss", "rate", "stages"}, "empty": set()}[name]  # fmt: skip
+
+
+def test_a_long_run_is_quick_and_small(tmp_path):
+    run = scenes.endless(tmp_path)
+    summary = summarize(run)
+    start = time.perf_counter()
+    path = write_page(run, summary)
+    assert time.perf_counter() - start < 20
+    assert path.stat().st_size < 8e6
+    panels = json.loads(Page(path.read_text(encoding="utf-8")).scripts["data"])["panels"]
+    norm = next(s for s in panels[0]["series"] if s["kind"] == "faint")
+    assert max(v for v in norm["y"] if v) == pytest.approx(summary.grad_norm.max, rel=1e-4)
+    assert panels[0]["skipped"] == [9973 * n for n in range(1, 11)]
+
+
+def test_backoffs_of_the_learning_rate_are_marked(tmp_path):
+    def change(step):
+        return row(step, lr=0.001 if 10 <= step < 20 else 0.01, lr_factor=0.1 if 10 <= step < 20 else 1.0)
+
+    run = write(tmp_path, 30, change)
+    rate = next(p for p in curves(read_steps(RunPaths(run)), summarize(run)) if p["id"] == "rate")
+    series = {s["name"]: s for s in rate["series"]}
+    assert series["backoff"]["x"] == [10]
+    assert set(series["without backoff"]["y"]) == {0.01}
+    assert dict(zip(series["learning rate"]["x"], series["learning rate"]["y"], strict=True)) == {
+        1: 0.01, 9: 0.01, 10: 0.001, 19: 0.001, 20: 0.01, 30: 0.01}  # fmt: skip
+
+
+def test_records_without_backoff_can_be_read(tmp_path):
+    run = write(tmp_path, 30)
+    path = RunPaths(run).steps
+    lines = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
+    place = lines[0].index("lr_factor")
+    path.write_text("\n".join(",".join(c[:place] + c[place + 1 :]) for c in lines) + "\n", encoding="utf-8")
+    assert set(read_steps(RunPaths(run))["lr_factor"].to_list()) == {1.0}
+    assert "rate" in page(run).scripts["data"]
+
+
+def test_levels_are_drawn_where_they_change():
+    x, y = np.arange(1.0, 1001), np.repeat([8.0, 4.0], 500)
+    (series,) = level("scale", "s1", x, y)
+    assert (series.x, series.y) == ([1, 500, 501, 1000], [8.0, 8.0, 4.0, 4.0])
+    y[600:610] = NAN
+    (series,) = level("scale", "s1", x, y)
+    assert None in series.y
+
+
+def test_a_noisy_series_is_its_course_with_the_noise_behind_it():
+    x = np.arange(1.0, 100_001)
+    y = np.sin(x)
+    y[12_345] = 1e6
+    faint, course = line("norm", "s1", x, y)
+    assert (faint.kind, course.kind) == ("faint", "line")
+    assert 1e6 in faint.y
+    assert max(abs(v) for v in course.y) < 2
+    assert len(faint.x) <= 3000
+
+
+def test_heat_map(tmp_path):
+    write(tmp_path, 10)
+    scenes.layers(tmp_path, 1000, ["model.0", "model.1", "model.2"], dying="model.1")
+    found = heatmap(read_layers(RunPaths(tmp_path)))
+    assert found["layers"] == ["model.0", "model.1", "model.2"]
+    assert (found["span"], len(found["epochs"])) == (5, 200)
+    assert len(found["epochs"]) <= COLUMNS
+    norm = found["measures"][0]
+    assert norm["z"][0][0] > 0.5
+    assert norm["z"][1][150] is None
+    assert [150, 1] in norm["zero"]
+    assert heatmap(read_layers(RunPaths(tmp_path / "none"))) is None
+
+
+@pytest.mark.parametrize("text", ["", "epoch,layer\n1,model.0\n", "\x00\xff", "a,b\n1,2\n", '"open\nquote'])
+def test_spoilt_layers_are_as_good_as_none(tmp_path, text):
+    write(tmp_path, 10)
+    RunPaths(tmp_path).layers.write_text(text, encoding="utf-8")
+    assert heatmap(read_layers(RunPaths(tmp_path))) is None
+
+
+# Pictures
+
+
+def test_pictures_are_made_small(tmp_path):
+    scenes.picture(tmp_path / "a.jpg", "one")
+    text = Album(tmp_path).data("a.jpg")
+    with Image.open(io.BytesIO(base64.b64decode(text.partition(",")[2]))) as image:
+        assert max(image.size) <= 900
+
+
+def test_pictures_come_from_within_the_run(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    scenes.picture(tmp_path / "secret.jpg", "secret")
+    (run / "link.jpg").symlink_to(tmp_path / "secret.jpg")
+    (run / "fake.jpg").write_text("<svg onload=alert(1)>", encoding="utf-8")
+    (run / "notes.txt").write_text("text", encoding="utf-8")
+    album = Album(run)
+    for name in (
+        "../secret.jpg",
+        str(tmp_path / "secret.jpg"),
+        "link.jpg",
+        "fake.jpg",
+        "notes.txt",
+        "",
+        "gone.jpg",
+        "a\0b.jpg",
+    ):
+        assert album.data(name) == ""
+
+
+def test_pictures_over_the_budget_are_links(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures_module, "BUDGET", 60_000)
+    entries = []
+    for number in range(6):
+        name = f"stability/batches/e001_b{number:04d} a.jpg"
+        scenes.picture(tmp_path / name, f"{number}")
+        fields = {"kind": "bad_batch", "epoch": 1, "step": number, "batch": 1, "message": "", "action": ""}
+        entries.append(IncidentEntry(**fields, picture=name))
+    found = cards(entries, tmp_path).shown
+    assert found[0].picture
+    assert not found[-1].picture
+    assert found[-1].link == "stability/batches/e001_b0005%20a.jpg"
+    assert sum(len(card.picture) for card in found) <= 60_000
+
+
+# Cards
+
+
+def test_what_was_done_about_an_incident_is_on_its_card(tmp_path):
+    lines = [incident(5), incident(5, kind="rollback", action="went back to step 3"), incident(9, kind="lr_ramp")]
+    run = write(tmp_path, 30, incidents=lines)
+    found = cards(summarize(run).incidents, run)
+    assert [card.label for card in found.shown] == ["Bad batch", "Learning rate back up"]
+    assert found.shown[0].done == ["The step was skipped.", "Rolled back: went back to step 3"]
+    assert summarize(run).headline.startswith("Survived 1 incident")
+
+
+def test_what_an_incident_says_itself_is_not_said_twice(tmp_path):
+    action = "skipped the step, went back to step 3 (2 steps lost), lowered the learning rate to x0.1"
+    lines = [
+        incident(5, kind="diverging", action=action),
+        incident(5, kind="rollback", action="went back to step 3 (2 steps lost)"),
+        incident(5, kind="lr_backoff", action="learning rate x0.1"),
+        incident(5, kind="precision", action="training goes on in bf16"),
+    ]
+    run = write(tmp_path, 30, incidents=lines)
+    done = cards(summarize(run).incidents, run).shown[0].done
+    assert done == [f"S{action[1:]}", "Precision changed: training goes on in bf16"]
+
+
+def test_more_cards_than_a_browser_shows(tmp_path):
+    entry = summarize(write(tmp_path, 9, incidents=[incident(3)])).incidents[0]
+    many = [entry.model_copy(update={"step": step}) for step in range(1000)]
+    found = cards(many, tmp_path)
+    assert (len(found.shown), found.more) == (300, 700)
+
+
+def test_incidents_of_another_version_are_shown(tmp_path):
+    run = write(tmp_path, 30)
+    new = {"kind": "teleported", "epoch": 1, "step": 2, "batch": 2, "message": "m", "action": "a", "culprit": None}
+    old = {key: value for key, value in new.items() if key != "culprit"}
+    lines = [json.dumps(new), json.dumps({**old, "step": 4}), '{"kind": "half', re.escape("no json")]
+    RunPaths(run).incidents.write_text("\n".join(lines), encoding="utf-8")
+    assert [card.label for card in cards(summarize(run).incidents, run).shown] == ["Teleported", "Teleported"]
+
+
+def test_half_a_character_in_a_name_is_no_fault(tmp_path):
+    run = write(tmp_path, 9, incidents=[replace(incident(3), images=["/data/\udcff.jpg"])])
+    assert "/data/?.jpg" in page(run).text

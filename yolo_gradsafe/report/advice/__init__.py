@@ -1,0 +1,40 @@
+"""Advice: which settings to change, by rules that look at recorded facts only. A healthy run gets none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from yolo_gradsafe.report.advice import amp, batchnorm, clip, data, learning_rate, schedule, stages
+from yolo_gradsafe.report.advice.facts import Facts
+from yolo_gradsafe.report.parts import Advice
+
+__all__ = ["RULES", "Facts", "advise"]
+
+RULES: tuple[Callable[[Facts], Advice | None], ...] = (
+    learning_rate.too_high,
+    learning_rate.warm_up,
+    learning_rate.muon,
+    amp.overflows,
+    batchnorm.poisoned,
+    batchnorm.dead,
+    data.quarantined,
+    data.accumulation,
+    stages.dominating,
+    stages.vanishing,
+    schedule.close_mosaic,
+    clip.below,
+    clip.above,
+)
+"""The rules, what matters most first; each gives one piece of advice or none."""
+
+
+def advise(facts: Facts) -> list[Advice]:
+    """Apply every rule; one that fails is logged, because a report must not be lost for it."""
+    found = []
+    for rule in RULES:
+        try:
+            found.append(rule(facts))
+        except Exception:
+            logging.getLogger(__name__).warning("the rule %s failed", rule.__qualname__, exc_info=True)
+    return [advice for advice in found if advice]

@@ -1,0 +1,101 @@
+"""Is the learning rate too high, or reached too soon?"""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+
+from yolo_gradsafe.report.advice.facts import Facts, plural, rounded
+from yolo_gradsafe.report.health import DIVERGED
+from yolo_gradsafe.report.parts import Advice
+
+__all__ = ["muon", "too_high", "warm_up"]
+
+STEPS = 3
+"""Diverging steps that say so without an incident."""
+PROOF = 20
+"""Steps at the full rate that show that it can be held."""
+UNPROVEN = 0.3
+"""Factor on the rate where the run did not find one that held."""
+
+
+def too_high(facts: Facts) -> Advice | None:
+    """Training ran away after the warm-up."""
+    steps = _runaways(facts)
+    if not steps or facts.run.optimizer == "MuSGD" or _only_at_first(facts, steps):
+        return None
+    return _lower(facts, "lr_too_high", "Lower the learning rate.", f"Training ran away {_when(facts, steps)}.")
+
+
+def warm_up(facts: Facts) -> Advice | None:
+    """Training ran away while the learning rate was still rising, and never again although the rate came back."""
+    steps = _runaways(facts)
+    if not steps or not _only_at_first(facts, steps):
+        return None
+    now = float(facts.arguments["warmup_epochs"])
+    longer = max(2 * now, now + 1)
+    return Advice(
+        rule="warm_up_short",
+        title="Warm up for longer.",
+        evidence=f"Training ran away {_when(facts, steps)}, always during the warm-up of {now:g} epochs "
+        f"({plural(facts.warm_up, 'step')}), and not after it.",
+        arguments=f"warmup_epochs={longer:g}",
+    )
+
+
+def muon(facts: Facts) -> Advice | None:
+    """MuSGD's Muon part makes steps of the same length whatever the gradient's size: clipping cannot help."""
+    steps = _runaways(facts) or [i.step for i in facts.of_kind("spike")]
+    if not steps or facts.run.optimizer != "MuSGD" or _only_at_first(facts, steps):
+        return None
+    why = "MuSGD orthogonalises its Muon part, so clipping does not shorten its steps: the learning rate alone does."
+    return _lower(facts, "muon", "Lower the learning rate, not the clip threshold.", f"{why} It ran away or spiked "
+                  f"{_when(facts, steps)}.")  # fmt: skip
+
+
+def _lower(facts: Facts, rule: str, title: str, evidence: str) -> Advice | None:
+    factors = facts.rows["lr_factor"].drop_nulls().drop_nans().to_numpy()
+    lowered = factors[factors < 1]
+    held = float(factors[-1]) if len(lowered) and factors[-1] < 1 else None
+    if held:
+        evidence += f" It held at {held:.2g} of the rate."
+    elif len(lowered):
+        evidence += f" It held at {lowered.min():.2g} of the rate, and went back up."
+    base = facts.arguments.get("lr0")
+    auto = facts.arguments.get("optimizer") == "auto"
+    if auto or not isinstance(base, (int, float)):
+        base = facts.peak_lr
+    lr0 = rounded(base * (held or UNPROVEN))
+    if not (math.isfinite(lr0) and lr0 > 0):
+        return None
+    named = f"optimizer={facts.run.optimizer} " if auto and facts.run.optimizer else ""
+    if named:
+        evidence += " optimizer=auto ignores lr0, so name the optimizer as well."
+    return Advice(rule=rule, title=title, evidence=evidence, arguments=f"{named}lr0={lr0:g}")
+
+
+def _runaways(facts: Facts) -> list[int]:
+    """Return the steps at which training is recorded to have run away."""
+    found = [incident.step for incident in facts.of_kind(*DIVERGED)]
+    if found:
+        return found
+    rows = facts.rows.filter(pl.col("verdict") == "diverging")["step"].to_list()
+    return rows if len(rows) >= STEPS else []
+
+
+def _only_at_first(facts: Facts, steps: list[int]) -> bool:
+    """Return whether training ran away during the warm-up only, and later held at the full rate."""
+    if not facts.warm_up or not isinstance(facts.arguments.get("warmup_epochs"), (int, float)):
+        return False
+    end = int(facts.rows["step"][facts.warm_up - 1])
+    held = facts.rows.filter((pl.col("step") > end) & (pl.col("lr_factor") >= 1) & pl.col("applied")).height
+    return max(steps) <= end and held >= PROOF
+
+
+def _when(facts: Facts, steps: list[int]) -> str:
+    first = min(steps)
+    epochs = facts.rows.filter(pl.col("step") >= first)["epoch"].head(1).to_list()
+    where = f"step {first:,}" + (f" (epoch {epochs[0]})" if epochs else "")
+    count = len(set(steps))
+    return f"at {where}" if count == 1 else f"{count} times, first at {where}"
