@@ -68,7 +68,9 @@ class Config(Section):
 
     clip: ClipOptions = Field(default_factory=ClipOptions, description="Clipping")
     recovery: RecoveryOptions = Field(default_factory=RecoveryOptions, description="Recovery from NaN and Inf")
-    forensics: ForensicsOptions = Field(default_factory=ForensicsOptions, description="What made a step bad")
+    forensics: ForensicsOptions = Field(
+        default_factory=ForensicsOptions, description="What is wrong with the data, and what made a step bad"
+    )
     telemetry: TelemetryOptions = Field(default_factory=TelemetryOptions, description="Records of the run")
     report: ReportOptions = Field(default_factory=ReportOptions, description="Report at the end")
 

@@ -97,8 +97,21 @@ class Session:
         if host.has_muon and config.clip.mode != "none":
             tell = port.log if config.clip == Config().clip else port.warn
             tell("clipping does not limit the Muon part of MuSGD, whose size is the learning rate's alone: lower lr0")
+        if self._recorder and config.forensics.check_data:
+            with self.shield("check the data"):
+                self._check_data(self._recorder.paths)
         if not self.step.stands_in:
             port.warn("this trainer has an optimizer_step of its own: it is called as it is, but not for a bad step")
+
+    def _check_data(self, paths: RunPaths) -> None:
+        """Warn of data that would make a loss NaN or a gradient explode."""
+        from yolo_gradsafe.data import quick_check
+
+        host = self.host
+        health = quick_check(host.data, task=host.task, imgsz=host.image_size, batch=host.batch_size)
+        if health is not None and health.warning:
+            health.save(paths.health)
+            port.warn(health.warning)
 
     def _rule(self) -> str:
         clip = self.config.clip

@@ -19,6 +19,15 @@ BROKEN = {
     "clipper": "import yolo_gradsafe.clipping.norm as m\n"
     "def broken(self, *_): raise ZeroDivisionError('planted')\n"
     "m.NormClipper.clip_ = broken",
+    "trend": "import yolo_gradsafe.recovery.trend as m\n"
+    "def broken(self, *_): raise RuntimeError('planted')\n"
+    "m.Trend.see = broken",
+    "snapshots": "import yolo_gradsafe.recovery.snapshot as m\n"
+    "def broken(self, *_): raise MemoryError('planted')\n"
+    "m.Snapshot.take = broken",
+    "data check": "import yolo_gradsafe.data as m\n"
+    "def broken(*_, **__): raise RuntimeError('planted')\n"
+    "m.quick_check = broken",
     "meter": "import yolo_gradsafe.gradients as m\n"
     "def broken(self, *_): raise RuntimeError('planted')\n"
     "m.Meter.measure = broken",

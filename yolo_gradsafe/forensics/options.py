@@ -10,7 +10,13 @@ __all__ = ["ForensicsOptions"]
 
 
 class ForensicsOptions(Section):
-    """What is found out about a bad step; costs nothing until there is one."""
+    """What is found out about the data before training, and about a bad step when there is one."""
+
+    check_data: bool = Field(
+        default=True,
+        description="(bool) check labels and a sample of the images before training, for seconds at most, and warn; "
+        "'gradsafe check' checks all",
+    )
 
     diagnoses: int = Field(
         default=100,

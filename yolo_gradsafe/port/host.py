@@ -392,6 +392,16 @@ class Host:
         return plain_batch(self.trainer, image)
 
     @property
+    def data(self) -> dict[str, Any]:
+        """The data set as Ultralytics resolved it."""
+        return dict(self.trainer.data)
+
+    @property
+    def image_size(self) -> int:
+        """Size that images are trained at, pixels."""
+        return int(self.trainer.args.imgsz)
+
+    @property
     def class_names(self) -> dict[int, str]:
         """Names of the classes."""
         names = self.trainer.data.get("names", {})

@@ -68,10 +68,14 @@ class Patient:
 
     @property
     def output_layer(self) -> nn.Conv2d:
-        """The convolution that predicts the boxes at the finest stride: no batch normalisation is behind it."""
+        """A convolution that predicts boxes at inference: no batch normalisation is behind it."""
         layers = self.model.get_submodule("model")
         assert isinstance(layers, nn.Sequential)
-        return next(m for m in layers[-1].modules() if isinstance(m, nn.Conv2d) and m.bias is not None)
+        head = layers[-1]
+        # An end-to-end head has a second branch for the loss alone.
+        branches = [getattr(head, name, None) for name in ("one2one_cv2", "cv2")]
+        branch = next((b for b in branches if isinstance(b, nn.Module)), head)
+        return next(m for m in branch.modules() if isinstance(m, nn.Conv2d) and m.bias is not None)
 
     @property
     def normalisation(self) -> nn.BatchNorm2d:

@@ -75,6 +75,11 @@ class RunPaths:
         return self.folder / "state.json"
 
     @property
+    def health(self) -> Path:
+        """What the check of the data before training found."""
+        return self.folder / "health.json"
+
+    @property
     def summary(self) -> Path:
         """The summary for programs."""
         return self.run / "stability.json"
