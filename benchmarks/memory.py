@@ -5,7 +5,8 @@
 Counted, not sampled: every tensor that can be reached from the guard's session is found, and the storages that the
 trainer does not hold as well are added up. That is done at every moment at which the trainer waits for the guard or
 the guard for the trainer, over optimizer steps of two micro-batches each, with the weights' updates sampled at every
-step; the largest sum is printed. What a step allocates and frees again, one number a tensor and 64 where updates are
+step; the largest sum is printed. Snapshots lie in host memory, whatever the device, and are left out.
+What a step allocates and frees again, one number a tensor and 64 where updates are
 sampled, is not in it.
 """
 
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness import machine, table
 from benchmarks.trainer import backward, set_up
+from yolo_gradsafe.recovery.snapshot import Snapshot
 
 STEPS = 3
 BLOCK = 512
@@ -56,6 +58,8 @@ def _parts(value: object) -> Iterable[object]:
         return [value.__self__]
     if isinstance(value, FunctionType):
         return [cell.cell_contents for cell in value.__closure__ or ()]
+    if isinstance(value, Snapshot):
+        return []
     if type(value).__module__.startswith("yolo_gradsafe"):
         return list(getattr(value, "__dict__", {}).values())
     return []
@@ -81,8 +85,10 @@ def storages(tensors: Iterable[Tensor]) -> dict[int, int]:
 
 def held(guard: Any, trainer: Any) -> list[int]:
     """Return the bytes of the storages that the guard alone keeps alive."""
-    own = storages(tensors_of(guard._sessions[id(trainer)]))
-    others = storages(trainers(trainer))
+    session = guard._sessions[id(trainer)]
+    own = storages(tensors_of(session))
+    # The batch under way is the trainer's: it is let go at the batch's end, when the trainer goes on to the next.
+    others = storages([*trainers(trainer), *tensors_of(session._window.content)])
     return [size for address, size in own.items() if address not in others]
 
 

@@ -28,6 +28,7 @@ class Snapshot:
         self.extra: dict[str, Any] = {}
         """What goes with the tensors: the EMA's count, the clipper's state."""
         self._tensors: dict[str, Tensor] = {}
+        self._copied: torch.cuda.Event | None = None
 
     @torch.no_grad()
     def take(self, step: int, live: Mapping[str, Tensor], extra: dict[str, Any]) -> None:
@@ -46,10 +47,21 @@ class Snapshot:
             copy.copy_(tensor, non_blocking=True)
             kept[name] = copy
         self._tensors, self.step, self.extra = kept, step, extra
+        if any(tensor.is_cuda for tensor in live.values()):
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
 
     def finite(self) -> bool:
-        """Whether every element is finite. For a copy that is complete: some synchronised steps after ``take``."""
-        return all(bool(t.isfinite().all()) for t in self._tensors.values() if t.is_floating_point())
+        """Whether every element is finite. Works on host memory; waits for the copies only if they are under way."""
+        self._wait()
+        floats = [t for t in self._tensors.values() if t.is_floating_point()]
+        largest = [norm.float() for norm in torch._foreach_norm(floats, ord=math.inf)] if floats else [torch.zeros(())]
+        return bool(torch.stack(largest).isfinite().all())
+
+    def _wait(self) -> None:
+        if self._copied is not None:
+            self._copied.synchronize()
+            self._copied = None
 
     @torch.no_grad()
     def restore(self, live: Mapping[str, Tensor]) -> set[str]:
@@ -58,6 +70,7 @@ class Snapshot:
         Returns:
             Names of live tensors that the snapshot does not have: optimizer state that came later.
         """
+        self._wait()
         for name, tensor in live.items():
             if name in self._tensors:
                 tensor.copy_(self._tensors[name])
@@ -73,6 +86,7 @@ class Snapshot:
         Returns:
             Names of the tensors that had such elements.
         """
+        self._wait()
         healed, blown_up = [], False
         for name, tensor in live.items():
             if not tensor.is_floating_point() or float(tensor.abs().max()) <= SUSPICIOUS:
@@ -96,6 +110,7 @@ class Snapshot:
 
         The median, because one damaged tensor says nothing about the learning rate. Synchronises.
         """
+        self._wait()
         shares = []
         for name, tensor in live.items():
             old = self._tensors.get(name)

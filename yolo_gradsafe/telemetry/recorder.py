@@ -51,7 +51,8 @@ class Recorder:
             self._header, self.steps = _read_back(self.paths.steps)
         else:
             paths = self.paths
-            for path in (paths.steps, paths.layers, paths.incidents, paths.state, paths.summary, paths.plot):
+            records = (paths.steps, paths.layers, paths.incidents, paths.state, paths.health)
+            for path in (*records, paths.quarantine, *paths.reports):
                 path.unlink(missing_ok=True)
 
     def step(self, row: StepRow) -> None:

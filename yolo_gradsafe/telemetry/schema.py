@@ -80,6 +80,16 @@ class RunPaths:
         return self.folder / "health.json"
 
     @property
+    def quarantine(self) -> Path:
+        """The images that were left out, one path a line."""
+        return self.folder / "quarantine.txt"
+
+    @property
+    def reports(self) -> list[Path]:
+        """What is made from the records, for people and for programs."""
+        return [self.run / f"stability.{end}" for end in ("json", "yaml", "html", "png")]
+
+    @property
     def summary(self) -> Path:
         """The summary for programs."""
         return self.run / "stability.json"
