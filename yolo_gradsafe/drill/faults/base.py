@@ -1,0 +1,152 @@
+"""What every fault has: a place in time, a seed, a count of its strikes, and the callbacks that install it."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from yolo_gradsafe.drill.schedule import Moment, Schedule, Where
+from yolo_gradsafe.port.injection import Patient, before_forward
+
+__all__ = ["Edit", "Fault", "Undo", "change_gradient", "change_output"]
+
+Undo = Callable[[], None]
+
+
+class Fault(ABC):
+    """Something that goes wrong in a training, below all that callbacks see.
+
+    Args:
+        epoch: Epoch in which it first strikes: an int counts from 1 (negative: from the end), a float is a share.
+        batch: Batch of that epoch, likewise.
+        length: Batches that it strikes; 0 for all the rest.
+        every: Batches from one strike to the next.
+        seed: Picks the elements that are harmed.
+
+    Examples:
+        >>> fault = NaNPixel(epoch=1, batch=2)
+        >>> model.train(data="coco8.yaml", epochs=3, callbacks=[GradSafe(), fault.callbacks])
+        >>> assert fault.fired == 1
+    """
+
+    place: ClassVar[str]
+    """What it harms: ``data``, ``forward``, ``loss``, ``gradient``, ``weights``, ..."""
+
+    def __init__(self, epoch: Where = 0.5, batch: Where = 0.5, length: int = 1, every: int = 1, seed: int = 0) -> None:
+        self.schedule = Schedule(epoch, batch, length, every)
+        self.fired = 0
+        """Batches in which it struck."""
+        self.random = random.Random(f"{type(self).__name__} {seed}")
+        self._batch = 0
+        self._undo: Undo | None = None
+
+    @property
+    def when(self) -> str:
+        """When it strikes, in words."""
+        return str(self.schedule)
+
+    @property
+    def callbacks(self) -> dict[str, Callable[[Any], None]]:
+        """Callbacks that install the fault."""
+        return {
+            "on_pretrain_routine_start": self._install,
+            "on_train_epoch_start": self._begin_epoch,
+            "on_train_batch_end": self._end_batch,
+            "teardown": self._end_batch,
+        }
+
+    def due(self, moment: Moment) -> bool:
+        """Tell whether it strikes now; asked once a batch, in order."""
+        return self.schedule.due(moment)
+
+    @abstractmethod
+    def strike(self, patient: Patient, batch: dict[str, Any]) -> Undo | None:
+        """Do the harm, and count it in ``fired`` when it is done.
+
+        Args:
+            patient: The trainer, right before a forward pass.
+            batch: The preprocessed batch.
+
+        Returns:
+            What ends it, called after the batch's optimizer step; None where nothing is left to end.
+        """
+
+    def _install(self, trainer: Any) -> None:
+        before_forward(trainer, self._look)
+
+    def _begin_epoch(self, _trainer: Any) -> None:
+        self._batch = 0
+
+    def _look(self, trainer: Any, batch: dict[str, Any]) -> None:
+        patient = Patient(trainer)
+        self._batch += 1
+        files = tuple(map(str, batch.get("im_file", ())))
+        if self.due(Moment(patient.epoch, self._batch, patient.epochs, patient.batches, files)):
+            self._undo = self.strike(patient, batch)
+
+    def _end_batch(self, _trainer: Any) -> None:
+        undo, self._undo = self._undo, None
+        if undo:
+            undo()
+
+
+class Edit(Fault):
+    """A fault that writes into tensors between two batches."""
+
+    def strike(self, patient: Patient, batch: dict[str, Any]) -> None:
+        """Write."""
+        with torch.no_grad():
+            self.fired += self.edit(patient, batch)
+
+    @abstractmethod
+    def edit(self, patient: Patient, batch: dict[str, Any]) -> bool:
+        """Write, and tell whether there was something to write into."""
+
+
+def change_output(module: nn.Module, change: Callable[[Any], Any], once: bool = True) -> Undo:
+    """Change what a module returns.
+
+    Args:
+        module: The module.
+        change: Takes its output and returns what takes its place.
+        once: Only the next forward pass: one that is repeated later finds the module sound.
+
+    Returns:
+        What takes the change away.
+    """
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        if once:
+            handle.remove()
+        return change(output)
+
+    handle = module.register_forward_hook(hook)
+    return handle.remove
+
+
+def change_gradient(parameter: Tensor, change: Callable[[Tensor], Tensor]) -> Undo:
+    """Change a parameter's gradient in the next backward pass, before it is added to what has gathered.
+
+    Args:
+        parameter: A leaf.
+        change: Takes the gradient and returns what takes its place.
+
+    Returns:
+        What takes the change away.
+    """
+    spent = False
+
+    def hook(gradient: Tensor) -> Tensor:
+        nonlocal spent
+        if spent:
+            return gradient
+        spent = True
+        return change(gradient)
+
+    handle = parameter.register_hook(hook)  # type: ignore[no-untyped-call]
+    return lambda: handle.remove()

@@ -1,0 +1,117 @@
+"""What became of a training, from what it left: nothing here believes what the plugin says of itself but for counts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yolo_gradsafe.telemetry.schema import RunPaths
+
+__all__ = ["Outcome", "count_bad", "inspect_checkpoint", "read_incidents", "read_nan_rows", "read_verdicts"]
+
+
+@dataclass
+class Outcome:
+    """What became of one training; travels as JSON."""
+
+    error: str = ""
+    """The exception that ended it, or empty."""
+    fired: int = 0
+    """Batches in which the fault struck."""
+    not_finite: dict[str, int] = field(default_factory=dict)
+    """Tensors with a non-finite element by part of the state, and of the checkpoints by file; -1: does not load."""
+    spoiled_saves: int = 0
+    """Checkpoints that were written from an averaged model with NaN, or with numbers beyond float16: Ultralytics
+    writes 0 and 65504 in their place, so that the file looks well."""
+    nan_rows: int = 0
+    """Rows of ``results.csv`` with a non-finite number of Ultralytics' own."""
+    epochs_redone: int = 0
+    """Epochs that Ultralytics started again from ``last.pt``."""
+    applied: int = 0
+    """Calls of the optimizer: without the steps that the guard or a GradScaler left out (fused optimizers, which CUDA
+    has, take the scaler's decision on the device and are called all the same)."""
+    rolled_back: int = 0
+    """Applied steps that were undone again, by the guard or by Ultralytics: seen in the averaged model's count."""
+    verdicts: dict[str, int] = field(default_factory=dict)
+    """Guarded: steps by verdict."""
+    incidents: dict[str, int] = field(default_factory=dict)
+    """Guarded: incidents by kind."""
+    map50: float | None = None
+    """Accuracy of ``best.pt``, 0 to 1; None when there was no validation of it."""
+    seconds: float = 0.0
+    """Wall-clock time of the training."""
+
+    @property
+    def rollbacks(self) -> int:
+        """Times that the guard went back to an earlier state."""
+        return self.incidents.get("rollback", 0)
+
+    def lost_to(self, clean: Outcome) -> int:
+        """Return the optimizer steps that this training has fewer than the clean one."""
+        return max(0, clean.applied - self.applied + self.rolled_back)
+
+
+def count_bad(tensors: Iterable[Tensor], most: float = math.inf) -> int:
+    """Count the float tensors with an element that is not finite, or larger than ``most``."""
+    floats = [t for t in tensors if t.is_floating_point()]
+    return sum(not bool((t.isfinite() & (t.abs() <= most)).all()) for t in floats)
+
+
+def inspect_checkpoint(path: Path) -> int:
+    """Load a checkpoint that this process has written, and count its tensors with a non-finite element.
+
+    Args:
+        path: ``last.pt`` or ``best.pt``.
+
+    Returns:
+        The count; -1 when the file does not load.
+    """
+    try:
+        content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+        model = content.get("ema") or content["model"]
+        return count_bad([*model.state_dict().values(), *_tensors(content.get("optimizer"))])
+    except Exception:
+        return -1
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (Mapping, list, tuple)):
+        for value in values.values() if isinstance(values, Mapping) else values:
+            yield from _tensors(value)
+
+
+def read_nan_rows(path: Path) -> int:
+    """Count the rows of ``results.csv`` with a non-finite number in a column that stock writes, too."""
+    if not path.is_file():
+        return 0
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [{name: value for name, value in row.items() if "gradsafe" not in name} for row in csv.DictReader(file)]
+    return sum(any(not math.isfinite(float(value or "nan")) for value in row.values()) for row in rows)
+
+
+def read_verdicts(run: Path) -> dict[str, int]:
+    """Count the optimizer steps of a guarded run by verdict."""
+    path = RunPaths(run).steps
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        return dict(Counter(row["verdict"] for row in csv.DictReader(file)))
+
+
+def read_incidents(run: Path) -> dict[str, int]:
+    """Count the incidents of a guarded run by kind."""
+    path = RunPaths(run).incidents
+    if not path.is_file():
+        return {}
+    return dict(Counter(json.loads(line)["kind"] for line in path.read_text(encoding="utf-8").splitlines()))
