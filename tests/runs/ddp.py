@@ -1,7 +1,8 @@
-"""Two gloo ranks on the CPU: ``python -m torch.distributed.run --nproc_per_node 2 -m tests.runs.ddp DATA OUT RANK``.
+"""Two gloo ranks on the CPU: ``torchrun --nproc_per_node 2 -m tests.runs.ddp DATA OUT RANK FAULT``.
 
-A NaN pixel is put into the second batch of RANK. Every rank writes what became of it to OUT. The trainer's few lines
-stand in for what Ultralytics' own distributed set-up wants an accelerator for.
+In the second batch of RANK a pixel becomes NaN, or a statistic of its model or of its EMA (FAULT: pixel, batch-norm,
+ema). Every rank writes what became of it to OUT. The trainer's few lines stand in for what Ultralytics' own distributed
+set-up wants an accelerator for.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class CpuTrainer(DetectionTrainer):
         """Leave out what wants an accelerator on every rank."""
 
 
-def main(data: str, out: str, bad_rank: int) -> None:
+def main(data: str, out: str, bad_rank: int, fault: str) -> None:
     """Train on this rank."""
     rank, batches, fired, verdicts = int(os.environ["RANK"]), [0], [], []
     torch.set_num_threads(1)
@@ -68,6 +69,13 @@ def main(data: str, out: str, bad_rank: int) -> None:
     )
     GradSafe().attach(trainer)
 
+    def strike(trainer: Any, batch: Any) -> None:
+        statistics = {"batch-norm": trainer.model, "ema": trainer.ema.ema}
+        if fault == "pixel":
+            batch["img"][0, 0, 0, 0] = float("nan")
+        else:
+            next(b for n, b in statistics[fault].named_buffers() if n.endswith("running_var"))[0] = float("inf")
+
     def inject(trainer: Any) -> None:
         preprocess = trainer.preprocess_batch
 
@@ -75,7 +83,7 @@ def main(data: str, out: str, bad_rank: int) -> None:
             batch = preprocess(batch)
             batches[0] += 1
             if batches[0] == 2 and rank == bad_rank:
-                batch["img"][0, 0, 0, 0] = float("nan")
+                strike(trainer, batch)
                 fired.append(rank)
             return batch
 
@@ -100,4 +108,4 @@ def main(data: str, out: str, bad_rank: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])

@@ -181,16 +181,17 @@ class Medic:
         """Replace what is not finite in weights, buffers, EMA and optimizer state. Synchronises.
 
         Returns:
-            Names of what was healed.
+            Names of what was healed; of this rank, unless it was another's alone.
         """
         source = self._trusted() or Snapshot()
         healed = source.heal(self._host.state.tensors())
         if self._host.largest([float(bool(healed))])[0]:
+            healed = healed or ["a tensor on another rank"]
             self._batchnorm.look()
             self._batchnorm.keep()
             named = ", ".join(healed[:3]) + (f" and {len(healed) - 3} more" if len(healed) > 3 else "")
             origin = f"the snapshot of step {source.step}" if source.step >= 0 else "zeros: there is no snapshot"
-            self.tell("healed", f"{why}: {named or 'on another rank'}", f"took the elements concerned from {origin}")
+            self.tell("healed", f"{why}: {named}", f"took the elements concerned from {origin}")
         return healed
 
     def _carry_out(self, what: Plan, step: Assessment) -> None:

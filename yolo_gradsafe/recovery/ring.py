@@ -61,7 +61,7 @@ class SnapshotRing:
         """Take the first snapshot, before the first step; trusted, if it is finite, for want of an older one."""
         first = self._free.pop()
         self._take(first, step)
-        if first.finite():
+        if self._sound(first):
             self._trusted.append(first)
         else:
             self._free.append(first)
@@ -111,10 +111,14 @@ class SnapshotRing:
         assert self._trial is not None
         start = time.perf_counter()
         snapshot, self._trial = self._trial, None
-        sound = snapshot.finite()
+        sound = self._sound(snapshot)
         (self._trusted if sound else self._free).append(snapshot)
         self._proof_seconds = time.perf_counter() - start
         return sound
+
+    def _sound(self, snapshot: Snapshot) -> bool:
+        """Whether a snapshot is finite on every rank."""
+        return not self._agree(float(not snapshot.finite()))
 
     def _take(self, snapshot: Snapshot, step: int) -> None:
         start = time.perf_counter()
