@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,8 +13,11 @@ from yolo_gradsafe import clipping, port
 from yolo_gradsafe.config import Config
 from yolo_gradsafe.forensics.investigator import Investigator
 from yolo_gradsafe.forensics.window import BatchWindow
+from yolo_gradsafe.inquiry import Inquiry
+from yolo_gradsafe.journal import Journal
 from yolo_gradsafe.port import Host
 from yolo_gradsafe.recovery.assessment import Assessment
+from yolo_gradsafe.recovery.events import EventLog
 from yolo_gradsafe.recovery.medic import TrainingStopped
 from yolo_gradsafe.report import build
 from yolo_gradsafe.report.console import epoch_line, table
@@ -28,7 +28,6 @@ from yolo_gradsafe.step import GuardedStep
 from yolo_gradsafe.telemetry import Incident, Recorder, RunInfo, RunPaths
 from yolo_gradsafe.telemetry.epoch import EpochLog
 from yolo_gradsafe.telemetry.layers import LayerLog
-from yolo_gradsafe.telemetry.schema import Verdict
 from yolo_gradsafe.updates import UpdateSampler
 
 __all__ = ["Session"]
@@ -46,11 +45,8 @@ class Session:
         self.host = host
         self.config = config
         self.summary: Summary | None = None
-        self.shield = Shield(self._report_fault, let_pass=(TrainingStopped,))
-        self._warned: set[str] = set()
         self._epoch = EpochLog()
         self._epoch_number = 0
-        self._batch = 0
         self._recoveries = 0
         self._finished = False
         self._vanished: list[str] = []
@@ -61,9 +57,13 @@ class Session:
             if host.is_main
             else None
         )
+        self._journal = Journal(self._recorder)
+        self.shield = Shield(self._journal.fault, let_pass=(TrainingStopped,))
         self._columns = telemetry.results_csv and host.accepts_columns(EpochLog().columns())
         self._window = BatchWindow()
         self._investigator = Investigator(host, config.forensics)
+        self._log = EventLog()
+        self._inquiry = Inquiry(host, self._investigator, self._window, self._journal, self._log, self.shield)
         parameters = host.named_parameters()
         self._layers = LayerLog(Grouping([name for name, _ in parameters], host.layout))
         self.step = GuardedStep(
@@ -72,9 +72,10 @@ class Session:
             config.recovery,
             self._window,
             self._layers.grouping,
+            self._log,
             self.shield,
-            self._investigate,
-            self._note_isolation,
+            self._inquiry.step,
+            self._inquiry.micro_batch,
             self._record,
             UpdateSampler(parameters, self._layers.grouping),
             telemetry.update_ratio_steps,
@@ -90,7 +91,7 @@ class Session:
             self._recorder.options(config.to_yaml())
             self._recorder.info(self._info)
         host.replace_step(self.step)
-        host.watch_batches(self._open_content, self._window.hold)
+        host.watch_batches(self._inquiry.open, self._window.hold)
         if config.recovery.enabled:
             host.watch_validation(self._note_validation, self._rescue_validation)
         port.log(f"{self._rule()}, recovery {'on' if config.recovery.enabled else 'off'}, records in {host.run}")
@@ -132,15 +133,16 @@ class Session:
             self.step.batchnorm.look()
             self.step.batchnorm.keep()
         self._recoveries = host.recoveries
-        self._epoch, self._epoch_number, self._batch = EpochLog(), host.epoch, 0
+        self._epoch, self._epoch_number = EpochLog(), host.epoch
+        self._journal.epoch, self._journal.batch = host.epoch, 0
         self.step.losses.begin_epoch()
-        self.step.medic.begin_epoch(self.step.steps)
-        self._take_events()
+        self.step.restorer.begin_epoch(self.step.steps)
+        self._journal.events(self._log.take())
 
     def begin_batch(self) -> None:
         """Open the batch in the window."""
-        self._batch += 1
-        self._window.open(self.host.epoch, self._batch)
+        self._journal.batch += 1
+        self._window.open(self.host.epoch, self._journal.batch)
         self.step.losses.begin_batch()
 
     def end_batch(self) -> None:
@@ -149,7 +151,7 @@ class Session:
             self._window.batches[-1].loss = self.host.loss
             self.step.isolate(closing=False)
         self._window.let_go()
-        self._take_events()
+        self._journal.events(self._log.take())
         if self.step.medic.stopped:
             if self.config.recovery.on_exhausted == "raise":
                 raise TrainingStopped(self.step.medic.stopped)
@@ -161,9 +163,9 @@ class Session:
             self.host.add_columns(self._epoch.columns())
         if self._window.batches and self.config.recovery.enabled:
             self._check_open_window()
-        self.step.medic.inspect()
-        self._take_events()
-        self.host.show_lr_times(self.step.medic.lr.factor)
+        self.step.restorer.inspect()
+        self._journal.events(self._log.take())
+        self.host.show_lr_times(self.step.medic.lr_factor)
         if self._recorder:
             self._recorder.layers(self._layers.rows(self._epoch_number))
             self._recorder.state(
@@ -183,7 +185,7 @@ class Session:
         if self._finished or not self._recorder:
             return
         self._finished = True
-        self._take_events()
+        self._journal.events(self._log.take())
         self._info.finished = _now()
         self._info.error = error or self.step.medic.stopped
         self._recorder.flush()
@@ -213,91 +215,21 @@ class Session:
 
     # Records --------------------------------------------------------------------------------------------------------
 
-    def _open_content(self, batch: Any) -> None:
-        """Keep quarantined images out of a batch that comes from the loader, and note what it is made of."""
-        with self.shield("keep images in quarantine"):
-            self._investigator.quarantine.apply(batch)
-        with self.shield("note a batch's images"):
-            self._window.name(batch)
-
-    def _investigate(self, step: Assessment) -> None:
-        """Find out what made a step bad, from its newest batch."""
-        sample, newest_finite = step.sample, math.isfinite(step.sample.loss)
-        if (
-            len(self._window.kept) > 1
-            and newest_finite
-            and not step.bad_tensors
-            and step.verdict is not Verdict.DIVERGING
-        ):
-            return  # the bad batch is an earlier one of the window, and gone
-        found = self._investigator.look(
-            self._window.content,
-            sample.epoch,
-            sample.batch,
-            sample.amp_scale,
-            gradients_bad=sample.losses_finite,
-            outlier=step.verdict is Verdict.DIVERGING,
-        )
-        if found is None:
-            return
-        culprit, saved, banned = found
-        step.culprit, step.layer, step.term, step.picture = (
-            culprit.sentence(),
-            culprit.layer,
-            culprit.term,
-            saved.picture,
-        )
-        step.images = list(culprit.images) or step.images
-        self._note_quarantine(banned)
-
-    def _note_isolation(self) -> None:
-        """Look into a micro-batch that is about to be taken out of its window, and record it."""
-        host, batch, number = self.host, self._window.content, self._window.newest
-        images = list(self._window.batches[-1].images)
-        incident = Incident(
-            kind="isolated",
-            epoch=host.epoch,
-            step=self.step.steps,
-            batch=number,
-            message=f"batch {number}, one of an accumulation window, was not finite",
-            action="dropped it and kept the rest of the window",
-            images=images,
-        )
-        found = self._investigator.look(batch, host.epoch, number, float(host.amp_scale), gradients_bad=True)
-        if found is not None:
-            culprit, saved, banned = found
-            incident = replace(
-                incident,
-                culprit=culprit.sentence(),
-                layer=culprit.layer,
-                term=culprit.term,
-                picture=saved.picture,
-                images=list(culprit.images) or images,
-            )
-            self._note_quarantine(banned)
-        self._note(incident)
-
-    def _note_quarantine(self, images: list[str]) -> None:
-        if images:
-            named = ", ".join(Path(image).name for image in images)
-            self.step.medic.tell(
-                "quarantine", f"{named} has failed again and again", "left out of later batches; see quarantine.txt"
-            )
-
     def _note_validation(self) -> None:
-        self.step.medic.tell(
+        self._log.tell(
             "precision", "validation overflows in fp16, although the weights are finite", "validation goes on in fp32"
         )
-        self._take_events()
+        self._journal.events(self._log.take())
 
     def _rescue_validation(self) -> Callable[[bool], None] | None:
         """Put trusted weights in place for a validation that was not finite."""
         settle: Callable[[bool], None] | None = None
         with self.shield("rescue a validation"):
-            settle = self.step.medic.rescue(self.step.steps)
+            settle = self.step.restorer.rescue(self.step.steps)
         return settle
 
     def _record(self, step: Assessment) -> None:
+        self._journal.step = self.step.steps
         if step.healthy:
             self._layers.observe(step.layers)
             self._investigator.observe(step.sample.items)
@@ -308,38 +240,13 @@ class Session:
         if self._recorder:
             self._recorder.step(row)
         if incident := step.incident():
-            self._note(incident)
+            self._journal.note(incident)
         if step.vanished != self._vanished:
             self._vanished = step.vanished
             if step.vanished:
                 stages = ", ".join(step.vanished)
-                self.step.medic.tell("stalled", f"the gradients of {stages} have vanished", "nothing: advice only")
-        self._take_events()
-
-    def _take_events(self) -> None:
-        """Record what the recovery did."""
-        for event in self.step.medic.take_events():
-            self._note(
-                Incident(
-                    kind=event.kind,
-                    epoch=self.host.epoch,
-                    step=self.step.steps,
-                    batch=self._batch,
-                    message=event.message,
-                    action=event.action,
-                    steps_lost=event.steps_lost,
-                )
-            )
-
-    def _note(self, incident: Incident) -> None:
-        """Record an incident; warn at the first of its kind."""
-        if incident.kind not in self._warned:
-            self._warned.add(incident.kind)
-            where = f"epoch {incident.epoch}, batch {incident.batch}"
-            seen = f"{incident.message} ({incident.culprit})" if incident.culprit else incident.message
-            port.warn(f"{where}: {seen}; {incident.action}. More of this kind is only recorded.")
-        if self._recorder:
-            self._recorder.incident(incident)
+                self._log.tell("stalled", f"the gradients of {stages} have vanished", "nothing: advice only")
+        self._journal.events(self._log.take())
 
     def _check_open_window(self) -> None:
         """Drop micro-batches that are bad but have not come to a step before the epoch ends.
@@ -352,7 +259,7 @@ class Session:
         bad = not all(map(math.isfinite, values)) or not step.batchnorm.finite()
         if not self.host.largest([bad])[0]:
             return
-        self._note(
+        self._journal.note(
             Incident(
                 kind="bad_batch",
                 epoch=self.host.epoch,
@@ -370,33 +277,13 @@ class Session:
         window.clear()
 
     def _note_recovery(self) -> None:
-        self._note(
-            Incident(
-                kind="native_recovery",
-                epoch=self.host.epoch,
-                step=self.step.steps,
-                batch=0,
-                message="the epoch ended in NaN",
-                action="Ultralytics went back to last.pt and repeats the epoch",
+        self._journal.note(
+            self._journal.incident(
+                "native_recovery",
+                "the epoch ended in NaN",
+                "Ultralytics went back to last.pt and repeats the epoch",
             )
         )
-
-    def _report_fault(self, place: str, trace: str) -> None:
-        """Log and record a fault of the plugin; the recorder itself may be what is broken."""
-        port.warn(f"internal error, training goes on: could not {place}\n{trace}")
-        incident = Incident(
-            kind="internal_error",
-            epoch=self._epoch_number,
-            step=self.step.steps,
-            batch=self._batch,
-            message=f"could not {place}: {trace.strip().splitlines()[-1]}",
-            action="logged; training goes on",
-        )
-        if self._recorder:
-            try:
-                self._recorder.incident(incident)
-            except Exception as error:
-                port.warn(f"the fault could not be recorded either: {error}")
 
 
 def _run_info(host: Host) -> RunInfo:

@@ -21,11 +21,14 @@ from yolo_gradsafe.gradients import Gradients, Meter, Reading, scaled_norm
 from yolo_gradsafe.port import Host
 from yolo_gradsafe.recovery.assessment import Assessment
 from yolo_gradsafe.recovery.batchnorm import BatchNormShadow
+from yolo_gradsafe.recovery.events import EventLog
 from yolo_gradsafe.recovery.isolation import Isolation
 from yolo_gradsafe.recovery.losses import ShownLosses
 from yolo_gradsafe.recovery.medic import Medic
 from yolo_gradsafe.recovery.options import RecoveryOptions
+from yolo_gradsafe.recovery.restorer import Restorer
 from yolo_gradsafe.recovery.scale import ScaleKeeper
+from yolo_gradsafe.recovery.spoilt import SpoiltStatistics
 from yolo_gradsafe.recovery.trend import CALM
 from yolo_gradsafe.recovery.vanishing import Vanishing
 from yolo_gradsafe.recovery.verdict import Sample, judge
@@ -35,11 +38,6 @@ from yolo_gradsafe.telemetry.schema import Verdict
 from yolo_gradsafe.updates import UpdateSampler
 
 __all__ = ["GuardedStep"]
-
-_BUFFER_FAULTS = 3
-"""Healthy steps in a row that spoil the batch-norm statistics, after which it is not the batch."""
-_BLOWN_UP = 1e3
-"""Growth of the statistics' norm in one step that no data explain; it would take a thousand steps to fade."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,7 @@ class GuardedStep:
         options: What to do with bad steps.
         window: The micro-batches that the next step is made of; filled by the caller.
         grouping: Which parameters are a layer, which layers a stage.
+        log: Takes what the recovery did.
         shield: Catches the plugin's own faults; the step then falls back to stock's.
         investigate: Finds out what made a step bad, before anything is put back.
         isolated: Told that a micro-batch is about to be taken out of its window.
@@ -75,6 +74,7 @@ class GuardedStep:
         options: RecoveryOptions,
         window: BatchWindow,
         grouping: Grouping,
+        log: EventLog,
         shield: Shield,
         investigate: Callable[[Assessment], None],
         isolated: Callable[[], None],
@@ -98,16 +98,15 @@ class GuardedStep:
         """Update-to-weight ratio of each layer, when a sample has just become known."""
         self._pending: Tensor | None = None
         self._threshold = math.inf
-        self._buffer_faults = 0
-        self._buffers_norm = math.inf
-        self._buffers_usual = math.inf
+        self._statistics = SpoiltStatistics()
         self.steps = steps
         self.stands_in = host.step_is_stock
         """False when the trainer's step is not stock's: it is then called as it is, or not at all."""
         self.batchnorm = BatchNormShadow(host.batchnorm_buffers())
         self.losses = ShownLosses(host)
         self.meter = Meter(host.named_parameters())
-        self.medic = Medic(host, options, self.batchnorm, clipper)
+        self.restorer = Restorer(host, options, self.batchnorm, clipper, log)
+        self.medic = Medic(host, options, self.restorer, log)
         self.isolation = Isolation(host, window, self.batchnorm, self.losses, options.isolate, options.isolate_hold)
         self._scale = ScaleKeeper(options.scale_floor, options.scale_hysteresis)
         self._vanishing = Vanishing(grouping.stages)
@@ -166,7 +165,7 @@ class GuardedStep:
             [
                 not finite,
                 bool(bad_tensors),
-                not self._buffers_sound(buffers_norm),
+                self._statistics.blown_up(buffers_norm) or not (math.isfinite(buffers_norm) or self.batchnorm.finite()),
                 sum(values) / max(1, self.window.images_kept) if finite else 0.0,
             ]
         )
@@ -211,9 +210,7 @@ class GuardedStep:
             stalled=bool(vanished),
         )
         if verdict is Verdict.POISONED and healthy:
-            verdict = self._spoilt_buffers()
-        else:
-            self._buffer_faults = 0
+            verdict = self._statistics.verdict()
         return Assessment(
             sample=sample,
             verdict=verdict,
@@ -224,23 +221,9 @@ class GuardedStep:
             bad_tensors=measured.bad_tensors,
             overflow=overflow,
             clip=Clip(self._threshold, 1.0),
-            lr_factor=self.medic.lr.factor,
+            lr_factor=self.medic.lr_factor,
             vanished=vanished,
         )
-
-    def _buffers_sound(self, norm: float) -> bool:
-        """Whether the batch-norm statistics are finite and not blown up, given the norm that was read."""
-        self._buffers_norm = norm
-        grown = norm > self._buffers_usual * _BLOWN_UP
-        return not grown if math.isfinite(norm) else self.batchnorm.finite()
-
-    def _spoilt_buffers(self) -> Verdict:
-        """Judge a step that is healthy but for the statistics: once it is the batch, time and again it is not."""
-        self._buffer_faults += 1
-        if self._buffer_faults <= _BUFFER_FAULTS:
-            return Verdict.POISONED
-        self._buffer_faults = 0
-        return Verdict.OK if math.isfinite(self._buffers_norm) else Verdict.DIVERGING
 
     def _act(self, measured: _Measured, step: Assessment) -> Assessment:
         """Do what the verdict asks for, up to the step itself."""
@@ -261,7 +244,7 @@ class GuardedStep:
                 self.investigate(step)
         if not step.bad:
             self.batchnorm.keep()
-            self._buffers_usual = self._buffers_norm
+            self._statistics.keep()
         elif enabled:
             self.batchnorm.restore()
         if step.bad:
@@ -280,7 +263,7 @@ class GuardedStep:
         if not self.options.enabled:
             return "observed only: recovery.enabled is off"
         if step.harmless:
-            if healed := self.medic.heal("not finite, or far too large"):
+            if healed := self.restorer.heal("not finite, or far too large"):
                 step.apply, step.steps_lost = False, 1
                 return f"healed {len(healed)} tensors and skipped the step"
             return "put the batch-norm statistics back and took the step"
@@ -298,7 +281,7 @@ class GuardedStep:
                 host.unscale()
             host.drop(self._scale.dropped(step.sample.amp_scale))
         elif not self.stands_in:
-            with host.lr_times(self.medic.lr.factor):
+            with host.lr_times(self.medic.lr_factor):
                 host.own_step()
         elif step is None:
             host.clip_as_stock()

@@ -62,6 +62,11 @@ class Trend:
         self._vanished = 0
 
     @property
+    def uneasy(self) -> bool:
+        """Whether losses are half-way to a suspicion."""
+        return self.sum >= _ALARM / 2
+
+    @property
     def usual(self) -> float:
         """The usual loss of an image: the median of recent ones; nan before the first step."""
         return math.exp(statistics.median(self._losses)) if self._losses else math.nan

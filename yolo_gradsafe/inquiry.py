@@ -1,0 +1,106 @@
+"""The link from a bad step to its culprit: what is looked into, and what of it goes into the incident."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from yolo_gradsafe.forensics.investigator import Investigator
+from yolo_gradsafe.forensics.window import BatchWindow
+from yolo_gradsafe.journal import Journal
+from yolo_gradsafe.port import Host
+from yolo_gradsafe.recovery.assessment import Assessment
+from yolo_gradsafe.recovery.events import EventLog
+from yolo_gradsafe.shield import Shield
+from yolo_gradsafe.telemetry.schema import Verdict
+
+__all__ = ["Inquiry"]
+
+
+class Inquiry:
+    """Investigates bad steps and bad micro-batches, and keeps quarantined images out of batches.
+
+    Args:
+        host: The trainer.
+        investigator: Finds the culprit.
+        window: The micro-batches of the step under way.
+        journal: Takes the incident of a micro-batch.
+        log: Takes what was put into quarantine.
+        shield: Catches the plugin's own faults.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        investigator: Investigator,
+        window: BatchWindow,
+        journal: Journal,
+        log: EventLog,
+        shield: Shield,
+    ) -> None:
+        self._host = host
+        self._investigator = investigator
+        self._window = window
+        self._journal = journal
+        self._log = log
+        self._shield = shield
+
+    def open(self, batch: Any) -> None:
+        """Keep quarantined images out of a batch that comes from the loader, and note what it is made of."""
+        with self._shield("keep images in quarantine"):
+            self._investigator.quarantine.apply(batch)
+        with self._shield("note a batch's images"):
+            self._window.name(batch)
+
+    def step(self, step: Assessment) -> None:
+        """Find out what made a step bad, from its newest batch, and write it into the assessment."""
+        sample = step.sample
+        innocent = math.isfinite(sample.loss) and step.verdict is not Verdict.DIVERGING
+        if innocent and len(self._window.kept) > 1:
+            return  # the bad batch may be an earlier one of the window, and is gone
+        found = self._investigator.look(
+            self._window.content,
+            sample.epoch,
+            sample.batch,
+            sample.amp_scale,
+            gradients_bad=sample.losses_finite,
+            outlier=step.verdict is Verdict.DIVERGING,
+        )
+        if found is not None:
+            culprit, saved, banned = found
+            step.culprit, step.layer, step.term = culprit.sentence(), culprit.layer, culprit.term
+            step.picture, step.images = saved.picture, list(culprit.images) or step.images
+            self._note_quarantine(banned)
+
+    def micro_batch(self) -> None:
+        """Look into a micro-batch that is about to be taken out of its window, and record it."""
+        host, number, images = self._host, self._window.newest, list(self._window.batches[-1].images)
+        incident = self._journal.incident(
+            "isolated",
+            f"batch {number}, one of an accumulation window, was not finite",
+            "dropped it and kept the rest of the window",
+        )
+        found = self._investigator.look(
+            self._window.content, host.epoch, number, float(host.amp_scale), gradients_bad=True
+        )
+        if found is not None:
+            culprit, saved, banned = found
+            incident = replace(
+                incident,
+                culprit=culprit.sentence(),
+                layer=culprit.layer,
+                term=culprit.term,
+                picture=saved.picture,
+            )
+            images = list(culprit.images) or images
+            self._note_quarantine(banned)
+        self._journal.note(replace(incident, images=images))
+
+    def _note_quarantine(self, images: list[str]) -> None:
+        if images:
+            named = ", ".join(Path(image).name for image in images)
+            self._log.tell(
+                "quarantine", f"{named} has failed again and again", "left out of later batches; see quarantine.txt"
+            )
