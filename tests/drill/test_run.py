@@ -14,6 +14,7 @@ from yolo_gradsafe.drill import run
 from yolo_gradsafe.drill.catalogue import SCENARIOS
 
 
+@pytest.mark.slow
 def test_a_nan_pixel_from_the_command_line(tmp_path):
     done = gradsafe("drill", "nan-pixel", "--quick", "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.arm import Arm
+from tests.arm import Arm, run_arm
 
 # Each breaks one part of the plugin, for good, before training starts.
 BROKEN = {
@@ -34,9 +34,14 @@ BROKEN = {
 }
 
 
+@pytest.fixture(scope="module")
+def stock(drawn, tmp_path_factory):
+    """The training without the plugin."""
+    return run_arm(Arm(str(drawn["detect"])), tmp_path_factory.mktemp("stock"))
+
+
 @pytest.mark.parametrize("part", BROKEN)
-def test_the_training_goes_on_as_stock(train, drawn, part):
-    stock = train(Arm(str(drawn["detect"])), "stock")
+def test_the_training_goes_on_as_stock(train, drawn, stock, part):
     broken = train(Arm(str(drawn["detect"]), guard={}, code=BROKEN[part]), "broken")
     assert broken.error == ""
     assert broken.digests == stock.digests

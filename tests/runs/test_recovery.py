@@ -7,20 +7,24 @@ from itertools import cycle
 
 import pytest
 import torch
+import ultralytics
 
 from tests.arm import DETECT, POSE, Arm, Result, needs_musgd
 from yolo_gradsafe.data.shapes import draw_detect, draw_pose
 
+MASKS = tuple(map(int, ultralytics.__version__.split(".")[:3])) >= (8, 4, 84)
+"""Whether Ultralytics saves the largest fp16 number for one that is beyond it."""
+TAKEN = {"ok", "clipped", "spike"}
 FINITE = {"model": 0, "ema": 0, "optimizer": 0, "scaler": 0}
 
 
-def assert_sound(result: Result, epochs: int = 3) -> None:
+def assert_sound(result: Result, epochs: int = 3, saved: bool = True) -> None:
     """What holds at the end of every run, whatever was done to it."""
     assert result.error == ""
     assert result.not_finite == FINITE
     assert result.events["on_train_epoch_start"] == len(result.results) == epochs, "an epoch was redone"
     assert "nan" not in json.dumps(result.losses())
-    for name in ("last", "best"):
+    for name in ("last", "best") if saved else ():
         saved = torch.load(result.run / "weights" / f"{name}.pt", weights_only=False)
         for model in (saved["ema"], saved["model"]):
             if model is not None:
@@ -53,7 +57,7 @@ def test_the_window_equals_the_one_without_the_bad_micro_batch(train, drawn, opt
     [incident] = guarded.incidents()
     assert (incident["kind"], incident["epoch"], incident["batch"]) == ("isolated", *place)
     assert "holds 1 NaN or Inf pixel" in incident["culprit"]
-    assert {row["verdict"] for row in guarded.steps} <= {"ok", "clipped"}, "the window's step was taken"
+    assert {row["verdict"] for row in guarded.steps} <= TAKEN, "the window's step was taken"
     assert guarded.digests == oracle.digests
 
 
@@ -135,7 +139,7 @@ def test_a_flipped_bit_is_healed_in_place(train, drawn):
     result = train(Arm(str(drawn["detect"]), guard={}, code=code))
     assert_sound(result)
     assert kinds(result) == ["healed"]
-    assert all(row["verdict"] in ("ok", "clipped") for row in result.steps)
+    assert {row["verdict"] for row in result.steps} <= TAKEN
 
 
 def test_weights_that_are_finite_but_broken_are_rolled_back(train, drawn):
@@ -176,21 +180,21 @@ def test_a_learning_rate_that_is_far_too_high_is_lowered_and_the_model_learns(tr
 # Activations of the first layer overflow fp16 for good; batch norm makes bf16 and fp32 indifferent to their size.
 LARGE = """
 def enlarge(trainer):
-    trainer.model.model[0].conv.weight.data.mul_(1e7)
-    trainer.ema.ema.model[0].conv.weight.data.mul_(1e7)
+    trainer.model.model[0].conv.weight.data.mul_(3e5)
+    trainer.ema.ema.model[0].conv.weight.data.mul_(3e5)
 callbacks.setdefault("on_train_start", []).append(enlarge)
 """
 
 
 def test_a_model_that_overflows_fp16_goes_on_in_bf16(train, drawn):
     result = train(Arm(str(drawn["detect"]), guard={}, code=LARGE, autocast="float16", scaler=1024.0))
-    assert_sound(result)
+    assert_sound(result, saved=MASKS)  # the variances of such activations are beyond fp16, in which models are saved
     bad = [incident for incident in result.incidents() if incident["kind"] == "bad_batch"]
     assert [incident["cause"] for incident in bad] == ["precision"] * 2
     assert bad[0]["layer"] == "model.0.conv"
     [raised] = [incident for incident in result.incidents() if incident["kind"] == "precision"]
     assert raised["action"] == "training goes on in bf16"
-    assert [row["verdict"] in ("ok", "clipped") for row in result.steps] == [False] * 2 + [True] * 4
+    assert [row["verdict"] in TAKEN for row in result.steps] == [False] * 2 + [True] * 4
 
 
 @pytest.mark.slow
