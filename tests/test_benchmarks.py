@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import all as everything
-from benchmarks import epoch, harness, memory, step, telemetry
+from benchmarks import epoch, harness, memory, snapshots, step, telemetry
 from tests.arm import DETECT
 
 
@@ -67,3 +67,11 @@ def test_all_tables_come_last(capsys):
         "Memory on the device",
     ]
     assert "Ultralytics" not in printed[printed.index("###") :].replace("as Ultralytics sets them", "")
+
+
+@pytest.mark.slow
+def test_snapshots(capsys):
+    snapshots.main(["--models", DETECT, "--epochs", "2", "--device", "cpu"])
+    header, row = tables(capsys.readouterr().out)["Snapshots"]
+    assert int(row[header.index("snapshots")]) >= 2
+    assert int(row[header.index("bytes of one")].replace(",", "")) > 30_000_000
