@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from ultralytics.engine import trainer as engine
-from ultralytics.utils.torch_utils import unwrap_model
+
+from yolo_gradsafe.port.facts import Facts
 
 __all__ = ["Patient", "before_forward", "train_in"]
 
 
-class Patient:
+class Patient(Facts):
     """A trainer whose parts a fault may harm. Nothing of it is kept; each part is looked up when it is asked for.
 
     Args:
@@ -22,16 +23,6 @@ class Patient:
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
-
-    @property
-    def epoch(self) -> int:
-        """Epoch, from 1."""
-        return int(self.trainer.epoch) + 1
-
-    @property
-    def epochs(self) -> int:
-        """Epochs planned."""
-        return int(self.trainer.epochs)
 
     @property
     def batches(self) -> int:
@@ -43,12 +34,6 @@ class Patient:
         """The module that the trainer calls with a batch; it returns the loss, a vector, and the loss items."""
         module: nn.Module = self.trainer.model
         return module
-
-    @property
-    def model(self) -> nn.Module:
-        """The model without its DDP and compile wrappers."""
-        model: nn.Module = unwrap_model(self.trainer.model)
-        return model
 
     @property
     def backbone_layer(self) -> nn.Conv2d:
