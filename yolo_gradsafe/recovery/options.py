@@ -46,8 +46,8 @@ class RecoveryOptions(Section):
     snapshots: int = Field(
         default=3,
         ge=0,
-        description="(int) >= 0, copies of the training state kept in host memory, one of them on trial, hence at least "
-        "2; 0: none, and neither healing nor rollback",
+        description="(int) >= 0, copies of the training state kept in host memory, one of them on trial, so at least 2; "
+        "0: none, and neither healing nor rollback",
     )
     snapshot_memory: float = Field(
         default=4.0,
