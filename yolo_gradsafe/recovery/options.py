@@ -46,7 +46,7 @@ class RecoveryOptions(Section):
     snapshots: int = Field(
         default=3,
         ge=0,
-        description="(int) >= 0, copies of the training state kept in host memory, one of them on trial, so at least 2; "
+        description="(int) >= 0, copies of the training state in host memory, one of them on trial, hence two or more; "
         "0: none, and neither healing nor rollback",
     )
     snapshot_memory: float = Field(
