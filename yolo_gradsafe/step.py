@@ -166,7 +166,7 @@ class GuardedStep:
                 not finite,
                 bool(bad_tensors),
                 self._statistics.blown_up(buffers_norm) or not (math.isfinite(buffers_norm) or self.batchnorm.finite()),
-                sum(values) / max(1, self.window.images_kept) if finite else 0.0,
+                sum(values) / self.window.images_kept if finite and self.window.images_kept else 0.0,
             ]
         )
         sample = Sample(

@@ -85,7 +85,7 @@ class Medic:
         """
         outlook = self._trend.see(loss, norm)
         trusted = self._restorer.trusted if self._options.divergence else None
-        if trusted is None or not (outlook.suspect or outlook.collapsed):
+        if trusted is None or batch is None or not (outlook.suspect or outlook.collapsed):
             return outlook, False
         if outlook.collapsed or self._trial.worse(batch, trusted):
             return outlook, True
