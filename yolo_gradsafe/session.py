@@ -126,7 +126,7 @@ class Session:
         """Start an epoch's counts; an epoch that Ultralytics starts again, after its own recovery or an OOM, too."""
         host = self.host
         if host.epoch == self._epoch_number:
-            self._window.clear()
+            self.step.give_up_window()
             host.zero_grad()
             if host.recoveries > self._recoveries:
                 self._note_recovery()
@@ -274,7 +274,7 @@ class Session:
         self.host.zero_grad()
         step.batchnorm.restore()
         step.losses.repair()
-        window.clear()
+        step.give_up_window()
 
     def _note_recovery(self) -> None:
         self._journal.note(

@@ -130,7 +130,12 @@ class GuardedStep:
                 self._look_after(step)
             with self.shield("record an optimizer step"):
                 self.record(step)
+        self.give_up_window()
+
+    def give_up_window(self) -> None:
+        """Forget the micro-batches and their gradients: the step was taken, skipped, or will not come."""
         self.window.clear()
+        self.isolation.reset()
 
     def isolate(self, closing: bool) -> None:
         """Take the newest micro-batch out of its window if it is bad; nothing until a step has been bad.

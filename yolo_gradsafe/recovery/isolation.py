@@ -56,13 +56,12 @@ class Isolation:
 
     def healthy(self) -> None:
         """Count a healthy step, and disarm after enough of them."""
-        self._good = None
         self._healthy += 1
         if self._mode == "auto" and self._healthy >= self._hold:
             self.armed = False
 
     def reset(self) -> None:
-        """Forget the window's gradients: it was given up."""
+        """Forget the window's gradients: a step was made of them, or they were given up."""
         self._good = None
 
     @torch.no_grad()
