@@ -22,13 +22,20 @@ def sampler(model: nn.Module) -> UpdateSampler:
     return UpdateSampler(named, Grouping([name for name, _ in named], Layout(0, 0)))
 
 
+def ratios(probe: UpdateSampler) -> np.ndarray:
+    probe.after()
+    (waiting,) = probe.take()
+    assert not probe.take(), "a sample is read once"
+    return probe.ratios(waiting.tolist())
+
+
 def test_a_known_change_is_found(model):
     probe = sampler(model)
     probe.before()
     with torch.no_grad():
         for parameter in model[0].parameters():
             parameter.mul_(1.01)
-    np.testing.assert_allclose(probe.ratios(probe.after().tolist()), [0.01, 0.0], rtol=1e-3)
+    np.testing.assert_allclose(ratios(probe), [0.01, 0.0], rtol=1e-3)
 
 
 def test_the_sample_stands_for_all_elements(model):
@@ -38,7 +45,7 @@ def test_the_sample_stands_for_all_elements(model):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 1e-3)
-    ratio = probe.ratios(probe.after().tolist())[0]
+    ratio = ratios(probe)[0]
     after = torch.cat([p.detach().flatten() for p in model[0].parameters()])
     assert ratio == pytest.approx(float((after - before).norm() / before.norm()), rel=0.3)
 
@@ -48,4 +55,11 @@ def test_weights_that_are_zero_have_no_ratio(model):
     nn.init.zeros_(model[1].bias)
     probe = sampler(model)
     probe.before()
-    assert np.isnan(probe.ratios(probe.after().tolist())[1])
+    assert np.isnan(ratios(probe)[1])
+
+
+def test_one_step_in_so_many_is_sampled(model):
+    named = list(model.named_parameters())
+    grouping = Grouping([name for name, _ in named], Layout(0, 0))
+    assert [step for step in range(1, 10) if UpdateSampler(named, grouping, every=4).due(step)] == [4, 8]
+    assert not any(UpdateSampler(named, grouping, every=0).due(step) for step in range(10))

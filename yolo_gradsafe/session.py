@@ -77,8 +77,7 @@ class Session:
             self._inquiry.step,
             self._inquiry.micro_batch,
             self._record,
-            UpdateSampler(parameters, self._layers.grouping),
-            telemetry.update_ratio_steps,
+            UpdateSampler(parameters, self._layers.grouping, telemetry.update_ratio_steps),
             steps=self._recorder.steps if self._recorder else 0,
         )
         if host.resumed:
@@ -233,8 +232,8 @@ class Session:
         if step.healthy:
             self._layers.observe(step.layers)
             self._investigator.observe(step.sample.items)
-        if self.step.update_ratios is not None:
-            self._layers.observe_update(self.step.update_ratios)
+        if step.update_ratios is not None:
+            self._layers.observe_update(step.update_ratios)
         row = step.row(self._layers.grouping.stages)
         self._epoch.rows.append(row)
         if self._recorder:

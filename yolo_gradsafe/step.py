@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from dataclasses import replace
 
 from yolo_gradsafe.clipping import Clip, Clipper, Observation
 from yolo_gradsafe.forensics.window import BatchWindow
-from yolo_gradsafe.gradients import Gradients, Meter, Reading, scaled_norm
+from yolo_gradsafe.gradients import scaled_norm
+from yolo_gradsafe.measure import Measurement, Measurer
 from yolo_gradsafe.port import Host
 from yolo_gradsafe.recovery.assessment import Assessment
 from yolo_gradsafe.recovery.batchnorm import BatchNormShadow
@@ -31,21 +27,13 @@ from yolo_gradsafe.recovery.scale import ScaleKeeper
 from yolo_gradsafe.recovery.spoilt import SpoiltStatistics
 from yolo_gradsafe.recovery.trend import CALM
 from yolo_gradsafe.recovery.vanishing import Vanishing
-from yolo_gradsafe.recovery.verdict import Sample, judge
+from yolo_gradsafe.recovery.verdict import judge
 from yolo_gradsafe.shield import Shield
 from yolo_gradsafe.stages import Grouping
 from yolo_gradsafe.telemetry.schema import Verdict
 from yolo_gradsafe.updates import UpdateSampler
 
 __all__ = ["GuardedStep"]
-
-
-@dataclass(frozen=True)
-class _Measured:
-    gradients: Gradients
-    tensor_norms: list[float]
-    bad_tensors: list[str]
-    sample: Sample
 
 
 class GuardedStep:
@@ -62,8 +50,7 @@ class GuardedStep:
         investigate: Finds out what made a step bad, before anything is put back.
         isolated: Told that a micro-batch is about to be taken out of its window.
         record: Takes every step after it was taken or left.
-        updates: Samples how far a step moves the weights,
-        update_steps: once in so many steps; 0 for never.
+        updates: Samples how far a step moves the weights.
         steps: Optimizer steps that the run has behind it, when it is resumed.
     """
 
@@ -80,7 +67,6 @@ class GuardedStep:
         isolated: Callable[[], None],
         record: Callable[[Assessment], None],
         updates: UpdateSampler,
-        update_steps: int = 0,
         steps: int = 0,
     ) -> None:
         self.host = host
@@ -93,10 +79,6 @@ class GuardedStep:
         self.isolated = isolated
         self.record = record
         self.updates = updates
-        self.update_steps = update_steps
-        self.update_ratios: NDArray[np.float64] | None = None
-        """Update-to-weight ratio of each layer, when a sample has just become known."""
-        self._pending: Tensor | None = None
         self._threshold = math.inf
         self._statistics = SpoiltStatistics()
         self.steps = steps
@@ -104,12 +86,12 @@ class GuardedStep:
         """False when the trainer's step is not stock's: it is then called as it is, or not at all."""
         self.batchnorm = BatchNormShadow(host.batchnorm_buffers())
         self.losses = ShownLosses(host)
-        self.meter = Meter(host.named_parameters())
+        self._measurer = Measurer(host, window, self.batchnorm, self._statistics, updates)
         self.restorer = Restorer(host, options, self.batchnorm, clipper, log)
         self.medic = Medic(host, options, self.restorer, log)
         self.isolation = Isolation(host, window, self.batchnorm, self.losses, options.isolate, options.isolate_hold)
         self._scale = ScaleKeeper(options.scale_floor, options.scale_hysteresis)
-        self._vanishing = Vanishing(grouping.stages)
+        self.vanishing = Vanishing(grouping.stages)
 
     def __call__(self) -> None:
         """Take one optimizer step, or leave it."""
@@ -118,13 +100,14 @@ class GuardedStep:
             self.host.unscale()
         step = None
         with self.shield("assess an optimizer step (stock's step was taken)"):
-            measured = self._measure()
+            self.steps += 1
+            measured = self._measurer.measure(self.steps, unscaled=self.stands_in)
             step = self._act(measured, self._judge(measured))
-        sampled = step is not None and step.apply and self._sample_now()
+        sampled = step is not None and step.apply and self._sampled()
         self._finish(step)
         if sampled:
             with self.shield("sample the updates"):
-                self._pending = self.updates.after()
+                self.updates.after()
         if step is not None:
             with self.shield("look after the training"):
                 self._look_after(step)
@@ -150,49 +133,7 @@ class GuardedStep:
                         self.isolated()
                     self.isolation.take_out()
 
-    def _measure(self) -> _Measured:
-        """Read all that is judged from the device, at once."""
-        host = self.host
-        self.steps += 1
-        names, items = host.loss_items()
-        losses = torch.stack([loss.reshape(()) for loss in self.window.losses(host.loss)])
-        scale = host.amp_scale
-        waiting, self._pending = [] if self._pending is None else [self._pending], None
-        gradients, reading = self.meter.measure(
-            [self.batchnorm.look(), scale, losses, items, *waiting], None if self.stands_in else scale
-        )
-        buffers_norm, amp_scale, *values = reading.scalars
-        values, rest = values[: len(losses)], values[len(losses) :]
-        self.update_ratios = self.updates.ratios(rest[len(names) :]) if waiting else None
-        bad_tensors = _bad_tensors(gradients, reading)
-        finite = all(map(math.isfinite, values))
-        losses_bad, grads_bad, buffers_bad, image_loss = host.largest(
-            [
-                not finite,
-                bool(bad_tensors),
-                self._statistics.blown_up(buffers_norm) or not (math.isfinite(buffers_norm) or self.batchnorm.finite()),
-                sum(values) / self.window.images_kept if finite and self.window.images_kept else 0.0,
-            ]
-        )
-        sample = Sample(
-            epoch=host.epoch,
-            step=self.steps,
-            batch=self.window.newest,
-            lr=host.lr,
-            losses=values,
-            items=dict(zip(names, rest, strict=False)),
-            images=self.window.newest_size,
-            image_loss=image_loss,
-            grad_norm=reading.norm,
-            losses_finite=not losses_bad,
-            grads_finite=not grads_bad,
-            buffers_sound=not buffers_bad,
-            scaler=host.scaler_enabled,
-            amp_scale=amp_scale,
-        )
-        return _Measured(gradients, reading.tensor_norms, bad_tensors, sample)
-
-    def _judge(self, measured: _Measured) -> Assessment:
+    def _judge(self, measured: Measurement) -> Assessment:
         """Give the verdict; only a step that looks bad costs more than the one read."""
         sample, names = measured.sample, measured.gradients.names
         overflow = sample.grads_finite and not math.isfinite(sample.grad_norm)
@@ -205,7 +146,7 @@ class GuardedStep:
         outlook, diverging, vanished = CALM, False, []
         if healthy and self.options.enabled:
             outlook, diverging = self.medic.outlook(sample.image_loss, sample.grad_norm, self.window.content)
-            vanished = self._vanishing.see(stages)
+            vanished = self.vanishing.see(stages)
         verdict = judge(
             sample,
             self.options.scale_floor,
@@ -228,9 +169,10 @@ class GuardedStep:
             clip=Clip(self._threshold, 1.0),
             lr_factor=self.medic.lr_factor,
             vanished=vanished,
+            update_ratios=measured.update_ratios,
         )
 
-    def _act(self, measured: _Measured, step: Assessment) -> Assessment:
+    def _act(self, measured: Measurement, step: Assessment) -> Assessment:
         """Do what the verdict asks for, up to the step itself."""
         enabled, routine = self.options.enabled, step.verdict is Verdict.AMP_OVERFLOW
         step.apply = routine or not enabled or step.harmless
@@ -305,24 +247,15 @@ class GuardedStep:
         self.isolation.healthy()
         self.medic.healthy(self.steps, step.sample.lr * step.lr_factor)
 
-    def _sample_now(self) -> bool:
+    def _sampled(self) -> bool:
         """Sample the weights before this step, if it is its turn."""
-        if not self.update_steps or self.steps % self.update_steps:
-            return False
         sampled = False
-        with self.shield("sample the updates"):
-            self.updates.before()
-            sampled = True
+        if self.updates.due(self.steps):
+            with self.shield("sample the updates"):
+                self.updates.before()
+                sampled = True
         return sampled
 
     def _state_finite(self) -> bool:
         bad = not all(bool(t.isfinite().all()) for t in self.host.state.lasting() if t.is_floating_point())
         return not self.host.largest([bad])[0]
-
-
-def _bad_tensors(gradients: Gradients, reading: Reading) -> list[str]:
-    """Name the gradients with a non-finite element; costs something only when the norm is not finite."""
-    if math.isfinite(reading.norm):
-        return []
-    suspects = [i for i, norm in enumerate(reading.tensor_norms) if not math.isfinite(norm)]
-    return [gradients.names[i] for i in suspects if not bool(gradients.tensors[i].isfinite().all())]

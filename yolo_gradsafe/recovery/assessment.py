@@ -61,6 +61,8 @@ class Assessment:
     """Whether a bad step was dealt with; if not, it must still reach Ultralytics' own recovery."""
     vanished: list[str] = field(default_factory=list)
     """Stages whose gradients have vanished for long."""
+    update_ratios: NDArray[np.float64] | None = None
+    """Update-to-weight ratio of each layer in an earlier step, when a sample has just become known."""
     lr_factor: float = 1.0
     """What the host's learning rate was multiplied with."""
 

@@ -34,11 +34,6 @@ class PrecisionLadder:
         """The precision to train in."""
         return self._rungs[self._rung]
 
-    @property
-    def raised(self) -> bool:
-        """Whether that is not the training's own."""
-        return self._rung > 0
-
     def fault(self, step: int) -> bool:
         """Count a step that overflowed in this precision alone; True when the precision is raised for it."""
         self._clean = 0
@@ -62,9 +57,10 @@ class PrecisionLadder:
 
     def state_dict(self) -> dict[str, Any]:
         """Return where it stands."""
-        return {"rung": self._rung, "clean": self._clean, "hold": self._hold}
+        return {"rung": self._rung, "clean": self._clean, "hold": self._hold, "faults": list(self._faults)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
         self._rung = min(int(state["rung"]), len(self._rungs) - 1)
         self._clean, self._hold = int(state["clean"]), float(state["hold"])
+        self._faults.extend(map(int, state["faults"]))

@@ -21,7 +21,7 @@ from yolo_gradsafe.port import Host
 from yolo_gradsafe.recovery.snapshot import Snapshot
 from yolo_gradsafe.recovery.trend import EXCESS
 
-__all__ = ["Cause", "Outcome", "Trial"]
+__all__ = ["Cause", "Tried", "Trial"]
 
 
 class Cause(str, Enum):
@@ -43,7 +43,7 @@ class Cause(str, Enum):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Tried:
     """What a batch did."""
 
     loss: float
@@ -61,7 +61,7 @@ class Trial:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def run(self, batch: Any, precision: str, weights: Snapshot | None = None, backward: bool = True) -> Outcome:
+    def run(self, batch: Any, precision: str, weights: Snapshot | None = None, backward: bool = True) -> Tried:
         """Run the batch forward and, if asked, backward.
 
         Args:
@@ -74,7 +74,7 @@ class Trial:
         with self._with(weights):
             seen = self._host.replay(scale).run(batch, precision, backward)
         failed, loss = self._host.largest([float(not seen.finite), seen.total if seen.loss_finite else 0.0])
-        return Outcome(loss if not failed else math.nan, not failed)
+        return Tried(loss if not failed else math.nan, not failed)
 
     def cause(self, batch: Any, trusted: Snapshot | None, usual_loss: float) -> Cause:
         """Find where a step that was not finite comes from.
@@ -90,7 +90,7 @@ class Trial:
         precision = host.forward_precision
         if self.run(batch, precision).finite:
             return Cause.TRANSIENT
-        full = self.run(batch, "fp32") if precision != "fp32" else Outcome(math.nan, False)
+        full = self.run(batch, "fp32") if precision != "fp32" else Tried(math.nan, False)
         if full.finite and not full.loss > EXCESS * usual_loss:
             return Cause.PRECISION
         if trusted is not None and self.run(batch, precision, trusted).finite:

@@ -1,0 +1,121 @@
+"""The measuring part of a step: everything that is judged, read from the device at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from yolo_gradsafe.forensics.window import BatchWindow
+from yolo_gradsafe.gradients import Gradients, Meter, Reading
+from yolo_gradsafe.port import Host
+from yolo_gradsafe.recovery.batchnorm import BatchNormShadow
+from yolo_gradsafe.recovery.spoilt import SpoiltStatistics
+from yolo_gradsafe.recovery.verdict import Sample
+from yolo_gradsafe.updates import UpdateSampler
+
+__all__ = ["Measurement", "Measurer"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is known of a step before it is judged."""
+
+    sample: Sample
+    gradients: Gradients
+    tensor_norms: list[float]
+    """L2 norms of the unscaled gradients before clipping, in the order of ``gradients``."""
+    bad_tensors: list[str]
+    """Parameters whose gradient is not finite."""
+    update_ratios: NDArray[np.float64] | None
+    """Update-to-weight ratio of each layer in an earlier step, when a sample has just become known."""
+
+
+class Measurer:
+    """Measures the gradients that wait for the step, and what goes with them.
+
+    Args:
+        host: The trainer.
+        window: The micro-batches that the step is made of.
+        batchnorm: The copy of the batch-norm statistics; looked at with the gradients.
+        statistics: Knows how large their norm usually is.
+        updates: Samples of weights that wait to be read.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        window: BatchWindow,
+        batchnorm: BatchNormShadow,
+        statistics: SpoiltStatistics,
+        updates: UpdateSampler,
+    ) -> None:
+        self._host = host
+        self._window = window
+        self._batchnorm = batchnorm
+        self._statistics = statistics
+        self._updates = updates
+        self._meter = Meter(host.named_parameters())
+
+    def measure(self, step: int, unscaled: bool) -> Measurement:
+        """Read gradients, losses, statistics, loss scale and waiting samples. Synchronises, once.
+
+        Args:
+            step: Number of the step.
+            unscaled: Whether the gradients are unscaled by now.
+        """
+        host = self._host
+        names, items = host.loss_items()
+        losses = torch.stack([loss.reshape(()) for loss in self._window.losses(host.loss)])
+        scale = host.amp_scale
+        waiting = self._updates.take()
+        gradients, reading = self._meter.measure(
+            [self._batchnorm.look(), scale, losses, items, *waiting], None if unscaled else scale
+        )
+        statistics_norm, amp_scale, *values = reading.scalars
+        values, rest = values[: len(losses)], values[len(losses) :]
+        bad_tensors = _bad_tensors(gradients, reading)
+        losses_bad, grads_bad, buffers_bad, image_loss = self._on_any_rank(values, bad_tensors, statistics_norm)
+        sample = Sample(
+            epoch=host.epoch,
+            step=step,
+            batch=self._window.newest,
+            lr=host.lr,
+            losses=values,
+            items=dict(zip(names, rest, strict=False)),
+            images=self._window.newest_size,
+            image_loss=image_loss,
+            grad_norm=reading.norm,
+            losses_finite=not losses_bad,
+            grads_finite=not grads_bad,
+            buffers_sound=not buffers_bad,
+            scaler=host.scaler_enabled,
+            amp_scale=amp_scale,
+        )
+        ratios = self._updates.ratios(rest[len(names) :]) if waiting else None
+        return Measurement(sample, gradients, reading.tensor_norms, bad_tensors, ratios)
+
+    def _on_any_rank(
+        self, losses: Sequence[float], bad_tensors: Sequence[str], statistics_norm: float
+    ) -> tuple[float, float, float, float]:
+        """Return whether losses, gradients and statistics are bad on any rank, and the largest loss an image."""
+        finite, images = all(map(math.isfinite, losses)), self._window.images_kept
+        blown_up = self._statistics.blown_up(statistics_norm)
+        sound = not blown_up and (math.isfinite(statistics_norm) or self._batchnorm.finite())
+        image_loss = sum(losses) / images if finite and images else 0.0
+        losses_bad, grads_bad, buffers_bad, largest = self._host.largest(
+            [not finite, bool(bad_tensors), not sound, image_loss]
+        )
+        return losses_bad, grads_bad, buffers_bad, largest
+
+
+def _bad_tensors(gradients: Gradients, reading: Reading) -> list[str]:
+    """Name the gradients with a non-finite element; costs something only when the norm is not finite."""
+    if math.isfinite(reading.norm):
+        return []
+    suspects = [i for i, norm in enumerate(reading.tensor_norms) if not math.isfinite(norm)]
+    return [gradients.names[i] for i in suspects if not bool(gradients.tensors[i].isfinite().all())]
