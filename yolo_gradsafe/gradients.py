@@ -83,8 +83,8 @@ class Meter:
         Note:
             Synchronises host and device exactly once.
         """
-        with_grad = [(name, p) for name, p in self.parameters if p.grad is not None]
-        tensors = [p.grad for _, p in with_grad if p.grad is not None]
+        found = [(name, p, grad) for name, p in self.parameters if (grad := p.grad) is not None]
+        tensors = [grad for _, _, grad in found]
         count = len(tensors)
         if not tensors:
             nothing = Gradients([], [], [], torch.zeros(0), torch.zeros(()))
@@ -93,8 +93,8 @@ class Meter:
         if grad_scale is not None:
             norms = norms / grad_scale
         total = torch.linalg.vector_norm(norms)
-        values = torch.cat([norms, total.reshape(1), _pack(scalars, norms.device)]).tolist()
-        names, parameters = [name for name, _ in with_grad], [p for _, p in with_grad]
+        values = _pack([norms, total, *scalars], norms.device).tolist()
+        names, parameters = [name for name, _, _ in found], [p for _, p, _ in found]
         return Gradients(names, parameters, tensors, norms, total), Reading(
             norm=values[count],
             tensor_norms=values[:count],

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Vanishing"]
 
@@ -13,8 +13,18 @@ _SETTLED = 20
 _WEIGHT = 0.05
 
 
+@dataclass
+class _Stage:
+    level: float = 0.0
+    """Running mean of the log norm."""
+    seen: int = 0
+    """Steps that the level was made of."""
+    low: int = 0
+    """Steps in a row far below it."""
+
+
 class Vanishing:
-    """Watches the norm of every stage for a fall to nothing that lasts.
+    """Watches the norm of every stage for a fall to nothing that lasts. Plain numbers; knows no model.
 
     The level of a stage is a running mean of its log norm, and stands still while the stage is low.
 
@@ -25,21 +35,27 @@ class Vanishing:
     """
 
     def __init__(self, stages: Sequence[str], fall: float = 1e-6, patience: int = 50) -> None:
-        self._stages = list(stages)
-        self._fall = fall
+        self._stages = {name: _Stage() for name in stages}
+        self._fall = math.log(fall)
         self._patience = patience
-        self._level: NDArray[np.float64] = np.zeros(len(self._stages))
-        self._seen = np.zeros(len(self._stages), dtype=int)
-        self._low = np.zeros(len(self._stages), dtype=int)
 
-    def see(self, norms: NDArray[np.float64]) -> list[str]:
+    def see(self, norms: Iterable[float]) -> list[str]:
         """Take in the norms of a healthy step, in the order of the stages, and name those that have vanished."""
-        with np.errstate(divide="ignore"):
-            logs = np.log(norms)
-        low = (self._seen >= _SETTLED) & (logs < self._level + np.log(self._fall))
-        usual = np.isfinite(logs) & ~low
-        weight = np.maximum(_WEIGHT, 1 / (self._seen + 1))
-        self._level[usual] += (weight * (logs - self._level))[usual]
-        self._seen[usual] += 1
-        self._low = np.where(low, self._low + 1, 0)
-        return [self._stages[i] for i in np.flatnonzero(self._low >= self._patience)]
+        for stage, norm in zip(self._stages.values(), norms, strict=True):
+            log = math.log(norm) if norm > 0 else -math.inf
+            if stage.seen >= _SETTLED and log < stage.level + self._fall:
+                stage.low += 1
+                continue
+            stage.low = 0
+            if math.isfinite(log):
+                stage.level += max(_WEIGHT, 1 / (stage.seen + 1)) * (log - stage.level)
+                stage.seen += 1
+        return [name for name, stage in self._stages.items() if stage.low >= self._patience]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was learnt of each stage, as plain numbers."""
+        return {name: [stage.level, stage.seen, stage.low] for name, stage in self._stages.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned; stages that it does not know start anew."""
+        self._stages = {name: _Stage(*state.get(name, ())) for name in self._stages}
