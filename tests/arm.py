@@ -47,6 +47,8 @@ class Arm:
     """Initial loss scale of a GradScaler; None leaves the trainer's."""
     autocast: str | None = None
     """Precision of the forward pass on the CPU: ``float16``, ``bfloat16``."""
+    loggers: list[str] = field(default_factory=list)
+    """Ultralytics' integrations that are on, by their names in its settings; none of the others is."""
     code: str = ""
     """Statements run before training; ``callbacks`` (a dict of lists) and ``guard`` are at hand."""
 
@@ -100,6 +102,9 @@ def run_arm(arm: Arm, folder: Path) -> Result:
     spec.write_text(json.dumps(asdict(arm)))
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    if arm.loggers:
+        env["YOLO_CONFIG_DIR"] = str(folder / "settings")
+        (folder / "settings").mkdir()
     done = subprocess.run(
         [sys.executable, "-m", "tests.arm", str(spec)], cwd=folder, env=env, capture_output=True, text=True, timeout=550
     )
@@ -131,6 +136,8 @@ def main(spec: Path) -> None:
 
     torch.set_num_threads(1)
     arm = Arm(**json.loads(spec.read_text()))
+    if arm.loggers:
+        _switch_on(arm.loggers)
     guard = None if arm.guard is None else GradSafe(arm.guard)
     callbacks: dict[str, list[Any]] = {}
     events: dict[str, int] = {}
@@ -212,6 +219,15 @@ def main(spec: Path) -> None:
         "events": events,
     }
     (spec.parent / "report.json").write_text(json.dumps(report))
+
+
+def _switch_on(loggers: list[str]) -> None:
+    """Set which integrations load; under pytest, which this process has imported, most of them would not."""
+    from ultralytics import utils
+
+    utils.TESTS_RUNNING = False
+    known = ("clearml", "comet", "dvc", "hub", "mlflow", "neptune", "raytune", "tensorboard", "wandb")
+    utils.SETTINGS.update({name: name in loggers for name in known if name in utils.SETTINGS})
 
 
 def _state(trainer: Any) -> dict[str, list[Any]]:

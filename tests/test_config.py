@@ -226,7 +226,7 @@ def test_the_presets():
 def test_the_json_schema_describes_every_option():
     schema = json.loads(json.dumps(Config.model_json_schema()))
     rule = schema["$defs"]["RuleOptions"]["properties"]
-    assert set(schema["properties"]) == {"clip", "recovery", "forensics", "telemetry", "report"}
+    assert set(schema["properties"]) == {"clip", "recovery", "forensics", "telemetry", "loggers", "report"}
     assert schema["$defs"]["ClipOptions"]["properties"]["stages"]["additionalProperties"]["$ref"].endswith(
         "RuleOptions"
     )

@@ -6,7 +6,6 @@ keywords. Whatever is wrong with it is reported there, by the option's name, so 
 
 from __future__ import annotations
 
-import difflib
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -17,17 +16,15 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from yolo_gradsafe.clipping.options import ClipOptions
+from yolo_gradsafe.errors import ConfigError, nearest
 from yolo_gradsafe.forensics.options import ForensicsOptions
+from yolo_gradsafe.loggers.options import LoggersOptions
 from yolo_gradsafe.recovery.options import RecoveryOptions
 from yolo_gradsafe.section import Section
 
 __all__ = ["Config", "ConfigError", "nearest", "parse_value", "preset_names", "preset_path"]
 
 Source = str | Path | Mapping[str, Any] | None
-
-
-class ConfigError(ValueError):
-    """A wrong option, file or preset; the message names it, its value, what is allowed and the nearest valid name."""
 
 
 class TelemetryOptions(Section):
@@ -72,6 +69,7 @@ class Config(Section):
         default_factory=ForensicsOptions, description="What is wrong with the data, and what made a step bad"
     )
     telemetry: TelemetryOptions = Field(default_factory=TelemetryOptions, description="Records of the run")
+    loggers: LoggersOptions = Field(default_factory=LoggersOptions, description="TensorBoard, W&B, MLflow")
     report: ReportOptions = Field(default_factory=ReportOptions, description="Report at the end")
 
     @classmethod
@@ -118,12 +116,6 @@ def preset_path(name: str) -> Path:
 def preset_names() -> list[str]:
     """List the presets that ``GradSafe("name")`` and ``gradsafe=name`` accept."""
     return sorted(path.stem for path in _preset_folder().glob("*.yaml"))
-
-
-def nearest(name: str, allowed: list[str]) -> str:
-    """Phrase the nearest valid name as a question to append to an error, or nothing when none is near."""
-    match = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-    return f" Did you mean '{match[0]}'?" if match else ""
 
 
 def _preset_folder() -> Path:

@@ -10,6 +10,7 @@ The events, in the order in which a trainer runs them:
             (preprocess, forward, backward, and every few batches: optimizer_step -> measure, judge, act, record)
             on_train_batch_end       keep its loss
         on_train_epoch_end       add the columns to results.csv; validation follows
+        on_fit_epoch_end         tell Ray Tune and the Platform, which see no columns
     on_train_end                 write the report
     teardown                     give the trainer its methods back
 """
@@ -85,6 +86,27 @@ class GradSafe:
             self.on_pretrain_routine_end(target)
         return target
 
+    def trainer(self, base: type[Any]) -> type[Any]:
+        """Return a trainer class that brings the guard along, for ``model.train(trainer=...)``.
+
+        It reaches the processes that callbacks do not: the workers of a multi-GPU training up to Ultralytics 8.4.139.
+
+        Args:
+            base: The trainer class to guard, such as ``DetectionTrainer``; one of your own must be importable there.
+
+        Raises:
+            TypeError: The base is no trainer class.
+
+        Examples:
+            >>> from ultralytics import YOLO
+            >>> from ultralytics.models.yolo.detect import DetectionTrainer
+            >>> guard = GradSafe()
+            >>> YOLO("yolo26n.yaml").train(trainer=guard.trainer(DetectionTrainer), data="coco8.yaml", device=[0, 1])
+        """
+        from yolo_gradsafe.trainers import guarded
+
+        return guarded(base, self)
+
     def detach(self, target: Any = None) -> None:
         """Remove the callbacks, from one target or from all, and give trainers under way their own step back."""
         for known in self._targets:
@@ -106,8 +128,18 @@ class GradSafe:
                 port.warn("this training is guarded already; the second guard stays out of it")
             return
         with Shield(_report_start, let_pass=(ConfigError,))("guard this training; it runs as stock"):
-            session = Session(port.Host(trainer), self.config)
-            session.install()
+            try:
+                host = port.Host(trainer)
+            except port.UnknownTrainer as error:
+                port.warn(f"{port.unknown(str(error))}: this training runs as stock, without a guard")
+                return
+            try:
+                with host.ranks.together():  # a guard on some of the ranks would wait for the others for ever
+                    session = Session(host, self.config)
+                    session.install()
+            except Exception:
+                host.release()
+                raise
             self._sessions[id(trainer)] = session
 
     def on_train_epoch_start(self, trainer: Any) -> None:
@@ -125,6 +157,10 @@ class GradSafe:
     def on_train_epoch_end(self, trainer: Any) -> None:
         """Runs after an epoch's last batch and before its validation."""
         self._run(trainer, "end an epoch", Session.end_epoch)
+
+    def on_fit_epoch_end(self, trainer: Any) -> None:
+        """Runs after an epoch's validation and checkpoint, and after the final validation."""
+        self._run(trainer, "tell the loggers of an epoch", Session.tell_epoch)
 
     def on_train_end(self, trainer: Any) -> None:
         """Runs after the final validation, on rank 0 only."""
@@ -157,4 +193,4 @@ class GradSafe:
 
 
 def _report_start(place: str, trace: str) -> None:
-    port.warn(f"internal error: could not {place}\n{trace}")
+    port.complain(f"internal error: could not {place}\n{trace}")

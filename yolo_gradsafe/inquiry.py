@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from yolo_gradsafe.forensics.culprit import Culprit
+from yolo_gradsafe.forensics.evidence import Saved
 from yolo_gradsafe.forensics.investigator import Investigator
 from yolo_gradsafe.forensics.window import BatchWindow
 from yolo_gradsafe.journal import Journal
@@ -17,6 +19,24 @@ from yolo_gradsafe.shield import Shield
 from yolo_gradsafe.telemetry.schema import Verdict
 
 __all__ = ["Inquiry"]
+
+
+@dataclass(frozen=True)
+class _Account:
+    """What one rank has to say of a bad batch."""
+
+    finite: bool
+    """Whether its own losses were finite."""
+    culprit: Culprit | None
+    picture: str
+    images: list[str]
+    seen: str
+
+    @property
+    def weight(self) -> int:
+        """How much it counts against those of other ranks."""
+        named = self.culprit is not None and self.culprit.cause not in ("transient", "unknown")
+        return 2 * (not self.finite) + named
 
 
 class Inquiry:
@@ -56,23 +76,26 @@ class Inquiry:
 
     def step(self, step: Assessment) -> None:
         """Find out what made a step bad, from its newest batch, and write it into the assessment."""
-        sample = step.sample
+        sample, found = step.sample, None
         innocent = math.isfinite(sample.loss) and step.verdict is not Verdict.DIVERGING
-        if innocent and len(self._window.kept) > 1:
-            return  # the bad batch may be an earlier one of the window, and is gone
-        found = self._investigator.look(
-            self._window.content,
-            sample.epoch,
-            sample.batch,
-            sample.amp_scale,
-            gradients_bad=sample.losses_finite,
-            outlier=step.verdict is Verdict.DIVERGING,
-        )
-        if found is not None:
-            culprit, saved, banned = found
+        # With an innocent newest batch the bad one is an earlier one of the window, and gone, or another rank's.
+        if not innocent or (len(self._window.kept) == 1 and sample.losses_finite):
+            found = self._investigator.look(
+                self._window.content,
+                sample.epoch,
+                sample.batch,
+                sample.amp_scale,
+                gradients_bad=sample.losses_finite,
+                outlier=step.verdict is Verdict.DIVERGING,
+            )
+        finite = all(map(math.isfinite, sample.losses))
+        rank, told = self._most_telling(found, finite, step.images, step.seen)
+        step.images = told.images
+        if self._host.ranks.several:
+            step.testimony = f"{told.seen} (rank {rank})"
+        if (culprit := told.culprit) is not None:
             step.culprit, step.layer, step.term = culprit.sentence(), culprit.layer, culprit.term
-            step.picture, step.images = saved.picture, list(culprit.images) or step.images
-            self._note_quarantine(banned)
+            step.picture, step.images = told.picture, list(culprit.images) or told.images
 
     def micro_batch(self) -> None:
         """Look into a micro-batch that is about to be taken out of its window, and record it."""
@@ -85,18 +108,32 @@ class Inquiry:
         found = self._investigator.look(
             self._window.content, host.epoch, number, float(host.amp_scale), gradients_bad=True
         )
-        if found is not None:
-            culprit, saved, banned = found
+        rank, told = self._most_telling(found, math.isfinite(float(host.loss)), images, incident.message)
+        images = told.images
+        if host.ranks.several:
+            incident = replace(incident, message=f"{told.seen} (rank {rank})")
+        if (culprit := told.culprit) is not None:
             incident = replace(
                 incident,
                 culprit=culprit.sentence(),
                 layer=culprit.layer,
                 term=culprit.term,
-                picture=saved.picture,
+                picture=told.picture,
             )
             images = list(culprit.images) or images
-            self._note_quarantine(banned)
         self._journal.note(replace(incident, images=images))
+
+    def _most_telling(
+        self, found: tuple[Culprit, Saved] | None, finite: bool, images: list[str], seen: str
+    ) -> tuple[int, _Account]:
+        """Hear what every rank found, count the offences on all, and return the rank that knows best. Collective."""
+        culprit, picture = (found[0].record(), found[1].picture) if found else (None, "")
+        heard = self._host.ranks.gather([finite, culprit, picture, images, seen])
+        accounts = [_Account(f, None if c is None else Culprit.from_record(c), p, i, s) for f, c, p, i, s in heard]
+        for account in accounts:
+            if account.culprit is not None:
+                self._note_quarantine(self._investigator.convict(account.culprit))
+        return max(enumerate(accounts), key=lambda entry: (entry[1].weight, -entry[0]))
 
     def _note_quarantine(self, images: list[str]) -> None:
         if images:

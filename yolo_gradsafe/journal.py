@@ -27,9 +27,12 @@ class Journal:
         """Optimizer step that the training has come to."""
         self.batch = 0
         """Batch of the epoch."""
+        self.noted = 0
+        """Incidents so far."""
 
     def note(self, incident: Incident) -> None:
         """Record an incident; warn at the first of its kind."""
+        self.noted += 1
         if incident.kind not in self._warned:
             self._warned.add(incident.kind)
             where = f"epoch {incident.epoch}, batch {incident.batch}"
@@ -57,7 +60,7 @@ class Journal:
 
     def fault(self, place: str, trace: str) -> None:
         """Log and record a fault of the plugin; the recorder itself may be what is broken."""
-        port.warn(f"internal error, training goes on: could not {place}\n{trace}")
+        port.complain(f"internal error, training goes on: could not {place}\n{trace}")
         last = trace.strip().splitlines()[-1]
         if self._recorder:
             try:

@@ -20,6 +20,9 @@ from yolo_gradsafe.updates import UpdateSampler
 
 __all__ = ["Measurement", "Measurer"]
 
+_BLOWN_UP, _NOT_FINITE = 1.0, 2.0
+"""How bad batch-norm statistics are; 0 when they are sound."""
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -31,6 +34,10 @@ class Measurement:
     """L2 norms of the unscaled gradients before clipping, in the order of ``gradients``."""
     bad_tensors: list[str]
     """Parameters whose gradient is not finite."""
+    statistics_finite: bool
+    """Whether the norm of the batch-norm statistics is finite, on every rank."""
+    riding: list[float]
+    """The largest, over the ranks, of the numbers that rode along."""
     update_ratios: NDArray[np.float64] | None
     """Update-to-weight ratio of each layer in an earlier step, when a sample has just become known."""
 
@@ -61,25 +68,35 @@ class Measurer:
         self._updates = updates
         self._meter = Meter(host.named_parameters())
 
-    def measure(self, step: int, unscaled: bool) -> Measurement:
+    def measure(self, step: int, unscaled: bool, riding: Sequence[float] = ()) -> Measurement:
         """Read gradients, losses, statistics, loss scale and waiting samples. Synchronises, once.
+
+        Collective: one message, the only one of a healthy step.
 
         Args:
             step: Number of the step.
             unscaled: Whether the gradients are unscaled by now.
+            riding: Numbers to tell the other ranks with it.
         """
         host = self._host
-        names, items = host.loss_items()
-        losses = torch.stack([loss.reshape(()) for loss in self._window.losses(host.loss)])
-        scale = host.amp_scale
-        waiting = self._updates.take()
-        gradients, reading = self._meter.measure(
-            [self._batchnorm.look(), scale, losses, items, *waiting], None if unscaled else scale
+        with host.ranks.together(closing=False):
+            names, items = host.loss_items()
+            losses = torch.stack([loss.reshape(()) for loss in self._window.losses(host.loss)])
+            scale = host.amp_scale
+            waiting = self._updates.take()
+            gradients, reading = self._meter.measure(
+                [self._batchnorm.look(), scale, losses, items, *waiting], None if unscaled else scale
+            )
+            statistics_norm, amp_scale, *values = reading.scalars
+            values, rest = values[: len(losses)], values[len(losses) :]
+            bad_tensors = _bad_tensors(gradients, reading)
+            ratios = self._updates.ratios(rest[len(names) :]) if waiting else None
+            facts = self._facts(values, bad_tensors, statistics_norm)
+        losses_bad, grads_bad, buffers_bad, image_loss, most, least, *agreed = host.largest(
+            [*facts, amp_scale, -amp_scale, *riding]
         )
-        statistics_norm, amp_scale, *values = reading.scalars
-        values, rest = values[: len(losses)], values[len(losses) :]
-        bad_tensors = _bad_tensors(gradients, reading)
-        losses_bad, grads_bad, buffers_bad, image_loss = self._on_any_rank(values, bad_tensors, statistics_norm)
+        if host.ranks.several and most != -least:  # gradients of different scales were added up
+            grads_bad, amp_scale = 1.0, 0.0
         sample = Sample(
             epoch=host.epoch,
             step=step,
@@ -96,21 +113,20 @@ class Measurer:
             scaler=host.scaler_enabled,
             amp_scale=amp_scale,
         )
-        ratios = self._updates.ratios(rest[len(names) :]) if waiting else None
-        return Measurement(sample, gradients, reading.tensor_norms, bad_tensors, ratios)
+        return Measurement(
+            sample, gradients, reading.tensor_norms, bad_tensors, buffers_bad <= _BLOWN_UP, agreed, ratios
+        )
 
-    def _on_any_rank(
+    def _facts(
         self, losses: Sequence[float], bad_tensors: Sequence[str], statistics_norm: float
     ) -> tuple[float, float, float, float]:
-        """Return whether losses, gradients and statistics are bad on any rank, and the largest loss an image."""
+        """Return whether losses, gradients and statistics are bad on this rank, and the loss an image."""
         finite, images = all(map(math.isfinite, losses)), self._window.images_kept
         blown_up = self._statistics.blown_up(statistics_norm)
         sound = not blown_up and (math.isfinite(statistics_norm) or self._batchnorm.finite())
+        badness = 0.0 if sound else _BLOWN_UP if math.isfinite(statistics_norm) else _NOT_FINITE
         image_loss = sum(losses) / images if finite and images else 0.0
-        losses_bad, grads_bad, buffers_bad, largest = self._host.largest(
-            [not finite, bool(bad_tensors), not sound, image_loss]
-        )
-        return losses_bad, grads_bad, buffers_bad, largest
+        return not finite, bool(bad_tensors), badness, image_loss
 
 
 def _bad_tensors(gradients: Gradients, reading: Reading) -> list[str]:

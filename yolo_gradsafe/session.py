@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from datetime import datetime
@@ -15,13 +14,17 @@ from yolo_gradsafe.forensics.investigator import Investigator
 from yolo_gradsafe.forensics.window import BatchWindow
 from yolo_gradsafe.inquiry import Inquiry
 from yolo_gradsafe.journal import Journal
+from yolo_gradsafe.loggers.epoch import epoch_metrics
+from yolo_gradsafe.loggers.steps import StepLogger
 from yolo_gradsafe.port import Host
 from yolo_gradsafe.recovery.assessment import Assessment
 from yolo_gradsafe.recovery.events import EventLog
 from yolo_gradsafe.recovery.medic import TrainingStopped
 from yolo_gradsafe.report import build
 from yolo_gradsafe.report.console import epoch_line, table
+from yolo_gradsafe.report.errors import ReportError
 from yolo_gradsafe.report.summary import Summary
+from yolo_gradsafe.resume import Memory
 from yolo_gradsafe.shield import Shield
 from yolo_gradsafe.stages import Grouping
 from yolo_gradsafe.step import GuardedStep
@@ -42,6 +45,8 @@ class Session:
     """
 
     def __init__(self, host: Host, config: Config) -> None:
+        if host.unlike:
+            config = _observing(config)
         self.host = host
         self.config = config
         self.summary: Summary | None = None
@@ -49,11 +54,15 @@ class Session:
         self._epoch_number = 0
         self._recoveries = 0
         self._finished = False
+        self._epoch_told = False
+        self._noted = 0
         self._vanished: list[str] = []
         self._info = _run_info(host)
         telemetry = config.telemetry
         self._recorder = (
-            Recorder(host.run, telemetry.flush_steps, telemetry.flush_seconds, resume=host.resumed)
+            Recorder(
+                host.run, telemetry.flush_steps, telemetry.flush_seconds, host.resumed, host.epochs_done, port.warn
+            )
             if host.is_main
             else None
         )
@@ -80,8 +89,13 @@ class Session:
             UpdateSampler(parameters, self._layers.grouping, telemetry.update_ratio_steps),
             steps=self._recorder.steps if self._recorder else 0,
         )
+        self._step_logger: StepLogger | None = None
+        if config.loggers.steps and host.is_main:
+            self._step_logger = StepLogger(config.loggers.every, port.active_loggers, port.warn)
+        self._memory = Memory(config.clip.mode, self.step, self._investigator)
         if host.resumed:
-            self._resume()
+            self._memory.recall(RunPaths(host.run).state, host.epochs_done)
+            self._memory.share(host.ranks)
 
     def install(self) -> None:
         """Start the records, and take the step's place on the trainer."""
@@ -99,19 +113,23 @@ class Session:
             tell("clipping does not limit the Muon part of MuSGD, whose size is the learning rate's alone: lower lr0")
         if self._recorder and config.forensics.check_data:
             with self.shield("check the data"):
-                self._check_data(self._recorder.paths)
-        if not self.step.stands_in:
+                self._check_data(self._recorder)
+        if host.unlike:
+            self._note_unlike()
+        elif not self.step.stands_in:
             port.warn("this trainer has an optimizer_step of its own: it is called as it is, but not for a bad step")
 
-    def _check_data(self, paths: RunPaths) -> None:
+    def _check_data(self, recorder: Recorder) -> None:
         """Warn of data that would make a loss NaN or a gradient explode."""
         from yolo_gradsafe.data import quick_check
 
         host = self.host
-        health = quick_check(host.data, task=host.task, imgsz=host.image_size, batch=host.batch_size)
+        health = quick_check(
+            host.data, task=host.task, imgsz=host.image_size, batch=host.batch_size, single_cls=host.single_class
+        )
         if health is not None and health.warning:
-            health.save(paths.health)
             port.warn(health.warning)
+            recorder.files.attempt(recorder.paths.health, lambda: health.save(recorder.paths.health))
 
     def _rule(self) -> str:
         clip = self.config.clip
@@ -123,10 +141,20 @@ class Session:
 
     def begin_epoch(self) -> None:
         """Start an epoch's counts; an epoch that Ultralytics starts again, after its own recovery or an OOM, too."""
-        host = self.host
+        host, restorer = self.host, self.step.restorer
+        if restorer.waits:
+            with self.shield("take the first snapshot"), host.ranks.together():
+                restorer.start_over(self.step.steps)
+        restorer.pause()
+        host.hide_metrics()
+        self._epoch_told, self._noted = False, self._journal.noted
+        if self._epoch_number == 0 and self.config.telemetry.results_csv:
+            with self.shield("name W&B's axis"):
+                port.name_epoch_axis()
         if host.epoch == self._epoch_number:
             self.step.give_up_window()
-            host.zero_grad()
+            if self.config.recovery.enabled:
+                host.zero_grad()  # up to 8.4.171 Ultralytics leaves the gradients that made it redo the epoch
             if host.recoveries > self._recoveries:
                 self._note_recovery()
             self.step.batchnorm.look()
@@ -135,7 +163,6 @@ class Session:
         self._epoch, self._epoch_number = EpochLog(), host.epoch
         self._journal.epoch, self._journal.batch = host.epoch, 0
         self.step.losses.begin_epoch()
-        self.step.restorer.begin_epoch(self.step.steps)
         self._journal.events(self._log.take())
 
     def begin_batch(self) -> None:
@@ -150,7 +177,8 @@ class Session:
             self._window.batches[-1].loss = self.host.loss
             self.step.isolate(closing=False)
         self._window.let_go()
-        self._journal.events(self._log.take())
+        with self.shield("record what was done"):
+            self._journal.events(self._log.take())
         if self.step.medic.stopped:
             if self.config.recovery.on_exhausted == "raise":
                 raise TrainingStopped(self.step.medic.stopped)
@@ -159,58 +187,58 @@ class Session:
     def end_epoch(self) -> None:
         """Add the columns, look at an open window before validation does, and say what happened."""
         if self._columns:  # first: a row without them would break results.csv, whatever fails below
-            self.host.add_columns(self._epoch.columns())
+            with self.shield("add columns to results.csv"):
+                self.host.add_columns(self._epoch.columns())
         if self._window.batches and self.config.recovery.enabled:
-            self._check_open_window()
-        self.step.restorer.inspect()
+            with self.step.accord.together("look at the open window"):
+                self._check_open_window()
+        with self.step.accord.together("look at the whole state"):
+            self.step.restorer.inspect()
         self._journal.events(self._log.take())
         self.host.show_lr_times(self.step.medic.lr_factor)
         if self._recorder:
+            self._recorder.flush()
             self._recorder.layers(self._layers.rows(self._epoch_number))
-            self._recorder.state(
-                {
-                    "mode": self.config.clip.mode,
-                    "clipper": self.step.clipper.state_dict(),
-                    "recovery": self.step.medic.state_dict(),
-                    "quarantine": self._investigator.state_dict(),
-                }
-            )
-        line = epoch_line(self._epoch_number, self._epoch.counts(), max(self._epoch.norms(), default=math.nan))
+            self._recorder.state(self._epoch_number, self._memory.gather())
+        line = epoch_line(self._epoch_number, self._epoch.counts(), self._epoch.largest_norm())
         if line and self.config.report.console:
             port.log(line)
+
+    def tell_epoch(self) -> None:
+        """Show an epoch's numbers to what reads only ``trainer.metrics``; once, so not after the final validation."""
+        if not self._epoch_told and self.config.telemetry.results_csv:
+            self.host.show_metrics(epoch_metrics(self._epoch.columns(), self._journal.noted - self._noted))
+        self._epoch_told = True
 
     def finish(self, error: str = "") -> None:
         """Close the records and write the report, once."""
         if self._finished or not self._recorder:
             return
         self._finished = True
+        if self._step_logger:
+            with self.shield("send the last steps to the loggers"):
+                self._step_logger.close()
         self._journal.events(self._log.take())
         self._info.finished = _now()
         self._info.error = error or self.step.medic.stopped
         self._recorder.flush()
         self._recorder.info(self._info)
+        self._report(self._recorder)
+
+    def _report(self, recorder: Recorder) -> None:
+        """Write the report and show it; say what cannot be written."""
+        if lost := recorder.files.lost + recorder.files.waiting:
+            port.warn(f"{lost} lines of the records could not be written")
         plot = self.config.report.plot and self.host.plots
-        self.summary = build(self.host.run, plot=plot)
+        try:
+            self.summary = build(self.host.run, plot=plot)
+        except (OSError, ReportError) as error:
+            port.warn(f"the report could not be written: {error}")
+            return
         if plot:
-            self.host.register_plot(self._recorder.paths.plot)
+            self.host.register_plot(recorder.paths.plot)
         if self.config.report.console:
             port.log("stability summary\n" + table(self.summary))
-
-    def _resume(self) -> None:
-        """Let the clipper go on from what it had learnt; every rank from the same file."""
-        path = RunPaths(self.host.run).state
-        if not path.is_file():
-            return
-        try:
-            state = json.loads(path.read_text(encoding="utf-8"))
-            if state["mode"] == self.config.clip.mode:
-                self.step.clipper.load_state_dict(state["clipper"])
-            if "recovery" in state:
-                self.step.medic.load_state_dict(state["recovery"])
-            if "quarantine" in state:
-                self._investigator.load_state_dict(state["quarantine"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            port.warn(f"{path} cannot be used, clipper and recovery start anew: {error}")
 
     # Records --------------------------------------------------------------------------------------------------------
 
@@ -223,9 +251,20 @@ class Session:
     def _rescue_validation(self) -> Callable[[bool], None] | None:
         """Put trusted weights in place for a validation that was not finite."""
         settle: Callable[[bool], None] | None = None
-        with self.shield("rescue a validation"):
-            settle = self.step.restorer.rescue(self.step.steps)
-        return settle
+        with self.step.accord.alone("rescue a validation"):
+            with self.host.ranks.together():
+                found = self.step.restorer.rescue(self.step.steps)
+            settle = found  # not before all ranks have come so far
+        if settle is None:
+            return None
+
+        def settle_and_record(helped: bool) -> None:
+            settle(helped)
+            if self._recorder:
+                self._recorder.state(self._epoch_number, self._memory.gather())
+            self._journal.events(self._log.take())
+
+        return settle_and_record
 
     def _record(self, step: Assessment) -> None:
         self._journal.step = self.step.steps
@@ -235,7 +274,7 @@ class Session:
         if step.update_ratios is not None:
             self._layers.observe_update(step.update_ratios)
         row = step.row(self._layers.grouping.stages)
-        self._epoch.rows.append(row)
+        self._epoch.add(row)
         if self._recorder:
             self._recorder.step(row)
         if incident := step.incident():
@@ -246,6 +285,9 @@ class Session:
                 stages = ", ".join(step.vanished)
                 self._log.tell("stalled", f"the gradients of {stages} have vanished", "nothing: advice only")
         self._journal.events(self._log.take())
+        if self._step_logger:
+            with self.shield("send a step to the loggers"):
+                self._step_logger.add(row)
 
     def _check_open_window(self) -> None:
         """Drop micro-batches that are bad but have not come to a step before the epoch ends.
@@ -275,6 +317,13 @@ class Session:
         step.losses.repair()
         step.give_up_window()
 
+    def _note_unlike(self) -> None:
+        """Say and record, once, that this version is not known well enough to do anything to its training."""
+        seen, done = port.unknown("; ".join(self.host.unlike)), "this training runs as stock and is only observed"
+        port.warn(f"{seen}: {done}; nothing is clipped by an option, skipped or repaired")
+        if self._recorder:
+            self._recorder.incident(self._journal.incident("observe_only", seen, done))
+
     def _note_recovery(self) -> None:
         self._journal.note(
             self._journal.incident(
@@ -283,6 +332,13 @@ class Session:
                 "Ultralytics went back to last.pt and repeats the epoch",
             )
         )
+
+
+def _observing(config: Config) -> Config:
+    """Return options under which nothing is done to a training."""
+    recovery = config.recovery.model_copy(update={"enabled": False})
+    forensics = config.forensics.model_copy(update={"diagnoses": 0, "quarantine": 0})
+    return config.model_copy(update={"recovery": recovery, "forensics": forensics})
 
 
 def _run_info(host: Host) -> RunInfo:

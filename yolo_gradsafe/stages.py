@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Grouping", "Layout", "Place", "place"]
 
-_WRAPPERS = ("module.", "_orig_mod.")
+_WRAPPERS = ("module.", "_orig_mod.", "student_model.")
 _BRANCHES = {"cv2": "box", "dfl": "box", "cv3": "class", "proto": "mask", "flow_model": "flow"}
 _BY_TASK = {"pose": "keypoint", "segment": "mask", "obb": "angle"}
 _DETR = (("_bbox_head", "box"), ("_score_head", "class"), ("class_embed", "class"))
@@ -46,7 +46,7 @@ def place(name: str, layout: Layout) -> Place:
     """Say where a parameter belongs.
 
     Args:
-        name: Its name; the prefixes of DDP and compile do not matter.
+        name: Its name; the prefixes of DDP, compile and distillation do not matter.
         layout: The model's layout.
     """
     for wrapper in _WRAPPERS * 2:

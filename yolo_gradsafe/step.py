@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
+from yolo_gradsafe.accord import Accord
 from yolo_gradsafe.clipping import Clip, Clipper, Observation
 from yolo_gradsafe.forensics.window import BatchWindow
 from yolo_gradsafe.gradients import scaled_norm
@@ -25,7 +27,7 @@ from yolo_gradsafe.recovery.options import RecoveryOptions
 from yolo_gradsafe.recovery.restorer import Restorer
 from yolo_gradsafe.recovery.scale import ScaleKeeper
 from yolo_gradsafe.recovery.spoilt import SpoiltStatistics
-from yolo_gradsafe.recovery.trend import CALM
+from yolo_gradsafe.recovery.trend import CALM, Outlook
 from yolo_gradsafe.recovery.vanishing import Vanishing
 from yolo_gradsafe.recovery.verdict import judge
 from yolo_gradsafe.shield import Shield
@@ -90,6 +92,7 @@ class GuardedStep:
         self.restorer = Restorer(host, options, self.batchnorm, clipper, log)
         self.medic = Medic(host, options, self.restorer, log)
         self.isolation = Isolation(host, window, self.batchnorm, self.losses, options.isolate, options.isolate_hold)
+        self.accord = Accord(host, shield, self.restorer, self.medic, clipper, self.isolation, log)
         self._scale = ScaleKeeper(options.scale_floor, options.scale_hysteresis)
         self.vanishing = Vanishing(grouping.stages)
 
@@ -98,18 +101,20 @@ class GuardedStep:
         self.isolate(closing=True)
         if self.stands_in:
             self.host.unscale()
-        step = None
-        with self.shield("assess an optimizer step (stock's step was taken)"):
-            self.steps += 1
-            measured = self._measurer.measure(self.steps, unscaled=self.stands_in)
-            step = self._act(measured, self._judge(measured))
+        self.steps += 1
+        step, sick = None, False
+        with self.accord.alone("assess an optimizer step"):
+            measured, outlook, sick = self._look()
+            with self.host.ranks.together() if sick else nullcontext():
+                found = self._act(measured, self._judge(measured, outlook))
+            step = found  # not before all ranks have come so far
         sampled = step is not None and step.apply and self._sampled()
-        self._finish(step)
+        self._finish(step, sick and self.options.enabled)
         if sampled:
             with self.shield("sample the updates"):
                 self.updates.after()
         if step is not None:
-            with self.shield("look after the training"):
+            with self.accord.alone("look after the training"):
                 self._look_after(step)
             with self.shield("record an optimizer step"):
                 self.record(step)
@@ -127,14 +132,30 @@ class GuardedStep:
             closing: Whether the optimizer step follows.
         """
         if self.options.enabled and self.isolation.armed:
-            with self.shield("isolate a micro-batch"):
-                if self.isolation.bad(closing):
-                    with self.shield("look into a bad micro-batch"):
-                        self.isolated()
-                    self.isolation.take_out()
+            done = False
+            with self.accord.alone("isolate a micro-batch"):
+                with self.host.ranks.together():
+                    if self.isolation.bad(closing):
+                        with self.accord.together("look into a bad micro-batch"):
+                            self.isolated()
+                        self.isolation.take_out()
+                done = True
+            if not done:
+                self.isolation.reset()
 
-    def _judge(self, measured: Measurement) -> Assessment:
-        """Give the verdict; only a step that looks bad costs more than the one read."""
+    def _look(self) -> tuple[Measurement, Outlook, bool]:
+        """Measure, and say whether the step looks bad: on all ranks alike, with one message."""
+        measured = self._measurer.measure(self.steps, self.stands_in, self.accord.opinion)
+        self.accord.settle(measured.riding, self.steps - 1)
+        sample, outlook = measured.sample, CALM
+        healthy = sample.losses_finite and sample.grads_finite
+        if healthy and self.options.enabled:
+            self.isolation.healthy()
+            outlook = self.medic.outlook(sample.image_loss, sample.grad_norm)
+        return measured, outlook, not (healthy and sample.buffers_sound) or self.medic.suspects(outlook)
+
+    def _judge(self, measured: Measurement, outlook: Outlook) -> Assessment:
+        """Give the verdict; only a step that looks bad costs more than the one read, and is collective."""
         sample, names = measured.sample, measured.gradients.names
         overflow = sample.grads_finite and not math.isfinite(sample.grad_norm)
         if overflow:
@@ -143,9 +164,10 @@ class GuardedStep:
             sample = replace(sample, grad_norm=peak * relative / unscale)
         layers, stages = self.grouping.norms(names, measured.tensor_norms)
         healthy = sample.losses_finite and sample.grads_finite
-        outlook, diverging, vanished = CALM, False, []
+        diverging, vanished = False, []
         if healthy and self.options.enabled:
-            outlook, diverging = self.medic.outlook(sample.image_loss, sample.grad_norm, self.window.content)
+            if self.medic.suspects(outlook):
+                diverging = self.medic.diverging(outlook, sample.image_loss, self.window.content)
             vanished = self.vanishing.see(stages)
         verdict = judge(
             sample,
@@ -156,7 +178,7 @@ class GuardedStep:
             stalled=bool(vanished),
         )
         if verdict is Verdict.POISONED and healthy:
-            verdict = self._statistics.verdict()
+            verdict = self._statistics.verdict(measured.statistics_finite)
         return Assessment(
             sample=sample,
             verdict=verdict,
@@ -187,8 +209,10 @@ class GuardedStep:
                 step.verdict = Verdict.CLIPPED
         if step.bad:
             step.images = self.window.images(step.sample.losses)
-            with self.shield("look into a bad step"):
+            with self.accord.together("look into a bad step"):
                 self.investigate(step)
+            if self.host.ranks.several and not step.testimony:
+                step.images = []  # nobody knows which rank's they are
         if not step.bad:
             self.batchnorm.keep()
             self._statistics.keep()
@@ -216,14 +240,29 @@ class GuardedStep:
             return "put the batch-norm statistics back and took the step"
         self.isolation.arm()
         step.remedy, step.steps_lost = "skipped the step and put the batch-norm statistics back", 1
-        with self.shield("treat a bad step (it was skipped)"):
-            self.medic.treat(step, self.window.content)
+        treated = False
+        with self.accord.alone("treat a bad step (it was skipped)"):
+            with self.host.ranks.together():
+                self.medic.treat(step, self.window.content)
+            treated = True
+        if not treated:
+            self.medic.stopped = ""  # else only the ranks that came that far would end
         return step.remedy
 
-    def _finish(self, step: Assessment | None) -> None:
-        """Call the optimizer as stock does, or not at all."""
+    def _finish(self, step: Assessment | None, sick: bool) -> None:
+        """Call the optimizer as stock does, or not at all.
+
+        Args:
+            step: The step; None if it could not be assessed, which makes it stock's,
+            sick: unless it is known to be bad.
+        """
         host = self.host
-        if step is not None and not step.apply:
+        if step is None and sick:
+            self.isolation.arm()
+            if not self.stands_in:
+                host.unscale()
+            host.drop(self._scale.dropped(float(host.amp_scale)))
+        elif step is not None and not step.apply:
             if not self.stands_in:
                 host.unscale()
             host.drop(self._scale.dropped(step.sample.amp_scale))
@@ -244,7 +283,6 @@ class GuardedStep:
         if not step.harmless or not self.options.enabled:
             return
         self._scale.healthy(step.sample.amp_scale)
-        self.isolation.healthy()
         self.medic.healthy(self.steps, step.sample.lr * step.lr_factor)
 
     def _sampled(self) -> bool:

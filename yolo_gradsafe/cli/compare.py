@@ -31,7 +31,7 @@ def compare(
     from yolo_gradsafe.cli.progress import working
     from yolo_gradsafe.report.compare import compare as lay_side_by_side
     from yolo_gradsafe.report.compare import gather
-    from yolo_gradsafe.report.summary import ReportError
+    from yolo_gradsafe.report.errors import ReportError
 
     with explained(ReportError, OSError):
         with working(len(runs) + (html or open)) as tell:

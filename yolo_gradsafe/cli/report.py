@@ -33,7 +33,8 @@ def report(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of stability.json and exit.")] = False,
 ) -> None:
     """Rebuild the report of a finished, crashed or running training from its records, and print it."""
-    from yolo_gradsafe.report.summary import ReportError, Summary
+    from yolo_gradsafe.report.errors import ReportError
+    from yolo_gradsafe.report.summary import Summary
 
     if schema:
         typer.echo(json.dumps(Summary.json_schema(), indent=2))
@@ -65,7 +66,7 @@ def _print_all(run: Path, plot: bool) -> Path | None:
 
 def _make(run: Path, format: Format) -> Path | None:
     from yolo_gradsafe.cli.progress import working
-    from yolo_gradsafe.report.summary import summarize
+    from yolo_gradsafe.report.summarize import summarize
 
     with working() as tell:
         tell("reading the records")

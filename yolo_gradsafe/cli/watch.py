@@ -24,9 +24,9 @@ def watch(
     from rich.console import Console
     from rich.live import Live
 
+    from yolo_gradsafe.report.errors import ReportError
     from yolo_gradsafe.report.live import look
     from yolo_gradsafe.report.records import locate
-    from yolo_gradsafe.report.summary import ReportError
 
     console = Console()
     with explained(ReportError, OSError):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
-from yolo_gradsafe.clipping import state as check
+from yolo_gradsafe.clipping.remembered import RememberedNorms
 from yolo_gradsafe.clipping.robust import usual_range
 
 __all__ = ["AutoBaseline"]
 
 
-class AutoBaseline:
+class AutoBaseline(RememberedNorms):
     """``threshold = exp(median(log norms) + deviations * max(1.4826 * MAD, sigma_floor))``.
 
     Our own rule, in the line of icefall's clip at twice the median. Median and MAD are the most robust location and
@@ -28,15 +26,14 @@ class AutoBaseline:
     """
 
     def __init__(self, deviations: float, window: int, sigma_floor: float) -> None:
+        super().__init__(window)
         self.deviations = deviations
         self.sigma_floor = sigma_floor
-        self._norms: deque[float] = deque(maxlen=window)
         self._usual = (0.0, math.inf)
 
     def start(self, norms: Sequence[float]) -> None:
         """Begin with these norms."""
-        self._norms.clear()
-        self._norms.extend(norms)
+        super().start(norms)
         self._measure()
 
     def usual(self) -> tuple[float, float]:
@@ -49,18 +46,6 @@ class AutoBaseline:
         self._norms.append(norm)
         self._measure()
         return threshold
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the history."""
-        return {"norms": list(self._norms)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a history.
-
-        Raises:
-            ValueError: It is damaged.
-        """
-        self.start(check.numbers(check.fields(state, "norms")["norms"], above=0))
 
     def _measure(self) -> None:
         self._usual = usual_range(self._norms, self.deviations, self.sigma_floor)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
-from yolo_gradsafe.clipping import state as check
+from yolo_gradsafe.clipping.remembered import RememberedNorms
 from yolo_gradsafe.clipping.robust import usual_range
 
 __all__ = ["PercentileBaseline"]
@@ -17,7 +13,7 @@ _DEVIATIONS, _FLOOR = 3.0, 0.1
 """Reach of the usual range on either side, and the smallest deviation of the log norm; as in mode ``auto``."""
 
 
-class PercentileBaseline:
+class PercentileBaseline(RememberedNorms):
     """``threshold = percentile(norms so far, this one included)``.
 
     Seetharaman et al. 2020, "AutoClip: Adaptive gradient clipping for source separation networks", arXiv 2007.14469.
@@ -33,13 +29,8 @@ class PercentileBaseline:
     """
 
     def __init__(self, percentile: float, window: int) -> None:
+        super().__init__(window)
         self.percentile = percentile
-        self._norms: deque[float] = deque(maxlen=window)
-
-    def start(self, norms: Sequence[float]) -> None:
-        """Begin with these norms."""
-        self._norms.clear()
-        self._norms.extend(norms)
 
     def usual(self) -> tuple[float, float]:
         """Return the median of the log norms and three deviations to either side."""
@@ -50,15 +41,3 @@ class PercentileBaseline:
         low, high = self.usual()
         self._norms.append(min(max(norm, low), high))
         return float(np.percentile(self._norms, self.percentile))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the history."""
-        return {"norms": list(self._norms)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a history.
-
-        Raises:
-            ValueError: It is damaged.
-        """
-        self.start(check.numbers(check.fields(state, "norms")["norms"], above=0))

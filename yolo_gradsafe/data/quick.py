@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import yolo_gradsafe
@@ -32,6 +33,7 @@ def quick_check(
     batch: int = 16,
     seconds: float = 10.0,
     cache: Path | None = None,
+    single_cls: bool = False,
 ) -> Health | None:
     """Check what a training is about to read; the second time, if nothing changed, from the result of the first.
 
@@ -45,6 +47,7 @@ def quick_check(
         batch: Images a batch.
         seconds: Time after which no further files are begun.
         cache: Folder of the results; the user's cache folder without it.
+        single_cls: Whether all classes are trained as one, whatever their ids.
 
     Returns:
         What was found, with ``complete`` false as not all images were read; None for a task without such labels.
@@ -56,6 +59,8 @@ def quick_check(
         return None
     started = time.perf_counter()
     source = open_data(data, None, SPLITS, task)
+    if single_cls:
+        source.layout = replace(source.layout, classes=None)
     name = str(data.get("yaml_file") or source.path) if isinstance(data, Mapping) else str(data)
     sample = _sample(source)
     key = _key(

@@ -14,7 +14,7 @@ from yolo_gradsafe.forensics.sheet import contact_sheet, save_jpeg
 
 __all__ = ["Evidence", "Saved", "archive_of", "stem"]
 
-_OURS = re.compile(r"e\d+_b\d+(_r\d+)?\.(jpg|npz)")
+_OURS = re.compile(r"e(?P<epoch>\d+)_b\d+(_r\d+)?\.(jpg|npz)")
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,21 @@ class Evidence:
         folder: ``stability/batches`` of the run.
         keep: Pictures kept, and archives; 0 for none.
         archive: Keep the batch itself, too.
-        fresh: Remove what an earlier run left in the folder; otherwise it counts.
+        after: Remove what is there of epochs after this one: of an earlier run (0), or of epochs that a resumed run
+            trains once more. What stays counts.
         rank: Rank of this process; it is a part of the file names from 1 on.
     """
 
     def __init__(
-        self, folder: Path, keep: int = 20, archive: bool = False, fresh: bool = False, rank: int = -1
+        self, folder: Path, keep: int = 20, archive: bool = False, after: int | None = None, rank: int = -1
     ) -> None:
         self.folder = Path(folder)
         self._keep = keep
         self._archive = archive
         self._rank = rank
-        if fresh and rank < 1 and self.folder.is_dir():
+        if after is not None and rank < 1 and self.folder.is_dir():
             for path in self.folder.iterdir():
-                if _OURS.fullmatch(path.name):
+                if (ours := _OURS.fullmatch(path.name)) and int(ours["epoch"]) > after:
                     path.unlink(missing_ok=True)
 
     def keep(

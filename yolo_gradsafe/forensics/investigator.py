@@ -34,7 +34,7 @@ class Investigator:
         self._options = options
         folder = Path(host.run) / "stability"
         self._evidence = Evidence(
-            folder / "batches", keep=options.pictures, archive=options.archive, fresh=not host.resumed, rank=host.rank
+            folder / "batches", options.pictures, options.archive, host.epochs_done if host.resumed else 0, host.rank
         )
         self.quarantine = Quarantine(folder / "quarantine.txt" if host.is_main else None, max(options.quarantine, 1))
         self._usual: dict[str, deque[float]] = {}
@@ -48,7 +48,7 @@ class Investigator:
 
     def look(
         self, batch: Any, epoch: int, number: int, amp_scale: float, gradients_bad: bool, outlier: bool = False
-    ) -> tuple[Culprit, Saved, list[str]] | None:
+    ) -> tuple[Culprit, Saved] | None:
         """Look into a bad batch, before anything is put back. Slow; leaves no trace in the training.
 
         Args:
@@ -60,8 +60,7 @@ class Investigator:
             outlier: Whether everything was finite and the loss far out of its range.
 
         Returns:
-            The culprit, what was kept, and the images that go into quarantine for it; None where enough was looked
-            into.
+            The culprit and what was kept; None where enough was looked into.
         """
         if batch is None or self._looked >= self._options.diagnoses:
             return None
@@ -78,13 +77,23 @@ class Investigator:
         )
         meta = {"names": list(host.loss_items()[0]), "precision": host.forward_precision, "amp_scale": amp_scale}
         saved = self._evidence.keep(batch, epoch, number, culprit, host.class_names, meta)
-        banned = self.quarantine.report(culprit) if self._options.quarantine else []
-        return culprit, saved, banned
+        return culprit, saved
+
+    def convict(self, culprit: Culprit) -> list[str]:
+        """Count the offences of a diagnosis, of this rank's or of another's, whose images may be this one's next time.
+
+        Returns:
+            Images that go into quarantine with it.
+        """
+        return self.quarantine.report(culprit) if self._options.quarantine else []
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run goes on from."""
-        return self.quarantine.state_dict()
+        usual = {name: list(values) for name, values in self._usual.items()}
+        return {"looked": self._looked, "usual": usual, "quarantine": self.quarantine.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
-        self.quarantine.load_state_dict(state)
+        self._looked = int(state["looked"])
+        self._usual = {name: deque(map(float, values), _REMEMBERED) for name, values in state["usual"].items()}
+        self.quarantine.load_state_dict(state["quarantine"])

@@ -8,6 +8,8 @@ it; as a later source of a mosaic it is not named and cannot be seen.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -49,10 +51,7 @@ class Quarantine:
         """Count the offences of a diagnosis.
 
         Returns:
-            Images that go into quarantine with it; they are written down at once.
-
-        Raises:
-            OSError: The file cannot be written; the images are in quarantine nonetheless.
+            Images that go into quarantine with it; they are written down at once, or it is logged why not.
         """
         if not culprit.proven:
             return []
@@ -101,21 +100,26 @@ class Quarantine:
         """
         self._counts = Counter({str(image): int(count) for image, count in state["offences"].items()})
         self._banned = dict.fromkeys(map(str, state["images"]))
+        if self._banned or (self._path is not None and self._path.is_file()):
+            self._write()  # an epoch that is trained once more may have put images there
 
     def _write(self) -> None:
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        lines = [
+            image.replace("\\", "\\\\").replace("\n", "\\n") if "\n" in image else image for image in self._banned
+        ]
+        text = "".join(f"{line}\n" for line in lines)
         try:
-            lines = [
-                image.replace("\\", "\\\\").replace("\n", "\\n") if "\n" in image else image for image in self._banned
-            ]
-            text = "".join(f"{line}\n" for line in lines)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             fresh.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
             fresh.replace(self._path)
+        except OSError as error:
+            logging.getLogger(__name__).warning("%s cannot be written: %s", self._path, error)
         finally:
-            fresh.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
 
 
 def _next_sound(index: int, banned: set[int], count: int) -> int:

@@ -5,19 +5,39 @@ talks to a ``Host`` (a trainer in its run) or a ``Bench`` (a trainer that is dri
 """
 
 from yolo_gradsafe.port.arguments import parse_arguments
-from yolo_gradsafe.port.callbacks import EVENTS, all_events, change_batches, is_set_up, register, unregister
+from yolo_gradsafe.port.callbacks import (
+    EVENTS,
+    all_events,
+    change_batches,
+    is_set_up,
+    is_trainer_class,
+    register,
+    unregister,
+)
 from yolo_gradsafe.port.host import Host
-from yolo_gradsafe.port.log import log, versions, warn
+from yolo_gradsafe.port.launch import carries_guard
+from yolo_gradsafe.port.log import complain, log, unknown, versions, warn
+from yolo_gradsafe.port.loggers import active_loggers, name_epoch_axis
+from yolo_gradsafe.port.ranks import Ranks
+from yolo_gradsafe.port.shape import UnknownTrainer
 
 __all__ = [
     "EVENTS",
     "Host",
+    "Ranks",
+    "UnknownTrainer",
+    "active_loggers",
     "all_events",
+    "carries_guard",
     "change_batches",
+    "complain",
     "is_set_up",
+    "is_trainer_class",
     "log",
+    "name_epoch_axis",
     "parse_arguments",
     "register",
+    "unknown",
     "unregister",
     "versions",
     "warn",

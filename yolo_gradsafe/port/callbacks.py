@@ -8,7 +8,10 @@ from typing import Any
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.callbacks.base import get_default_callbacks
 
-__all__ = ["EVENTS", "all_events", "change_batches", "is_set_up", "register", "unregister"]
+from yolo_gradsafe.port.launch import watch_launch
+from yolo_gradsafe.port.log import unknown, warn
+
+__all__ = ["EVENTS", "all_events", "change_batches", "is_set_up", "is_trainer_class", "register", "unregister"]
 
 EVENTS = (
     "on_pretrain_routine_end",
@@ -16,6 +19,7 @@ EVENTS = (
     "on_train_batch_start",
     "on_train_batch_end",
     "on_train_epoch_end",
+    "on_fit_epoch_end",
     "on_train_end",
     "teardown",
 )
@@ -42,8 +46,11 @@ def register(
     Raises:
         TypeError: The target takes no callbacks.
     """
+    watch_launch()
     if not (isinstance(getattr(target, "callbacks", None), Mapping) and hasattr(target, "add_callback")):
         raise TypeError(f"expected an Ultralytics model (YOLO, RTDETR, ...) or trainer, got {type(target).__name__}.")
+    for event in sorted(set(table) - set(get_default_callbacks())):
+        warn(f"{unknown(f'there is no event {event}')}: the guard may not see this training")
     added = {event: [fn for fn in functions if fn not in target.callbacks[event]] for event, functions in table.items()}
     for event, functions in added.items():
         target.callbacks[event][:0] = functions
@@ -59,6 +66,11 @@ def unregister(target: Any, table: Mapping[str, Sequence[Callable[[Any], None]]]
 def is_set_up(target: Any) -> bool:
     """Whether the target is a trainer that is past ``on_pretrain_routine_end``."""
     return isinstance(target, BaseTrainer) and getattr(target, "stopper", None) is not None
+
+
+def is_trainer_class(target: Any) -> bool:
+    """Whether the target is a class of trainers."""
+    return isinstance(target, type) and issubclass(target, BaseTrainer)
 
 
 def change_batches(trainer: Any, change: Callable[[int, dict[str, Any]], None]) -> None:

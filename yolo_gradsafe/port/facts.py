@@ -9,9 +9,13 @@ from torch import Tensor, nn
 from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
+from yolo_gradsafe.port.shape import ask
 from yolo_gradsafe.stages import Layout, place
 
-__all__ = ["Facts"]
+__all__ = ["TEACHER", "Facts"]
+
+TEACHER = "teacher_model."
+"""What the names of a distillation's teacher start with: it is frozen, evaluates only, and is in no checkpoint."""
 
 
 class Facts:
@@ -34,8 +38,8 @@ class Facts:
 
     @property
     def layout(self) -> Layout:
-        """How the model is put together, from its own YAML."""
-        model = self.model
+        """How the model is put together, from its own YAML; of a distillation, how the student is."""
+        model = getattr(self.model, "student_model", self.model)
         config = getattr(model, "yaml", None) or {}
         layers = getattr(model, "model", ())
         return Layout(
@@ -43,12 +47,12 @@ class Facts:
         )
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Return the parameters in the order in which stock's clip sees them."""
-        return list(self.model.named_parameters())
+        """Return the parameters in the order in which stock's clip sees them, without those of a frozen teacher."""
+        return [(name, p) for name, p in self.model.named_parameters() if not name.startswith(TEACHER)]
 
     def batchnorm_buffers(self) -> list[Tensor]:
         """Return the buffers that a forward pass may change (batch-norm statistics and counters)."""
-        return [buffer for buffer in self.model.buffers() if buffer.numel()]
+        return [b for name, b in self.model.named_buffers() if b.numel() and not name.startswith(TEACHER)]
 
     @property
     def task(self) -> str:
@@ -90,7 +94,12 @@ class Facts:
     @property
     def resumed(self) -> bool:
         """Whether the run goes on from a checkpoint."""
-        return bool(self.trainer.resume)
+        return bool(ask(self.trainer, "resume"))
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that the checkpoint of a resumed run has behind it."""
+        return int(ask(self.trainer, "start_epoch"))
 
     @property
     def plots(self) -> bool:
@@ -100,7 +109,7 @@ class Facts:
     @property
     def batch_size(self) -> int:
         """Images a batch, over all ranks."""
-        return int(self.trainer.batch_size)
+        return int(ask(self.trainer, "batch_size"))
 
     @property
     def device(self) -> str:
@@ -132,12 +141,17 @@ class Facts:
     @property
     def recoveries(self) -> int:
         """Times in a row that Ultralytics has redone the epoch from ``last.pt``."""
-        return int(self.trainer.nan_recovery_attempts)
+        return int(ask(self.trainer, "nan_recovery_attempts"))
 
     @property
     def data(self) -> dict[str, Any]:
         """The data set as Ultralytics resolved it."""
-        return dict(self.trainer.data)
+        return dict(ask(self.trainer, "data"))
+
+    @property
+    def single_class(self) -> bool:
+        """Whether all classes are trained as one."""
+        return bool(self.trainer.args.single_cls)
 
     @property
     def image_size(self) -> int:
@@ -147,5 +161,5 @@ class Facts:
     @property
     def class_names(self) -> dict[int, str]:
         """Names of the classes."""
-        names = self.trainer.data.get("names", {})
+        names = self.data.get("names", {})
         return dict(names) if isinstance(names, dict) else dict(enumerate(names))

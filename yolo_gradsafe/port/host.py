@@ -6,20 +6,18 @@ up when it is needed.
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import inspect
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from torch import Tensor
 from ultralytics.engine.trainer import BaseTrainer
 
 from yolo_gradsafe.port.facts import Facts
 from yolo_gradsafe.port.precision import precision_now, set_precision
+from yolo_gradsafe.port.ranks import Ranks
 from yolo_gradsafe.port.replay import Replay, composed, plain_batch
+from yolo_gradsafe.port.shape import KNOWN_STEPS, UnknownTrainer, examine, fingerprint
 from yolo_gradsafe.port.shown import Shown
 from yolo_gradsafe.port.state import TrainingState
 from yolo_gradsafe.port.stepping import Stepping
@@ -27,26 +25,30 @@ from yolo_gradsafe.port.validation import SafeValidation
 
 __all__ = ["Host"]
 
-_KNOWN_STEPS = {
-    "1f8cd1a26f5efdb9",  # up to 8.4.110
-    "e1f8510bf8f2aa89",  # from 8.4.111: an NPU branch
-}
-"""Fingerprints of the ``BaseTrainer.optimizer_step`` bodies that ``step.py`` can stand in for."""
-
 
 class Host(Facts, Stepping, Shown):
     """A trainer.
 
     Args:
         trainer: A ``BaseTrainer`` at or after ``on_pretrain_routine_end``, when all that is asked for below exists.
+
+    Raises:
+        UnknownTrainer: It is so unlike the trainers that are known here that it cannot even be observed.
     """
 
     def __init__(self, trainer: Any) -> None:
+        shape = examine(trainer)
+        if shape.missing:
+            raise UnknownTrainer("; ".join(shape.missing))
         self.trainer = trainer
+        self.unlike = shape.unlike
+        """What of the trainer is not as it is relied upon, in words; nothing may be done to it then."""
         self._one = torch.ones((), device=trainer.device)
         self._own: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}
         self.state = TrainingState(trainer)
         """Weights, buffers, EMA and optimizer state by name."""
+        self.ranks = Ranks(trainer.device)
+        """The processes that train together."""
         self._trained_in = "fp32"
         self._precision: str | None = None
 
@@ -56,12 +58,13 @@ class Host(Facts, Stepping, Shown):
     def step_is_stock(self) -> bool:
         """Whether the trainer's step is a body of Ultralytics that ``step.py`` can stand in for.
 
-        It is not for a subclass or an instance with an ``optimizer_step`` of its own, for a version that changed the
-        body, and on an NPU.
+        It is not for a subclass or an instance with an ``optimizer_step`` of its own, for a version that is not shaped
+        as the known ones, and on an NPU.
         """
         step = self._own["optimizer_step"][0] if "optimizer_step" in self._own else self.trainer.optimizer_step
         stock = getattr(step, "__func__", None) is BaseTrainer.optimizer_step
-        return stock and self.trainer.device.type != "npu" and _fingerprint(BaseTrainer.optimizer_step) in _KNOWN_STEPS
+        known = not self.unlike and fingerprint(BaseTrainer.optimizer_step) in KNOWN_STEPS
+        return stock and known and self.trainer.device.type != "npu"
 
     def replace_step(self, step: Callable[[], None]) -> None:
         """Let the trainer call ``step`` instead of its own ``optimizer_step``."""
@@ -73,7 +76,9 @@ class Host(Facts, Stepping, Shown):
 
     def watch_batches(self, before: Callable[[Any], None], after: Callable[[Any], None]) -> None:
         """Call ``before`` and ``after`` with every batch that is trained on, around its preprocessing."""
-        preprocess = self.trainer.preprocess_batch
+        preprocess = getattr(self.trainer, "preprocess_batch", None)
+        if preprocess is None:
+            return
 
         def preprocess_batch(batch: Any) -> Any:
             self._trained_in = precision_now(self.trainer.device.type)
@@ -98,6 +103,7 @@ class Host(Facts, Stepping, Shown):
                 if getattr(self.trainer, name) != own:  # it was an attribute of the instance before, too
                     setattr(self.trainer, name, own)
         self._own.clear()
+        self.hide_metrics()
 
     def _replace(self, name: str, ours: Callable[..., Any]) -> None:
         self._own[name] = (getattr(self.trainer, name), ours)
@@ -152,22 +158,30 @@ class Host(Facts, Stepping, Shown):
         """Return the largest of each value over the ranks: one small all-reduce under DDP, nothing otherwise.
 
         Args:
-            values: Finite numbers; flags as 0 and 1.
+            values: Numbers; flags as 0 and 1.
+
+        Raises:
+            RankFailed: Another rank has failed meanwhile.
         """
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return list(values)
-        reduced = torch.tensor(values, dtype=torch.float32, device=self.trainer.device)
-        dist.all_reduce(reduced, op=dist.ReduceOp.MAX)
-        return [float(value) for value in reduced.tolist()]
+        return self.ranks.largest(values)
 
+    def level(self, cost: float = 0.0) -> None:
+        """Give every rank the weights, averages, optimizer state and loss scale of one of them; collective.
 
-def _fingerprint(function: Callable[..., Any]) -> str:
-    """Hash a method's body without its docstring and its layout; empty where there is no source."""
-    try:
-        node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-    except (OSError, TypeError, SyntaxError):
-        return ""
-    if not isinstance(node, ast.FunctionDef):
-        return ""
-    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
-    return hashlib.sha256("\n".join(map(ast.unparse, body)).encode()).hexdigest()[:16]
+        Batch-norm statistics stay each rank's own, as Ultralytics has it.
+
+        Args:
+            cost: How little those of this rank are worth; the rank of the lowest cost is taken.
+        """
+        if not self.ranks.several:
+            return
+        updates = torch.tensor(float(self.state.extra()["ema_updates"]), dtype=torch.float64)
+        self.ranks.share({**self.state.weights(), "updates": updates}, cost)
+        self.state.set_extra({"ema_updates": int(updates)})
+        if not self.ranks.share({**self.state.optimizer(), **self._scaler_tensors()}, cost):
+            self.state.reset_moments()  # one rank has stepped and another has not: they start anew together
+
+    def _scaler_tensors(self) -> dict[str, Tensor]:
+        names = ("_scale", "_growth_tracker")
+        held = {name: getattr(self.trainer.scaler, name, None) for name in names}
+        return {name: value for name, value in held.items() if isinstance(value, Tensor)}

@@ -8,7 +8,7 @@ import torch
 import ultralytics
 from ultralytics.utils import LOGGER, RANK, colorstr
 
-__all__ = ["log", "versions", "warn"]
+__all__ = ["complain", "log", "unknown", "versions", "warn"]
 
 
 def log(message: str) -> None:
@@ -21,6 +21,19 @@ def warn(message: str) -> None:
     """Log a warning for the user."""
     if RANK in {-1, 0}:
         LOGGER.warning(f"{colorstr('GradSafe:')} {message}")
+
+
+def complain(message: str) -> None:
+    """Log a fault of the plugin, on whichever rank it happens; others than the first are let through as errors."""
+    if RANK in {-1, 0}:
+        warn(message)
+    else:
+        LOGGER.error(f"{colorstr('GradSafe:')} rank {RANK}: {message}")
+
+
+def unknown(differences: str) -> str:
+    """Return the words for a version that is not made as the known ones."""
+    return f"Ultralytics {ultralytics.__version__} is not made as this yolo-gradsafe knows it ({differences})"
 
 
 def versions() -> dict[str, str]:

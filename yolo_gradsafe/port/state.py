@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from ultralytics.utils.torch_utils import unwrap_model
 
+from yolo_gradsafe.port.facts import TEACHER
+from yolo_gradsafe.port.shape import ask
+
 __all__ = ["TrainingState"]
 
 
@@ -36,7 +39,8 @@ class TrainingState:
 
     def ema(self) -> dict[str, Tensor]:
         """Return weights and buffers of the EMA; nothing where there is none."""
-        return _named("ema", self._trainer.ema.ema) if self._trainer.ema else {}
+        ema = ask(self._trainer, "ema")
+        return _named("ema", ema.ema) if ema else {}
 
     def optimizer(self) -> dict[str, Tensor]:
         """Return the tensors of the optimizer's state; nothing before its first step."""
@@ -46,6 +50,18 @@ class TrainingState:
             for p, state in self._trainer.optimizer.state.items()
             for key, value in state.items()
             if isinstance(value, Tensor) and value.numel()
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights of the model and of the EMA, without buffers: what is the same on every rank."""
+        modules = {"model": unwrap_model(self._trainer.model)}
+        if self._trainer.ema:
+            modules["ema"] = self._trainer.ema.ema
+        return {
+            f"{prefix}/{name}": p.detach()
+            for prefix, module in modules.items()
+            for name, p in module.named_parameters()
+            if p.numel()
         }
 
     def lasting(self) -> list[Tensor]:
@@ -78,4 +94,8 @@ class TrainingState:
 
 
 def _named(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    return {f"{prefix}/{name}": t for name, t in module.state_dict().items() if isinstance(t, Tensor) and t.numel()}
+    return {
+        f"{prefix}/{name}": t
+        for name, t in module.state_dict().items()
+        if isinstance(t, Tensor) and t.numel() and not name.startswith(TEACHER)
+    }

@@ -23,7 +23,6 @@ from yolo_gradsafe.probe.parts import Headroom, LayerRange
 __all__ = ["BF16_MAX", "FP16_MAX", "Extremes", "judge_headroom", "measure_extremes"]
 
 FP16_MAX = 65504.0
-FP16_SMALLEST_NORMAL = 2.0**-14
 BF16_MAX = float(torch.finfo(torch.bfloat16).max)
 TIGHT = 8.0
 FIRST_EXPONENT = 16

@@ -55,6 +55,8 @@ class Assessment:
     """Contact sheet of the batch, relative to the run's folder."""
     cause: str = ""
     """Where a bad step came from, as far as it was looked into: ``data``, ``precision``, ``weights``, ``transient``."""
+    testimony: str = ""
+    """What the rank that knows best saw, where there are several."""
     steps_lost: int = 0
     """Optimizer steps that were given up for it, itself among them."""
     handled: bool = True
@@ -112,7 +114,7 @@ class Assessment:
             epoch=sample.epoch,
             step=sample.step,
             batch=sample.batch,
-            message=self._seen(),
+            message=self.testimony or self.seen,
             action=self.remedy,
             loss=sample.loss,
             items=sample.items,
@@ -128,7 +130,8 @@ class Assessment:
             steps_lost=self.steps_lost,
         )
 
-    def _seen(self) -> str:
+    @property
+    def seen(self) -> str:
         """Say in one sentence what was seen."""
         sample = self.sample
         if self.verdict is Verdict.DIVERGING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,15 @@ class Isolation:
         self._healthy += 1
         if self._mode == "auto" and self._healthy >= self._hold:
             self.armed = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whether it is armed, and since how many healthy steps."""
+        return {"armed": self.armed, "healthy": self._healthy}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        self.armed = self._mode == "always" or (self._mode == "auto" and bool(state["armed"]))
+        self._healthy = int(state["healthy"])
 
     def reset(self) -> None:
         """Forget the window's gradients: a step was made of them, or they were given up."""

@@ -73,24 +73,35 @@ class Medic:
             self._host.set_precision(self._ladder().now)
             self._log.tell("precision", "training has been healthy since", f"back to {self._ladder().now}")
 
-    def outlook(self, loss: float, norm: float, batch: Any) -> tuple[Outlook, bool]:
-        """Say how a finite step looks against the recent past, and whether training is diverging.
-
-        Slow only under suspicion: then the batch is tried under trusted weights.
+    def outlook(self, loss: float, norm: float) -> Outlook:
+        """Say how a finite step looks against the recent past.
 
         Args:
             loss: Largest loss an image over the ranks.
             norm: Gradient norm.
+        """
+        return self._trend.see(loss, norm)
+
+    def suspects(self, outlook: Outlook) -> bool:
+        """Say whether a step is to be looked into for divergence: there must be weights to compare it with."""
+        suspicious = outlook.suspect or outlook.collapsed
+        return suspicious and self._options.divergence and self._restorer.trusted is not None
+
+    def diverging(self, outlook: Outlook, loss: float, batch: Any) -> bool:
+        """Say whether training is diverging, by a trial of a suspicious step's batch. Slow. Collective.
+
+        Args:
+            outlook: How the step looks.
+            loss: Largest loss an image over the ranks.
             batch: The preprocessed batch.
         """
-        outlook = self._trend.see(loss, norm)
-        trusted = self._restorer.trusted if self._options.divergence else None
-        if trusted is None or batch is None or not (outlook.suspect or outlook.collapsed):
-            return outlook, False
+        trusted = self._restorer.trusted
+        if trusted is None or self._host.largest([batch is None])[0]:
+            return False
         if outlook.collapsed or self._trial.worse(batch, trusted):
-            return outlook, True
+            return True
         self._trend.accept(loss)
-        return outlook, False
+        return False
 
     def treat(self, step: Assessment, batch: Any) -> None:
         """Do what a bad or diverging step calls for; the step itself is skipped by the caller."""
@@ -179,13 +190,20 @@ class Medic:
         return {
             "trend": self._trend.state_dict(),
             "lr": self._lr.state_dict(),
-            "precision": None if self._precision is None else self._precision.state_dict(),
+            "precision": self._resumed_precision if self._precision is None else self._precision.state_dict(),
             "rollbacks": self._rollbacks,
+            "rolled_back_at": self._rolled_back_at,
+            "skipped": self._skipped,
+            "healed": self._healed,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
         self._trend.load_state_dict(state["trend"])
         self._lr.load_state_dict(state["lr"])
-        self._rollbacks = int(state["rollbacks"])
+        self._rollbacks, self._rolled_back_at = int(state["rollbacks"]), state["rolled_back_at"]
+        self._skipped, self._healed = int(state["skipped"]), int(state["healed"])
         self._resumed_precision = state["precision"]
+        if self._precision is not None and self._resumed_precision is not None:
+            self._precision.load_state_dict(self._resumed_precision)
+            self._host.set_precision(self._precision.now)

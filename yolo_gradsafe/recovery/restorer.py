@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 
 import torch
@@ -43,7 +44,8 @@ class Restorer:
         self._clipper = clipper
         self._log = log
         self._ring: SnapshotRing | None = None
-        self._wanted = options.enabled and options.snapshots > 0
+        self._waits = options.enabled and options.snapshots > 0
+        self._unsound = False
         self._returned_to = -1
         self.lr_sum = 0.0
         """Sum of the learning rates of all steps taken."""
@@ -53,20 +55,47 @@ class Restorer:
         """The newest snapshot to go back to."""
         return self._ring.trusted[0] if self._ring is not None and self._ring.trusted else None
 
-    def begin_epoch(self, step: int) -> None:
-        """Take the first snapshot, before the first step. Synchronises then."""
+    @property
+    def waits(self) -> bool:
+        """Whether the first snapshot is still to be taken, before the first step."""
+        return self._waits
+
+    def pause(self) -> None:
+        """Leave the time until the next step out of account."""
         if self._ring is not None:
             self._ring.pause()
-        elif self._wanted:
-            self._wanted = False
-            self._ring = self._new_ring()
-            if self._ring is not None:
-                self._ring.begin(step)
+
+    def start_over(self, step: int) -> None:
+        """Take a first snapshot, and give up all that there are. Synchronises. Collective."""
+        self._ring, self._waits = None, False
+        ring = self._new_ring() if self._options.enabled and self._options.snapshots > 0 else None
+        if ring is not None:
+            sound = ring.begin(step)
+            if self._host.largest([not sound])[0] and sound:
+                ring.distrust()
+            self._ring = ring
 
     def healthy(self, step: int) -> None:
-        """Count a healthy step: prove and take snapshots."""
+        """Count a healthy step: prove and take snapshots, on this rank alone."""
         if self._ring is not None and not self._ring.healthy(step):
-            self.heal("a snapshot was not finite")
+            self._unsound = True
+
+    @property
+    def opinion(self) -> list[float]:
+        """What the ranks have to agree on: whether a snapshot was not finite, and the steps from one to the next."""
+        return [self._unsound, 0.0 if self._ring is None else self._ring.interval]
+
+    def pace(self, interval: float) -> None:
+        """Take snapshots as rarely as the slowest rank needs it."""
+        if self._ring is not None:
+            self._ring.interval = int(interval)
+
+    def heal_unsound(self) -> None:
+        """Heal the state that a snapshot was taken of, after it was found not to be finite on a rank. Collective."""
+        if self._ring is not None and not self._unsound:
+            self._ring.distrust()
+        self._unsound = False
+        self.heal("a snapshot was not finite")
 
     def doubt(self) -> None:
         """Give up the snapshot on trial: it may be part of what is wrong."""
@@ -74,39 +103,68 @@ class Restorer:
             self._ring.doubt()
 
     def inspect(self) -> None:
-        """Look at the whole state, and heal it if it is not finite; before it is validated and saved. Synchronises."""
-        if self.trusted is not None:
-            floats = [t for t in self._host.state.tensors().values() if t.is_floating_point()]
-            largest = torch.stack([n.float() for n in torch._foreach_norm(floats, ord=math.inf)]).max()
-            if self._host.largest([not float(largest) <= SUSPICIOUS])[0]:
-                self.heal("not finite, or far too large, at the end of the epoch")
+        """Look at the whole state, and heal it if it is not finite; before it is validated and saved.
+
+        Ranks whose weights are no longer the same get those of the rank that has moved least since it was trusted.
+        Synchronises. Collective.
+        """
+        host, trusted = self._host, self.trusted
+        if trusted is None:
+            return
+        floats = [t for t in host.state.tensors().values() if t.is_floating_point()]
+        largest = torch.stack([n.float() for n in torch._foreach_norm(floats, ord=math.inf)]).max()
+        mark = self._mark() if host.ranks.several else 0.0
+        bad, most, least = host.largest([not float(largest) <= SUSPICIOUS, mark, -mark])
+        if bad:
+            self.heal("not finite, or far too large, at the end of the epoch")
+        elif most != -least:
+            host.level(cost=trusted.drift(host.state.model()))
+            self._renew_batchnorm()
+            why = "the ranks no longer had the same weights"
+            self._log.tell("healed", why, "took those of the one that had moved least")
+
+    def _mark(self) -> float:
+        """Return a number that differs where weights or optimizer state do. Synchronises."""
+        state = self._host.state
+        floats = [t for t in [*state.weights().values(), *state.optimizer().values()] if t.is_floating_point()]
+        norms = torch.stack([norm.float().to(floats[0].device) for norm in torch._foreach_norm(floats)])
+        return float(zlib.crc32(norms.cpu().numpy().tobytes()))
 
     def heal(self, why: str) -> list[str]:
-        """Replace what is not finite or blown up in weights, buffers, EMA and optimizer state. Synchronises.
+        """Replace what is not finite or blown up in weights, buffers, EMA and optimizer state.
+
+        Where another rank is sound, its weights and optimizer state are better than any snapshot's, and are taken.
+        Synchronises. Collective.
 
         Returns:
-            Names of what was healed; of this rank, unless it was another's alone.
+            Names of what was healed, on any rank.
         """
-        source = self.trusted or Snapshot()
-        healed = source.heal(self._host.state.tensors())
-        if self._host.largest([float(bool(healed))])[0]:
-            healed = healed or ["a tensor on another rank"]
-            self._renew_batchnorm()
-            named = ", ".join(healed[:3]) + (f" and {len(healed) - 3} more" if len(healed) > 3 else "")
-            origin = f"the snapshot of step {source.step}" if source.step >= 0 else "zeros: there is no snapshot"
-            self._log.tell("healed", f"{why}: {named}", f"took the elements concerned from {origin}")
+        host, source = self._host, self.trusted or Snapshot()
+        healed = source.heal(host.state.tensors())
+        by_rank = host.ranks.gather(healed) if host.largest([bool(healed)])[0] else []
+        if not any(by_rank):
+            return []
+        origin = f"the snapshot of step {source.step}" if source.step >= 0 else "zeros: there is no snapshot"
+        if host.ranks.several:
+            host.level(cost=len(healed))
+            healed = [f"{name} on rank {rank}" for rank, names in enumerate(by_rank) for name in names]
+            origin += next((f", and the weights of rank {r}" for r, names in enumerate(by_rank) if not names), "")
+        self._renew_batchnorm()
+        named = ", ".join(healed[:3]) + (f" and {len(healed) - 3} more" if len(healed) > 3 else "")
+        self._log.tell("healed", f"{why}: {named}", f"took the elements concerned from {origin}")
         return healed
 
     def bearable_lr(self) -> float:
-        """Return the factor on the learning rate that the weights' movement asks for; before going back."""
+        """Return the factor on the learning rate that the weights' movement asks for; before going back. Collective."""
         trusted = self.trusted
         if trusted is None:
             return 1.0
         drift = trusted.drift(self._host.state.model())
-        return bearable_factor(drift, self.lr_sum - trusted.extra["lr_sum"], self._host.lr_ahead)
+        factor = bearable_factor(drift, self.lr_sum - trusted.extra["lr_sum"], self._host.lr_ahead)
+        return self._host.ranks.smallest(factor)
 
     def roll_back(self, steps: int, why: str) -> str:
-        """Go back to the newest trusted snapshot, or the one before if that was gone back to already.
+        """Go back to the newest trusted snapshot, or the one before if that was gone back to already. Collective.
 
         Args:
             steps: Optimizer steps taken so far.
@@ -122,6 +180,7 @@ class Restorer:
             self._ring.drop_newest()
             trusted = self.trusted or trusted
         self._go_back(trusted)
+        self._host.level()  # what one rank had lost before it was seen is in its snapshot, too
         return self._note(steps, trusted, why)
 
     def rescue(self, steps: int) -> Callable[[bool], None] | None:
@@ -192,5 +251,4 @@ class Restorer:
             options.trust_steps,
             options.snapshot_share,
             slots,
-            lambda number: self._host.largest([number])[0],
         )

@@ -23,7 +23,6 @@ class SnapshotRing:
         trust_steps: Healthy steps after which a snapshot is trusted.
         share: Share of the training time that snapshots may take.
         slots: Snapshots held at most, the one on trial among them; at least 2.
-        agree: Makes the ranks agree on a number (the largest).
     """
 
     def __init__(
@@ -33,13 +32,11 @@ class SnapshotRing:
         trust_steps: int,
         share: float,
         slots: int,
-        agree: Callable[[float], float] = float,
     ) -> None:
         self._live = live
         self._extra = extra
         self._trust_steps = trust_steps
         self._share = share
-        self._agree = agree
         self._free = [Snapshot() for _ in range(slots)]
         self._trusted: list[Snapshot] = []
         self._trial: Snapshot | None = None
@@ -49,7 +46,7 @@ class SnapshotRing:
         self._steps_timed = 0
         self._last = 0.0
         self.interval = trust_steps
-        """Steps from one snapshot to the next: as many as it takes to stay within the share."""
+        """Steps from one snapshot to the next: as many as it takes to stay within the share, on the slowest rank."""
         self._since = 0
 
     @property
@@ -57,14 +54,22 @@ class SnapshotRing:
         """The trusted snapshots, newest first."""
         return list(reversed(self._trusted))
 
-    def begin(self, step: int) -> None:
-        """Take the first snapshot, before the first step; trusted, if it is finite, for want of an older one."""
+    def begin(self, step: int) -> bool:
+        """Take the first snapshot, before the first step; trusted, if it is finite, for want of an older one.
+
+        Returns:
+            Whether it is finite.
+        """
         first = self._free.pop()
         self._take(first, step)
-        if self._sound(first):
-            self._trusted.append(first)
-        else:
-            self._free.append(first)
+        sound = first.finite()
+        (self._trusted if sound else self._free).append(first)
+        return sound
+
+    def distrust(self) -> None:
+        """Give up the newest trusted snapshot: it is not finite on another rank."""
+        if self._trusted:
+            self._free.append(self._trusted.pop())
 
     def pause(self) -> None:
         """Leave the time until the next step out of account: validation, a new epoch."""
@@ -111,14 +116,10 @@ class SnapshotRing:
         assert self._trial is not None
         start = time.perf_counter()
         snapshot, self._trial = self._trial, None
-        sound = self._sound(snapshot)
+        sound = snapshot.finite()
         (self._trusted if sound else self._free).append(snapshot)
         self._proof_seconds = time.perf_counter() - start
         return sound
-
-    def _sound(self, snapshot: Snapshot) -> bool:
-        """Whether a snapshot is finite on every rank."""
-        return not self._agree(float(not snapshot.finite()))
 
     def _take(self, snapshot: Snapshot, step: int) -> None:
         start = time.perf_counter()
@@ -130,4 +131,4 @@ class SnapshotRing:
         if self._steps_timed:
             seconds = self._elapsed / self._steps_timed
             needed = (self._take_seconds + self._proof_seconds) / (self._share * max(seconds, 1e-6))
-            self.interval = int(self._agree(max(self._trust_steps, math.ceil(needed))))
+            self.interval = max(self._trust_steps, math.ceil(needed))

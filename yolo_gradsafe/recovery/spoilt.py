@@ -32,8 +32,11 @@ class SpoiltStatistics:
         self._usual = self._norm
         self._row = 0
 
-    def verdict(self) -> Verdict:
+    def verdict(self, finite: bool) -> Verdict:
         """Judge a step that is healthy but for the statistics.
+
+        Args:
+            finite: Whether they are finite, on every rank.
 
         Returns:
             ``poisoned`` a few times. After that it is not the batch: large but finite statistics are those of the data
@@ -43,4 +46,4 @@ class SpoiltStatistics:
         if self._row <= _PATIENCE:
             return Verdict.POISONED
         self._row = 0
-        return Verdict.OK if math.isfinite(self._norm) else Verdict.DIVERGING
+        return Verdict.OK if finite else Verdict.DIVERGING

@@ -114,6 +114,8 @@ class Trend:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
         self.sum = float(state["sum"])
+        self._losses.clear()
+        self._norms.clear()
         self._losses.extend(map(float, state["losses"]))
         self._norms.extend(map(float, state["norms"]))
         if len(self._norms) >= _SETTLED:

@@ -21,7 +21,7 @@ from yolo_gradsafe.port import Host
 from yolo_gradsafe.recovery.snapshot import Snapshot
 from yolo_gradsafe.recovery.trend import EXCESS
 
-__all__ = ["Cause", "Tried", "Trial"]
+__all__ = ["Cause", "Trial", "Tried"]
 
 
 class Cause(str, Enum):
@@ -88,6 +88,7 @@ class Trial:
         if host.largest([bool(pixel_faults(batch))])[0]:
             return Cause.DATA
         precision = host.forward_precision
+        usual_loss = host.largest([usual_loss])[0]
         if self.run(batch, precision).finite:
             return Cause.TRANSIENT
         full = self.run(batch, "fp32") if precision != "fp32" else Tried(math.nan, False)

@@ -34,7 +34,7 @@ def build(run: Path, plot: bool = True, tell: Callable[[str], None] = lambda ste
         ReportError: There are no records, or a newer version wrote them.
     """
     from yolo_gradsafe.report.records import locate, present, yaml_path
-    from yolo_gradsafe.report.summary import summarize
+    from yolo_gradsafe.report.summarize import summarize
 
     tell("reading the records")
     paths = locate(Path(run))

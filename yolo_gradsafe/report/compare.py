@@ -10,10 +10,11 @@ from typing import Any
 import polars as pl
 
 from yolo_gradsafe.report.beside import read_arguments, read_results
+from yolo_gradsafe.report.facts import flat
 from yolo_gradsafe.report.occasions import troubles
-from yolo_gradsafe.report.page.facts import flat
 from yolo_gradsafe.report.records import locate, read_steps
-from yolo_gradsafe.report.summary import Summary, summarize
+from yolo_gradsafe.report.summarize import summarize
+from yolo_gradsafe.report.summary import Summary
 
 __all__ = ["Comparison", "Member", "Row", "compare", "gather"]
 

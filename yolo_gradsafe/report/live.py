@@ -20,7 +20,8 @@ from yolo_gradsafe.report.console import shown
 from yolo_gradsafe.report.occasions import occasions
 from yolo_gradsafe.report.page.cards import LABELS, label
 from yolo_gradsafe.report.records import locate, read_steps
-from yolo_gradsafe.report.summary import Summary, summarize
+from yolo_gradsafe.report.summarize import summarize
+from yolo_gradsafe.report.summary import Summary
 from yolo_gradsafe.report.thin import medians
 from yolo_gradsafe.telemetry.schema import RunPaths
 

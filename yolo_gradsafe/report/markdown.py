@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import PureWindowsPath
 
 from yolo_gradsafe.report.console import shown
+from yolo_gradsafe.report.facts import about, figures
 from yolo_gradsafe.report.occasions import Occasion, occasions
 from yolo_gradsafe.report.page.cards import label
-from yolo_gradsafe.report.page.facts import about, figures
 from yolo_gradsafe.report.summary import Summary
 
 __all__ = ["markdown"]

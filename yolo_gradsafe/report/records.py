@@ -11,12 +11,12 @@ import polars as pl
 import yaml
 from pydantic import ValidationError
 
+from yolo_gradsafe.report.errors import ReportError
 from yolo_gradsafe.report.parts import IncidentEntry, Run
 from yolo_gradsafe.telemetry.schema import SCHEMA_VERSION, RunPaths, StepRow, Verdict, to_json
 
 __all__ = [
     "STAGE",
-    "ReportError",
     "locate",
     "loss_items",
     "page_path",
@@ -33,10 +33,6 @@ STAGE = "norm/"
 """What the columns of the stages' norms start with."""
 _LATER = {"lr_factor": "1"}
 """Columns that records of earlier versions lack, and what they would have said."""
-
-
-class ReportError(ValueError):
-    """There is nothing to report on, or not what was expected; the message names the folder or file."""
 
 
 def locate(path: Path) -> RunPaths:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-import statistics
+from array import array
 from collections import Counter
+
+import numpy as np
 
 from yolo_gradsafe.telemetry.schema import StepRow
 
@@ -12,18 +14,30 @@ __all__ = ["EpochLog"]
 
 
 class EpochLog:
-    """Gathers the rows of one epoch."""
+    """Counts the steps of one epoch; of each it keeps the norm alone, because an epoch may have a million."""
 
     def __init__(self) -> None:
-        self.rows: list[StepRow] = []
+        self._verdicts: Counter[str] = Counter()
+        self._norms = array("d")
+        self._clipped = self._skipped = 0
+        self._amp_scale = math.nan
+
+    def add(self, row: StepRow) -> None:
+        """Take in a step."""
+        self._verdicts[row.verdict] += 1
+        self._clipped += 0 < row.clip_scale < 1
+        self._skipped += row.clip_scale == 0
+        self._amp_scale = row.amp_scale
+        if math.isfinite(row.grad_norm):
+            self._norms.append(row.grad_norm)
 
     def counts(self) -> Counter[str]:
         """Return the number of steps by verdict."""
-        return Counter(row.verdict for row in self.rows)
+        return self._verdicts
 
-    def norms(self) -> list[float]:
-        """Return the finite gradient norms."""
-        return [row.grad_norm for row in self.rows if math.isfinite(row.grad_norm)]
+    def largest_norm(self) -> float:
+        """Return the largest finite gradient norm; nan without one."""
+        return max(self._norms, default=math.nan)
 
     def columns(self) -> dict[str, float]:
         """Return the columns of ``results.csv``: the same every epoch, none with ``loss`` or ``metric`` in its name.
@@ -32,13 +46,12 @@ class EpochLog:
         ``clip_share`` the share of the steps that were clipped, ``skipped`` the steps that were not applied,
         ``amp_scale`` the loss scale at the end. What is not known is nan.
         """
-        norms, steps = self.norms(), len(self.rows)
-        clipped = sum(0 < row.clip_scale < 1 for row in self.rows)
+        norms, steps = np.array(self._norms), self._verdicts.total()
         return {
-            "gradsafe/grad_norm": statistics.median(norms) if norms else math.nan,
-            "gradsafe/grad_norm_max": max(norms, default=math.nan),
-            "gradsafe/grad_noise": statistics.pstdev(norms) / statistics.fmean(norms) if any(norms) else math.nan,
-            "gradsafe/clip_share": clipped / steps if steps else math.nan,
-            "gradsafe/skipped": float(sum(row.clip_scale == 0 for row in self.rows)),
-            "gradsafe/amp_scale": self.rows[-1].amp_scale if self.rows else math.nan,
+            "gradsafe/grad_norm": float(np.median(norms)) if norms.size else math.nan,
+            "gradsafe/grad_norm_max": self.largest_norm(),
+            "gradsafe/grad_noise": float(norms.std() / norms.mean()) if norms.any() else math.nan,
+            "gradsafe/clip_share": self._clipped / steps if steps else math.nan,
+            "gradsafe/skipped": float(self._skipped),
+            "gradsafe/amp_scale": self._amp_scale,
         }

@@ -5,55 +5,79 @@ No file stays open between writes: the recorder pickles, and a killed run leaves
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import io
 import json
-import os
+import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from yolo_gradsafe.telemetry.files import Files, csv_lines, cut_after, cut_half_line, read_states, write_atomically
 from yolo_gradsafe.telemetry.schema import Incident, LayerRow, RunInfo, RunPaths, StepRow, to_json
 
 __all__ = ["Recorder", "write_atomically"]
 
+_logger = logging.getLogger(__name__)
+
 
 class Recorder:
-    """Writes ``stability/`` of one run.
+    """Writes ``stability/`` of one run. A file that cannot be written is told of once, and is no error.
 
     Args:
         run: The run's folder (Ultralytics' ``save_dir``).
         flush_steps: Rows of ``steps.csv`` held back at most.
         flush_seconds: Seconds that rows are held back at most.
         resume: Append to what is there; otherwise records of an earlier run in the same folder are removed.
-
-    Raises:
-        OSError: The folder cannot be written.
+        done: Epochs that the checkpoint of a resumed run has behind it. Records of later ones, which were cut short or
+            not saved, are removed: these epochs are trained once more. None keeps all.
+        tell: Called with the first failure, in one sentence.
     """
 
-    def __init__(self, run: Path, flush_steps: int = 100, flush_seconds: float = 5.0, resume: bool = False) -> None:
+    def __init__(
+        self,
+        run: Path,
+        flush_steps: int = 100,
+        flush_seconds: float = 5.0,
+        resume: bool = False,
+        done: int | None = None,
+        tell: Callable[[str], None] = _logger.warning,
+    ) -> None:
         self.paths = RunPaths(Path(run))
         self.flush_steps = flush_steps
         self.flush_seconds = flush_seconds
+        self.files = Files(tell)
         self.steps = 0
         """Optimizer steps recorded, those of the run that was resumed included."""
         self._rows: list[StepRow] = []
         self._header: list[str] = []
+        self._states: dict[int, dict[str, Any]] = {}
         self._flushed = time.monotonic()
-        self.paths.folder.mkdir(parents=True, exist_ok=True)
-        if resume:
-            _cut_half_line(self.paths.steps)
-            _cut_half_line(self.paths.layers)
-            _cut_half_line(self.paths.incidents)
-            self._header, self.steps = _read_back(self.paths.steps)
-        else:
-            paths = self.paths
-            records = (paths.steps, paths.layers, paths.incidents, paths.state, paths.health)
-            for path in (*records, paths.quarantine, *paths.reports):
-                path.unlink(missing_ok=True)
+        start = (lambda: self._resume(done)) if resume else self._clear
+        self.files.attempt(self.paths.folder, lambda: self.paths.folder.mkdir(parents=True, exist_ok=True))
+        self.files.attempt(self.paths.folder, start)
+
+    def _clear(self) -> None:
+        """Remove the records of an earlier run."""
+        paths = self.paths
+        records = (paths.steps, paths.layers, paths.incidents, paths.state, paths.health, paths.quarantine)
+        halves = (*paths.folder.glob("*.part"), *paths.run.glob("stability.*.part"))
+        for path in (*records, *paths.reports, *halves):
+            path.unlink(missing_ok=True)
+
+    def _resume(self, done: int | None) -> None:
+        """Go on where the checkpoint stands."""
+        for path in (self.paths.steps, self.paths.layers, self.paths.incidents):
+            cut_half_line(path)
+            if done is not None:
+                cut_after(path, done)
+        self._header, self.steps = _read_back(self.paths.steps)
+        with contextlib.suppress(ValueError):  # whoever goes on from it says so
+            states = read_states(self.paths.state)
+            self._states = {epoch: state for epoch, state in states.items() if done is None or epoch <= done}
 
     def step(self, row: StepRow) -> None:
         """Record an optimizer step; written now only if enough rows or seconds have gathered."""
@@ -68,68 +92,47 @@ class Recorder:
             **asdict(incident),
             "time": incident.time or datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        with self.paths.incidents.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(to_json(values), allow_nan=False) + "\n")
+        self.files.append(self.paths.incidents, json.dumps(to_json(values), allow_nan=False) + "\n")
         self.flush()
 
     def info(self, info: RunInfo) -> None:
         """Write ``run.json``."""
-        write_atomically(self.paths.info, json.dumps(to_json(asdict(info)), indent=2, allow_nan=False) + "\n")
+        self.files.replace(self.paths.info, json.dumps(to_json(asdict(info)), indent=2, allow_nan=False) + "\n")
 
     def options(self, text: str) -> None:
         """Write the resolved options."""
-        write_atomically(self.paths.options, text)
+        self.files.replace(self.paths.options, text)
 
-    def state(self, values: dict[str, Any]) -> None:
-        """Write what a resumed run goes on from; finite numbers, lists and names."""
-        write_atomically(self.paths.state, json.dumps(values, allow_nan=False) + "\n")
+    def state(self, epoch: int, values: dict[str, Any]) -> None:
+        """Write what a run that is resumed after this epoch goes on from; finite numbers, lists and names.
+
+        The epoch before is kept as well: its checkpoint is the newest one until this epoch's is written.
+        """
+        kept = {before: state for before, state in self._states.items() if before < epoch}
+        self._states = {**dict(sorted(kept.items())[-1:]), epoch: values}
+        self.files.replace(self.paths.state, json.dumps({"epochs": self._states}, allow_nan=False) + "\n")
 
     def flush(self) -> None:
         """Append the rows that are held back to ``steps.csv``, as one write."""
         self._flushed = time.monotonic()
-        if not self._rows:
-            return
         rows, self._rows = self._rows, []
-        header = [] if self._header else rows[0].columns()
-        self._header = self._header or header
-        lines = [[_cell(value) for value in self._values(row)] for row in rows]
-        _append(self.paths.steps, [header, *lines] if header else lines)
+        if rows:
+            self._header = self._header or rows[0].columns()
+        lines = ([_cell(value) for value in self._values(row)] for row in rows)
+        self.files.append(self.paths.steps, csv_lines(lines), csv_lines([self._header]))
 
     def layers(self, rows: Sequence[LayerRow]) -> None:
         """Append an epoch's layers to ``layers.csv``."""
-        header = [] if self.paths.layers.exists() else [[f.name for f in fields(LayerRow)]]
-        _append(self.paths.layers, [*header, *([_cell(value) for value in vars(row).values()] for row in rows)])
+        lines = ([_cell(value) for value in vars(row).values()] for row in rows)
+        self.files.append(self.paths.layers, csv_lines(lines), csv_lines([[f.name for f in fields(LayerRow)]]))
 
     def _values(self, row: StepRow) -> Iterator[object]:
         values = {**vars(row), **row.items, **row.stages, "images": json.dumps(row.images) if row.images else ""}
         return (values.get(name, "") for name in self._header)
 
 
-def _append(path: Path, lines: Iterable[Iterable[object]]) -> None:
-    """Append lines to a CSV file as one write."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    with path.open("a", encoding="utf-8", newline="") as file:
-        file.write(text.getvalue())
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, never sees half of it."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
 def _cell(value: object) -> object:
     return f"{value:.7g}" if isinstance(value, float) else value
-
-
-def _cut_half_line(path: Path) -> None:
-    """Remove what a crash left of a line, so that the next one starts on its own."""
-    if path.is_file():
-        data = path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
 def _read_back(path: Path) -> tuple[list[str], int]:
@@ -138,5 +141,5 @@ def _read_back(path: Path) -> tuple[list[str], int]:
         return [], 0
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        last = max((int(row["step"]) for row in reader), default=0)
+        last = max((int(row["step"]) for row in reader if (row.get("step") or "").isdigit()), default=0)
         return list(reader.fieldnames or ()), last

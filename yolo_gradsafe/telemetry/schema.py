@@ -174,8 +174,8 @@ class Incident:
 
     kind: str
     """A verdict; a remedy (``healed``, ``rollback``, ``lr_backoff``, ``lr_ramp``, ``precision``, ``isolated``,
-    ``quarantine``, ``stop``, ``no_snapshots``); ``norm_overflow``; ``internal_error`` (a fault of the plugin); or
-    ``native_recovery`` (Ultralytics redid an epoch)."""
+    ``quarantine``, ``stop``, ``no_snapshots``); ``norm_overflow``; ``internal_error`` (a fault of the plugin);
+    ``native_recovery`` (Ultralytics redid an epoch); or ``observe_only`` (a version that is not known)."""
     epoch: int
     step: int
     batch: int

@@ -34,6 +34,7 @@ LABELS = {
     "isolated": ("Micro-batch dropped", "warn"),
     "quarantine": ("Quarantined", "warn"),
     "no_snapshots": ("No snapshots", "warn"),
+    "observe_only": ("Observed only", "warn"),
     "lr_ramp": ("Learning rate back up", "good"),
 }
 """Name and tone of the kinds of incident."""

@@ -1,4 +1,4 @@
-"""What the first screen says, and the tables at the end."""
+"""What a report says of a run in words: its figures, what was trained, where, with which options."""
 
 from __future__ import annotations
 

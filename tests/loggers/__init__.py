@@ -1,0 +1,1 @@
+"""The loggers: what each is sent, and which are found."""

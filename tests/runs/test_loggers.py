@@ -1,0 +1,251 @@
+"""What real loggers get of a real run, through Ultralytics' own integrations and beside them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ultralytics
+from ultralytics.utils.checks import parse_version
+
+from tests.arm import Arm, Result
+
+STEPS = {"loggers": {"steps": True, "every": 4}}
+EPOCHS = [1, 2, 3]
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not importlib.util.find_spec(package), reason=f"the dev extra brings {package}")
+
+
+def column(result: Result, name: str) -> list[tuple[int, float]]:
+    """Return a column of ``results.csv`` as points over the epoch."""
+    return [(int(row["epoch"]), float(row[name])) for row in result.results]
+
+
+def step_points(result: Result) -> list[int]:
+    """Return the steps at which four more had gathered, and the last."""
+    steps = [int(row["step"]) for row in result.steps]
+    return [*steps[3::4], *([steps[-1]] if len(steps) % 4 else [])]
+
+
+def close(points: list[tuple[int, float]]) -> Any:
+    return [(step, pytest.approx(value, rel=1e-4)) for step, value in points]
+
+
+# TensorBoard --------------------------------------------------------------------------------------------------------
+
+
+NO_GRAPH = """
+import ultralytics.utils.callbacks.tensorboard as integration
+integration._log_tensorboard_graph = lambda trainer: None
+"""
+"""Tracing the model for a picture of it takes longer than the training."""
+
+
+@needs("tensorboard")
+def test_tensorboard_gets_epochs_and_steps_and_the_weights_stay_stocks(train, drawn):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    arm = {"data": str(drawn["detect"]), "loggers": ["tensorboard"], "code": NO_GRAPH}
+    stock = train(Arm(**arm), "stock")
+    result = train(Arm(**arm, guard=STEPS), "guarded")
+    assert stock.error == result.error == ""
+    assert result.digests == stock.digests
+    assert result.losses() == stock.losses()
+
+    events = EventAccumulator(str(result.run)).Reload()
+    drawn_over = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    for name in ("gradsafe/grad_norm_max", "gradsafe/clip_share", "gradsafe/amp_scale"):
+        assert drawn_over[name] == close(column(result, name))
+    # The keys that are in trainer.metrics as well are drawn twice on the same spot.
+    for name in ("gradsafe/grad_norm", "gradsafe/skipped"):
+        assert sorted(drawn_over[name]) == close(sorted(2 * column(result, name)))
+    assert drawn_over["gradsafe/incidents"] == [(epoch, 0.0) for epoch in EPOCHS]
+
+    points = step_points(result)
+    stages = [f"gradsafe_steps/{name}" for name in result.steps[0] if name.startswith("norm/")]
+    assert len(stages) > 3
+    for name in ("gradsafe_steps/grad_norm", "gradsafe_steps/threshold", "gradsafe_steps/verdict/clipped", *stages):
+        assert [step for step, _ in drawn_over[name]] == points
+    norms = [float(row["grad_norm"]) for row in result.steps]
+    assert drawn_over["gradsafe_steps/grad_norm_max"][0] == (4, pytest.approx(max(norms[:4]), rel=1e-4))
+    clipped = sum(count for _, count in drawn_over["gradsafe_steps/verdict/clipped"])
+    assert clipped == sum(row["verdict"] == "clipped" for row in result.steps)
+
+
+# What reads only trainer.metrics ------------------------------------------------------------------------------------
+
+RAY = """
+import json, sys, types
+told, seen, left = [], [], []
+report = lambda values: told.append({k: float(v) for k, v in values.items()})
+tune = types.SimpleNamespace(
+    get_context=lambda: types.SimpleNamespace(get_trial_id=lambda: "trial"), report=report)
+session = types.SimpleNamespace(report=report, get_session=lambda: True)
+ray = types.ModuleType("ray")
+ray.tune, ray.train = tune, types.SimpleNamespace(_internal=types.SimpleNamespace(session=session))
+air = types.ModuleType("ray.air")
+air.session = session
+sys.modules.update({"ray": ray, "ray.air": air})
+
+def keys(trainer):
+    return sorted(k for k in trainer.metrics if k.startswith("gradsafe/"))
+
+def fit(trainer):
+    seen.append(keys(trainer))
+
+def start(trainer):
+    left.append(keys(trainer))
+
+def end(trainer):
+    left.append(keys(trainer))
+    open(trainer.save_dir / "told.json", "w").write(json.dumps({"told": told, "seen": seen, "left": left}))
+
+callbacks.setdefault("on_fit_epoch_end", []).append(fit)
+callbacks.setdefault("on_train_epoch_start", []).append(start)
+callbacks.setdefault("teardown", []).append(end)
+"""
+"""The part of Ray Tune's API that Ultralytics' integration calls; a callback of the user's that looks, too."""
+KEYS = ["gradsafe/grad_norm", "gradsafe/incidents", "gradsafe/skipped"]
+
+
+def test_ray_tune_gets_its_keys_and_results_csv_does_not_shift(train, drawn):
+    arm = Arm(
+        str(drawn["detect"]),
+        args={"val": False},  # trainer.metrics is then not made anew for each epoch
+        guard={},
+        nan_pixel=[(2, 1)],
+        loggers=["raytune"],
+        code=RAY,
+    )
+    result = train(arm)
+    assert result.error == ""
+    said = json.loads((result.run / "told.json").read_text())
+
+    # Ultralytics reports the final validation as one epoch more, or as the last once more.
+    trained = said["told"][:3]
+    assert [int(report["epoch"]) for report in trained] == EPOCHS
+    for name in ("gradsafe/grad_norm", "gradsafe/skipped"):
+        assert [(int(report["epoch"]), report[name]) for report in trained] == close(column(result, name))
+    assert [report["gradsafe/incidents"] for report in trained] == [0.0, 1.0, 0.0]
+    assert said["seen"][:3] == [KEYS] * 3
+    assert not any("gradsafe/skipped" in report for report in said["told"][3:])
+    assert said["left"] == [[]] * 4, "at each epoch's start and at the end they are gone"
+
+    lines = (result.run / "results.csv").read_text().splitlines()
+    assert len({line.count(",") for line in lines}) == 1, "results.csv stays rectangular"
+    assert "gradsafe/incidents" not in lines[0]
+
+
+# MLflow -------------------------------------------------------------------------------------------------------------
+
+MLFLOW = """
+import os, pathlib
+os.environ["MLFLOW_TRACKING_URI"] = pathlib.Path("store").resolve().as_uri()
+os.environ["MLFLOW_ALLOW_FILE_STORE"] = os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+"""
+
+
+@needs("mlflow")
+@pytest.mark.slow
+def test_mlflow_gets_epochs_steps_and_the_summary(train, drawn):
+    result = train(
+        Arm(str(drawn["detect"]), args={"plots": True}, guard=STEPS, loggers=["mlflow"], code=MLFLOW), "mlflow"
+    )
+    assert result.error == ""
+    (run,) = (path.parent for path in (result.run.parent / "store").glob("*/*/params"))
+
+    def curve(name: str) -> list[tuple[int, float]]:
+        lines = [line.split() for line in (run / "metrics" / name).read_text().splitlines()]
+        return [(int(step), float(value)) for _, value, step in (line[:3] for line in lines)]
+
+    shifted = [(epoch - 1, value) for epoch, value in column(result, "gradsafe/grad_norm_max")]
+    assert curve("gradsafe/grad_norm_max") == close(shifted), "Ultralytics counts from 0 here"
+    assert [step for step, _ in curve("gradsafe_steps/grad_norm")] == step_points(result)
+    assert [step for step, _ in curve("gradsafe_steps/norm/backbone")] == step_points(result)
+    uploaded = {path.name for path in (run / "artifacts").rglob("*")}
+    assert {"stability.yaml", "stability.png", "results.csv"} <= uploaded
+
+
+LOST = (
+    MLFLOW
+    + """
+def lose(trainer):
+    import mlflow, shutil
+    if trainer.epoch == 1:
+        run = mlflow.active_run().info
+        for functions in trainer.callbacks.values():  # Ultralytics' own calls would fail, too
+            functions[:] = [function for function in functions if "mlflow" not in str(function.__module__)]
+        shutil.rmtree(pathlib.Path("store") / run.experiment_id / run.run_id)
+callbacks.setdefault("on_train_epoch_start", []).append(lose)
+"""
+)
+
+
+@needs("mlflow")
+@pytest.mark.slow
+def test_a_run_that_is_lost_under_way_costs_one_warning(train, drawn):
+    guard = {"loggers": {"steps": True, "every": 1}}
+    result = train(Arm(str(drawn["detect"]), guard=guard, loggers=["mlflow"], code=LOST), "lost")
+    assert result.error == ""
+    assert len(result.results) == 3
+    assert result.log.count("MLflow does not take the steps") == 1
+    assert not result.incidents()
+
+
+# W&B ----------------------------------------------------------------------------------------------------------------
+
+WANDB = """
+import os
+os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", WANDB_DIR=".", WANDB_ERROR_REPORTING="false")
+"""
+
+
+def records(path: Path) -> Iterator[Any]:
+    """Read W&B's offline file: 7 bytes of header, then LevelDB's log format around protobuf records."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, part = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:  # what is too short for a header pads its block
+            at += 32768 - at % 32768
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        part += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or the last piece of one
+            yield Record.FromString(part)
+            part = b""
+
+
+@needs("wandb")
+@pytest.mark.skipif(parse_version(ultralytics.__version__) < (8, 4, 184), reason="W&B's rows are numbered by the epoch")
+@pytest.mark.slow
+def test_wandb_gets_epochs_and_steps_each_on_its_axis(train, drawn):
+    result = train(Arm(str(drawn["detect"]), guard=STEPS, loggers=["wandb"], code=WANDB), "wandb")
+    assert result.error == ""
+    (file,) = result.run.glob("wandb/offline-run-*/run-*.wandb")
+    axes, rows = {}, []
+    for record in records(file):
+        if record.HasField("metric"):
+            axes[record.metric.glob_name] = record.metric.step_metric
+        if record.HasField("history"):
+            items = record.history.item
+            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+
+    assert axes["gradsafe/*"] == axes["train/*"] == "epoch"
+    assert axes["gradsafe_steps/*"] == "gradsafe_step"
+    epochs = [row for row in rows if "gradsafe/grad_norm" in row]
+    for name in ("gradsafe/grad_norm", "gradsafe/grad_norm_max"):
+        assert [(row["epoch"], row[name]) for row in epochs] == close(column(result, name))
+    assert all(math.isfinite(row["train/box_loss"]) and "gradsafe/incidents" in row for row in epochs)
+    steps = [row for row in rows if "gradsafe_steps/grad_norm" in row]
+    assert [row["gradsafe_step"] for row in steps] == step_points(result)
+    assert not any("epoch" in row for row in steps), "no step is mixed into an epoch's row"

@@ -1,0 +1,102 @@
+"""Trainer classes that bring their guard along: ``model.train(trainer=guard.trainer(DetectionTrainer))``.
+
+Callbacks do not reach every process that Ultralytics starts; the trainer's class does, imported by module and name. A
+class made here is found under its name in this module by every process that comes from this one: what it is made of
+stands in an environment variable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from copy import copy
+from importlib import import_module
+from typing import Any, ClassVar
+
+from yolo_gradsafe import port
+from yolo_gradsafe.clipping.options import ClipOptions
+from yolo_gradsafe.guard import GradSafe
+
+__all__ = ["VARIABLE", "guarded"]
+
+VARIABLE = "GRADSAFE_TRAINERS"
+"""Environment variable: JSON, from the name of a class to its base, its guard's options and what to import for them."""
+
+
+class _Guarded:
+    """The part of a trainer that attaches the guard as soon as there is a trainer."""
+
+    gradsafe_guard: ClassVar[GradSafe]
+    callbacks: dict[str, list[Any]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Up to 8.4.139 they are the model's own, which is to train without the guard the next time.
+        self.callbacks = copy(self.callbacks)
+        for event, functions in self.callbacks.items():
+            self.callbacks[event] = list(functions)
+        if not port.carries_guard(self.callbacks):
+            self.gradsafe_guard.attach(self)
+
+
+def guarded(base: type[Any], guard: GradSafe) -> type[Any]:
+    """Make a trainer class with a guard.
+
+    Args:
+        base: An Ultralytics trainer class.
+        guard: The guard; in other processes a new one with the same options.
+
+    Raises:
+        TypeError: The base is no trainer class.
+    """
+    if not port.is_trainer_class(base):
+        raise TypeError(f"expected a trainer class of Ultralytics, such as DetectionTrainer; got {base!r}")
+    rules = [rule for rule in _rules(guard.config.clip) if rule is not None]
+    if not all(map(_importable, [base, *rules])):
+        # What the script itself defines can be shipped (8.4.140 and newer do) but not imported.
+        return _make(f"Guarded{base.__name__}", base, guard, module="__main__")
+    recipe = {
+        "base": [base.__module__, base.__qualname__],
+        "rules": sorted({rule.__module__ for rule in rules}),
+        "options": guard.config.model_dump(mode="json"),
+    }
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    name = f"Guarded{base.__name__}_{digest}"
+    os.environ[VARIABLE] = json.dumps({**_recipes(), name: recipe})
+    return _make(name, base, guard)
+
+
+def _make(name: str, base: type[Any], guard: GradSafe, module: str = __name__) -> type[Any]:
+    about = {"__module__": module, "__qualname__": name, "__doc__": base.__doc__, "gradsafe_guard": guard}
+    made = type(name, (_Guarded, base), about)
+    if module == __name__:
+        globals()[name] = made  # what is pickled by reference must be what is found
+    return made
+
+
+def _rules(clip: ClipOptions) -> list[type[Any] | None]:
+    return [clip.rule, *(clip.rule_for(key).rule for key in clip.stages)]
+
+
+def _importable(kind: type[Any]) -> bool:
+    return kind.__module__ != "__main__" and "<locals>" not in kind.__qualname__
+
+
+def _recipes() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(os.environ.get(VARIABLE, "{}"))
+    return found
+
+
+def __getattr__(name: str) -> type[Any]:
+    """Find a class that a process before this one has made."""
+    recipe = _recipes().get(name) if name.startswith("Guarded") else None
+    if recipe is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for module in recipe["rules"]:  # which registers them
+        import_module(module)
+    module, place = recipe["base"]
+    base = import_module(module)
+    for part in place.split("."):
+        base = getattr(base, part)
+    return _make(name, base, GradSafe(recipe["options"]))  # type: ignore[arg-type]
