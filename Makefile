@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow lint coverage mutants matrix docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gradsafe demo
@@ -14,10 +14,33 @@ test: $(VENV)/.installed
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m slow
 
+# The tests that depend on the version, under each supported Ultralytics; VERSIONS="8.3.218 newest" for some of them,
+# QUICK=1 for their wheels over the torch of .venv, OPTIONAL=1 to skip what cannot be set up.
+matrix: $(VENV)/.installed
+	$(BIN)/python tests/matrix.py $(if $(VERSIONS),--versions "$(VERSIONS)") $(if $(QUICK),--quick) $(if $(OPTIONAL),--optional)
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/vulture
+
+# Lines of the package that the default tests run, the trainings in processes of their own included.
+coverage: $(VENV)/.installed
+	$(BIN)/coverage erase
+	$(BIN)/python -m pytest --cov --cov-report=
+	$(BIN)/coverage report --skip-covered --sort=cover
+
+# Would the tests of clipping and of the verdict notice a slip? Half an hour; what survives: .venv/bin/mutmut results
+mutants: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet "mutmut>=3.8"
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results
+
+# The site of docs/, in site/; fails on a warning.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,4 +49,4 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site mutants .coverage* .pytest_cache .mypy_cache .ruff_cache
