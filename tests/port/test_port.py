@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import callbacks
 
+from tests.arm import DETECT
 from yolo_gradsafe import port
-from yolo_gradsafe.port import host
-
-
-def test_the_installed_optimizer_step_is_a_known_one():
-    assert host._fingerprint(BaseTrainer.optimizer_step) in host._KNOWN_STEPS
-
-
-def test_the_fingerprint_sees_the_body_and_not_its_layout():
-    def one():
-        """A docstring."""
-        return 1  # a comment
-
-    def same():
-        return 1
-
-    def other():
-        return 2
-
-    assert host._fingerprint(one) == host._fingerprint(same) != host._fingerprint(other)
-    assert host._fingerprint(len) == ""
 
 
 def test_arguments_are_parsed_as_the_yolo_command_does():
@@ -43,3 +25,14 @@ def test_wrong_words_get_ultralytics_own_error(words):
 
 def test_every_event_that_we_listen_to_is_one_of_ultralytics():
     assert set(port.EVENTS) <= set(port.all_events())
+
+
+def test_trackers_can_be_kept_out_of_a_training(drawn, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(callbacks, "add_integration_callbacks", started.append)
+    arguments = {"model": DETECT, "data": str(drawn["detect"]), "device": "cpu", "project": str(tmp_path)}
+    with port.without_integrations():
+        DetectionTrainer(overrides=arguments)
+    assert not started
+    DetectionTrainer(overrides=arguments)
+    assert len(started) == 1

@@ -33,7 +33,8 @@ def explained(*errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        typer.echo(f"error: {error}".strip(), err=True)
+        said = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() of a KeyError has quotes
+        typer.echo(f"error: {said}".strip(), err=True)
         raise typer.Exit(WRONG) from None
 
 

@@ -28,7 +28,7 @@ def probe(
     from yolo_gradsafe.probe.console import table
     from yolo_gradsafe.probe.run import OWN_WORDS
 
-    with explained(SyntaxError, TypeError, ValueError, FileNotFoundError, ConfigError):
+    with explained(SyntaxError, TypeError, ValueError, KeyError, FileNotFoundError, ConfigError):
         own = {key: parse_value(value) for key, value in pairs(context.args) if key in (*OWN_WORDS, "seed")}
         theirs = [word for word in context.args if word.partition("=")[0] not in own]
         result = run_probe({**port.parse_arguments(theirs), **own}, out)

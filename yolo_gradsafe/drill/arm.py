@@ -56,7 +56,8 @@ def train(arm: Arm) -> Outcome:
         port.register(model, {event: [function] for event, function in table.items()})
     outcome, started = Outcome(), time.monotonic()
     try:
-        model.train(data=arm.data or str(draw(arm)), project=arm.folder, name=RUN, **{**arm.arguments, **precision})
+        with port.without_integrations():
+            model.train(data=arm.data or str(draw(arm)), project=arm.folder, name=RUN, **{**arm.arguments, **precision})
     except Exception as error:
         outcome.error = f"{type(error).__name__}: {error}".splitlines()[0]
     outcome.seconds = round(time.monotonic() - started, 1)

@@ -13,6 +13,7 @@ from yolo_gradsafe.port.callbacks import (
     is_trainer_class,
     register,
     unregister,
+    without_integrations,
 )
 from yolo_gradsafe.port.host import Host
 from yolo_gradsafe.port.launch import carries_guard
@@ -41,4 +42,5 @@ __all__ = [
     "unregister",
     "versions",
     "warn",
+    "without_integrations",
 ]

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 from ultralytics import RTDETR, YOLO
 from ultralytics.cfg import get_cfg
-from ultralytics.engine import trainer as engine
 from ultralytics.utils import LOGGER, TQDM
 from ultralytics.utils.callbacks.base import get_default_callbacks
 from ultralytics.utils.files import increment_path
 from ultralytics.utils.torch_utils import unwrap_model
+
+from yolo_gradsafe.port.callbacks import without_integrations
 
 __all__ = ["Bench", "fresh_folder", "progress", "unchanged"]
 
@@ -71,7 +72,7 @@ class Bench:
             arguments["device"] = devices[0]
         get_cfg(overrides=dict(arguments))
         task = arguments.pop("task", None)
-        with _quiet(), _without_integrations():
+        with _quiet(), without_integrations():
             wrapper = RTDETR(model) if "rtdetr" in Path(model).stem.lower() else YOLO(model, task=task)
             overrides = {**wrapper.overrides, "model": wrapper.overrides["model"], "task": wrapper.task, **arguments}
             callbacks: dict[str, list[Any]] = {event: [] for event in get_default_callbacks()}
@@ -214,14 +215,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         LOGGER.setLevel(level)
-
-
-@contextmanager
-def _without_integrations() -> Iterator[None]:
-    """Keep the trainer from starting a run in an experiment tracker."""
-    add = engine.callbacks.add_integration_callbacks
-    engine.callbacks.add_integration_callbacks = lambda _: None
-    try:
-        yield
-    finally:
-        engine.callbacks.add_integration_callbacks = add

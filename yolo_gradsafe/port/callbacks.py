@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.utils import callbacks
 from ultralytics.utils.callbacks.base import get_default_callbacks
 
 from yolo_gradsafe.port.launch import watch_launch
 from yolo_gradsafe.port.log import unknown, warn
 
-__all__ = ["EVENTS", "all_events", "change_batches", "is_set_up", "is_trainer_class", "register", "unregister"]
+__all__ = [
+    "EVENTS",
+    "all_events",
+    "change_batches",
+    "is_set_up",
+    "is_trainer_class",
+    "register",
+    "unregister",
+    "without_integrations",
+]
 
 EVENTS = (
     "on_pretrain_routine_end",
@@ -88,3 +99,14 @@ def change_batches(trainer: Any, change: Callable[[int, dict[str, Any]], None]) 
         return batch
 
     trainer.preprocess_batch = preprocess_batch
+
+
+@contextmanager
+def without_integrations() -> Iterator[None]:
+    """Keep trainers made meanwhile from starting runs in the user's experiment trackers."""
+    add = callbacks.add_integration_callbacks
+    callbacks.add_integration_callbacks = lambda _: None
+    try:
+        yield
+    finally:
+        callbacks.add_integration_callbacks = add

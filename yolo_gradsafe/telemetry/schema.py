@@ -71,7 +71,7 @@ class RunPaths:
 
     @property
     def state(self) -> Path:
-        """What a resumed run goes on from: the clipper's state, as of the last whole epoch."""
+        """What a resumed run goes on from: what was learnt up to the end of each of the last two epochs."""
         return self.folder / "state.json"
 
     @property
@@ -160,8 +160,11 @@ class LayerRow:
     norm_p05: float
     """5 % quantile of the L2 norm of the layer's unscaled gradients before clipping."""
     norm_median: float
+    """Median of it."""
     norm_p95: float
+    """95 % quantile of it."""
     norm_max: float
+    """Largest of it."""
     share: float
     """Share of the layer in the sum of all squared norms of the epoch, 0 to 1."""
     update_ratio: float
