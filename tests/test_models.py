@@ -46,3 +46,17 @@ def test_it_is_the_class_that_ultralytics_would_have_made():
 def test_wrong_callbacks_fail_before_training(callbacks, message):
     with pytest.raises(ConfigError, match=message):
         YOLO(DETECT).train(data="nowhere.yaml", callbacks=callbacks)
+
+
+def test_tune_says_that_it_takes_no_guard(monkeypatch):
+    model, told = YOLO(DETECT), []
+    with pytest.raises(ConfigError, match=r"tune\(\) takes no callbacks.*train\(callbacks=guard\)"):
+        model.tune(callbacks=GradSafe(), iterations=1)
+    monkeypatch.setattr("yolo_gradsafe.models.port.warn", told.append)
+    monkeypatch.setattr(ultralytics.YOLO, "tune", lambda self, **kwargs: kwargs)
+    assert model.tune(iterations=1) == {"iterations": 1}
+    assert told == []
+    GradSafe().attach(model)
+    assert model.tune(iterations=1) == {"iterations": 1}
+    assert len(told) == 1
+    assert "without the guard" in told[0]

@@ -17,9 +17,16 @@ Callback = Callable[[Any], None]
 Callbacks = GradSafe | Mapping[str, Callback | Iterable[Callback]] | Iterable["Callbacks"]
 """What ``train(callbacks=...)`` takes: a guard, a dict of functions by event, or a list of these."""
 
+_TUNE = (
+    "tune() takes no callbacks: Ultralytics trains in other processes, without the guard. To search with it, call "
+    "train(callbacks=guard) for each setting and compare the runs with 'gradsafe compare'."
+)
+
 
 class _TakesCallbacks:
     """Adds ``callbacks=`` to ``Model.train``."""
+
+    callbacks: dict[str, list[Callback]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -48,6 +55,18 @@ class _TakesCallbacks:
         finally:
             for table in added:
                 port.unregister(self, table)
+
+    def tune(self, *args: Any, callbacks: Callbacks | None = None, **kwargs: Any) -> Any:
+        """Search as ``ultralytics.YOLO.tune`` does: its trainings take no callbacks, hence no guard.
+
+        Raises:
+            ConfigError: Callbacks were given; the message says what to do instead.
+        """
+        if callbacks is not None:
+            raise ConfigError(_TUNE)
+        if port.carries_guard(self.callbacks):
+            port.warn(_TUNE)
+        return super().tune(*args, **kwargs)  # type: ignore[misc]
 
 
 class YOLO(_TakesCallbacks, ultralytics.YOLO):  # type: ignore[misc]

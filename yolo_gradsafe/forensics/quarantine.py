@@ -107,9 +107,7 @@ class Quarantine:
         if self._path is None:
             return
         fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        lines = [
-            image.replace("\\", "\\\\").replace("\n", "\\n") if "\n" in image else image for image in self._banned
-        ]
+        lines = [image.replace("\\", "\\\\").replace("\n", "\\n") if "\n" in image else image for image in self._banned]
         text = "".join(f"{line}\n" for line in lines)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
