@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import all as everything
-from benchmarks import epoch, harness, memory, snapshots, step, telemetry
+from benchmarks import epoch, harness, memory, snapshots, soak, startup, step, telemetry
 from tests.arm import DETECT
 
 
@@ -75,3 +75,22 @@ def test_snapshots(capsys):
     header, row = tables(capsys.readouterr().out)["Snapshots"]
     assert int(row[header.index("snapshots")]) >= 2
     assert int(row[header.index("bytes of one")].replace(",", "")) > 30_000_000
+
+
+@pytest.mark.slow
+def test_startup(capsys):
+    startup.main(["--repeats", "1"])
+    _, *rows = tables(capsys.readouterr().out)["Start-up"]
+    assert [row[0] for row in rows] == [f"`{name}`" for name in (*startup.IMPORTS, *startup.COMMANDS)]
+    assert all(float(row[1]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_soak(capsys):
+    soak.main(["--steps", "300", "--rate", "0.03", "--share", "10"])
+    printed = tables(capsys.readouterr().out)
+    assert len(printed["Soak"]) == 1 + soak.TENTHS
+    assert {row[1] for row in printed["Soak, checked"][1:]} == {"yes"}
+    faults = next(row for row in printed["Soak, checked"] if row[0] == "faults without an incident")
+    assert faults[2].startswith("0 of ")
+    assert faults[2] != "0 of 0"

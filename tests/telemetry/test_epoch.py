@@ -12,7 +12,8 @@ from yolo_gradsafe.telemetry.epoch import EpochLog
 
 def log(*rows) -> EpochLog:
     made = EpochLog()
-    made.rows.extend(rows)
+    for each in rows:
+        made.add(each)
     return made
 
 

@@ -10,6 +10,8 @@ import pickle
 import pytest
 
 from yolo_gradsafe.telemetry import Incident, Recorder, StepRow
+from yolo_gradsafe.telemetry.files import read_states
+from yolo_gradsafe.telemetry.schema import LayerRow
 
 
 def row(step: int, **changes) -> StepRow:
@@ -108,6 +110,61 @@ def test_a_resumed_run_goes_on_after_what_a_crash_left(tmp_path, cut):
     resumed.step(row(resumed.steps + 1))
     resumed.flush()
     assert [int(line["step"]) for line in read(resumed)] == list(range(1, resumed.steps + 1))
+
+
+def test_a_resumed_run_drops_what_is_trained_once_more(tmp_path):
+    first = Recorder(tmp_path)
+    for epoch in (1, 2, 3):
+        first.step(row(epoch, epoch=epoch, images=["a, b.jpg"]))
+        first.incident(Incident("bad_batch", epoch, epoch, 1, "seen", "done"))
+        first.state(epoch, {"epoch": epoch})
+    assert read_states(first.paths.state) == {2: {"epoch": 2}, 3: {"epoch": 3}}
+    resumed = Recorder(tmp_path, resume=True, done=2)
+    assert resumed.steps == 2
+    assert [line["epoch"] for line in read(resumed)] == ["1", "2"]
+    assert [json.loads(line)["epoch"] for line in resumed.paths.incidents.read_text().splitlines()] == [1, 2]
+    resumed.state(3, {"epoch": "once more"})
+    assert read_states(first.paths.state) == {2: {"epoch": 2}, 3: {"epoch": "once more"}}
+
+
+def test_a_header_that_was_cut_off_is_written_again(tmp_path):
+    first = Recorder(tmp_path)
+    first.paths.steps.write_text("epoch,st")
+    first.paths.layers.write_text("epo")
+    resumed = Recorder(tmp_path, resume=True, done=0)
+    resumed.step(row(1))
+    resumed.flush()
+    resumed.layers([LayerRow(1, "model.0", "backbone", 1, 1.0, 1.0, 1.0, 1.0, 1.0, 0.1)])
+    assert [line["step"] for line in read(resumed)] == ["1"]
+    assert resumed.paths.layers.read_text().startswith("epoch,layer,")
+
+
+def test_a_file_that_cannot_be_written_is_told_once_and_its_lines_wait(tmp_path):
+    told: list[str] = []
+    recorder = Recorder(tmp_path, tell=told.append)
+    recorder.paths.steps.mkdir()
+    for step in (1, 2):
+        recorder.step(row(step))
+        recorder.flush()
+    recorder.incident(Incident("bad_batch", 1, 2, 2, "seen", "done"))
+    assert told == [f"{recorder.paths.steps} cannot be written, training goes on: Is a directory"]
+    assert recorder.files.waiting == 2
+    recorder.paths.steps.rmdir()
+    recorder.flush()
+    assert [line["step"] for line in read(recorder)] == ["1", "2"]
+    assert (recorder.files.waiting, recorder.files.lost) == (0, 0)
+
+
+def test_a_folder_that_cannot_be_made_is_no_error(tmp_path):
+    (tmp_path / "stability").write_text("a file")
+    told: list[str] = []
+    for resume in (False, True):
+        recorder = Recorder(tmp_path, resume=resume, done=1, tell=told.append)
+        recorder.step(row(1))
+        recorder.incident(Incident("bad_batch", 1, 1, 1, "seen", "done"))
+        recorder.options("clip: {}")
+        recorder.state(1, {})
+    assert len(told) == 2
 
 
 def test_it_pickles(tmp_path):
