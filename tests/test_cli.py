@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.arm import DETECT, ROOT
+from tests.arm import DETECT, POSE, ROOT
 
 TINY = ["epochs=1", "imgsz=64", "batch=4", "nbs=4", "device=cpu", "plots=False"]
 
@@ -99,6 +99,9 @@ def test_probe(drawn, tmp_path):
     assert gradsafe("config", "validate", "paste.yaml", cwd=tmp_path).returncode == 0
     assert gradsafe("probe", f"model={DETECT}", cwd=tmp_path).returncode == 2
     assert gradsafe("probe", *words, "imgzs=64", cwd=tmp_path).returncode == 2
+    no_keypoints = gradsafe("probe", *words, f"model={POSE}", cwd=tmp_path)
+    assert no_keypoints.returncode == 2
+    assert no_keypoints.stderr.startswith("error: No `kpt_shape`")
 
 
 def test_config_show_validate_schema(tmp_path):

@@ -106,3 +106,21 @@ def test_overflown_norms_are_clipped_by_their_true_value():
         assert [float(unit.norm()) for unit in tensor] == pytest.approx([limit] * 2, rel=1e-5)
     assert gradients.tensors[1].tolist() == pytest.approx([1e-3] * 3, rel=1e-5)
     assert 0 < clip.scale < 1e-30
+
+
+def test_a_unit_beside_an_overflown_one_is_clipped_by_its_own_norm():
+    grads = {"a": torch.tensor([[1e30, 1e30], [3.0, 4.0], [3e-4, 4e-4]])}
+    gradients, observation = measure(grads)
+    clipper(mode="agc", agc=OPTIONS).clip_(gradients, observation)
+    limit = 0.05 * math.sqrt(2)
+    assert [float(unit.norm()) for unit in gradients.tensors[0]] == pytest.approx([limit, limit, 5e-4], rel=1e-5)
+    assert torch.equal(gradients.tensors[0][2], grads["a"][2])
+
+
+def test_tensors_of_one_size_with_other_units_are_told_apart():
+    torch.manual_seed(5)
+    grads = {"a": torch.randn(2, 3, 2), "b": torch.randn(4, 3, 1), "c": torch.randn(12), "d": torch.randn(3, 4)}
+    gradients, observation = measure(grads)
+    clipper(mode="agc", agc=OPTIONS).clip_(gradients, observation)
+    for (name, grad), tensor in zip(grads.items(), gradients.tensors, strict=True):
+        torch.testing.assert_close(tensor, timm(torch.ones_like(grad), grad), msg=name)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.arm import Arm
 from tests.clipping.measured import STAGES, clipper, step
+from yolo_gradsafe import clipping
 from yolo_gradsafe.clipping import Clip, build, register
 from yolo_gradsafe.clipping.modes import BUILT_IN
 from yolo_gradsafe.clipping.registry import _BUILDERS
@@ -84,11 +85,27 @@ def test_wrong_use_is_an_error_by_name(clip, words):
 
 
 def test_a_class_that_is_no_clipper_is_refused():
-    with pytest.raises(TypeError, match="state_dict"):
+    with pytest.raises(TypeError, match=r"'test_half_done'.*HalfDone'> has no state_dict, load_state_dict$"):
 
         @register("test_half_done")
         class HalfDone:
             def clip_(self, gradients, observation): ...
+
+
+def test_registering_a_name_again_replaces_the_class():
+    class Again(Share):
+        pass
+
+    for rule in (Share, Again, Share):
+        assert register("test_again")(rule) is rule
+        assert Config.load({"clip": {"mode": "test_again"}}).clip.rule is rule
+
+
+def test_public_names_are_found_when_they_are_asked_for():
+    assert dir(clipping) == sorted(clipping.__all__)
+    assert [getattr(clipping, name).__name__ for name in clipping.__all__] == clipping.__all__
+    with pytest.raises(AttributeError, match=r"^module 'yolo_gradsafe.clipping' has no attribute 'clip'$"):
+        _ = clipping.clip
 
 
 def test_a_built_in_name_is_refused():

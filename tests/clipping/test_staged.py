@@ -104,15 +104,21 @@ def test_parts_learn_apart_and_their_state_round_trips():
 
 
 def test_a_key_that_matches_nothing_is_an_error():
-    with pytest.raises(ConfigError, match=r"clip.stages: 'hed' matches no stage.*head.box.*Did you mean 'head'"):
+    with pytest.raises(ConfigError) as error:
         clipper(POSE, stages={"hed": {"max_norm": 1.0}})
-    with pytest.raises(ConfigError, match=r"'head' matches no stage.*none known"):
+    assert str(error.value) == (
+        "clip.stages: 'hed' matches no stage and no parameter of this model. "
+        "Stages: backbone, neck, head, head.box, head.class, head.flow. Did you mean 'head'?"
+    )
+    with pytest.raises(ConfigError, match=r"'head' matches no stage.*Stages: none known\.$"):
         clipper(None, stages={"head": {}})
 
 
 def test_a_key_that_is_left_nothing_is_an_error():
     with pytest.raises(ConfigError, match=r"'head.box' is left nothing by 'head'.*put it first"):
         clipper(POSE, stages={"head": {}, "head.box": {"max_norm": 1.0}})
+    with pytest.raises(ConfigError, match=r"'head' is left nothing by 'head.box', 'head.class', '\*flow\*'; the first"):
+        clipper(POSE, stages={"head.box": {}, "head.class": {}, "*flow*": {}, "head": {}})
 
 
 @pytest.mark.parametrize("mode", ["norm", "value", "agc", "percentile", "zscore", "adagc", "auto"])
@@ -145,3 +151,19 @@ def test_without_per_image_the_images_do_not_matter():
     rule = clipper(max_norm=2.0)
     assert step(rule, 8.0, images=4) == step(rule, 8.0, images=64)
     assert [clip.scale for clip in feed(rule, [1.0, 4.0])] == pytest.approx([1.0, 0.5])
+
+
+def test_what_no_part_clips_has_a_scale_of_exactly_one():
+    rule = clipper(STAGES, max_norm=1e9, stages={"head.box": {}, "backbone": {}, "neck": {}})
+    torch.manual_seed(0)
+    for _ in range(50):
+        grads = {name: torch.randn(5) for name in STAGES}
+        gradients, observation = measure(grads)
+        assert rule.clip_(gradients, observation).scale == 1.0
+        assert all(torch.equal(t, g) for t, g in zip(gradients.tensors, grads.values(), strict=True))
+
+
+def test_gradients_that_are_all_zero_are_no_fault():
+    rule = clipper(STAGES, stages={"head": {}})
+    clip = rule.clip_(*measure({name: torch.zeros(2) for name in STAGES}))
+    assert clip.scale == 1.0

@@ -134,6 +134,15 @@ def test_a_snapshot_that_is_not_finite_is_never_trusted_and_told_of():
     assert [s.step for s in made.trusted] == [0]
 
 
+def test_a_snapshot_that_another_rank_found_wanting_is_given_up():
+    made = ring(state())
+    walk(made, range(1, 7))
+    made.distrust()
+    assert [s.step for s in made.trusted] == [0]
+    walk(made, range(7, 500))
+    assert len(made.trusted) >= 2, "its memory is used again"
+
+
 def test_a_poisoned_start_is_not_trusted():
     live = state()
     live["model/w"][0, 0] = math.inf

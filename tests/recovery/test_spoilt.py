@@ -33,5 +33,5 @@ def test_it_is_the_batch_three_times_and_then_the_data_or_the_weights(norm, at_l
     statistics, verdicts = watched(), []
     for _ in range(4):
         statistics.blown_up(norm)
-        verdicts.append(str(statistics.verdict()))
+        verdicts.append(str(statistics.verdict(math.isfinite(norm))))
     assert verdicts == ["poisoned"] * 3 + [at_last]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from yolo_gradsafe.recovery.trend import CALM
 from yolo_gradsafe.recovery.verdict import Sample, judge
 
 HEALTHY = Sample(
@@ -60,6 +61,29 @@ def test_an_overflow_that_reached_batch_norm_is_not_routine():
 
 def test_damaged_statistics_behind_a_healthy_step_are_poisoned():
     assert verdict(replace(HEALTHY, buffers_sound=False)) == "poisoned"
+
+
+def test_without_a_look_at_the_state_it_is_taken_for_sound():
+    bad = replace(HEALTHY, losses=[math.nan], losses_finite=False, grads_finite=False)
+    assert judge(bad, 1.0) == "bad_batch"
+
+
+def test_a_scale_that_is_itself_infinite_is_no_search_for_one():
+    assert verdict(replace(SCALED, grads_finite=False, amp_scale=math.inf)) == "bad_batch"
+
+
+def test_a_finite_step_is_named_after_the_worst_that_is_known_of_it():
+    outlook = replace(CALM, spike=True)
+    assert judge(HEALTHY, 1.0, outlook=outlook, diverging=True, stalled=True) == "diverging"
+    assert judge(HEALTHY, 1.0, outlook=outlook, stalled=True) == "spike"
+    assert judge(HEALTHY, 1.0, stalled=True) == "stalled"
+    damaged = replace(HEALTHY, buffers_sound=False)
+    assert judge(damaged, 1.0, outlook=outlook, diverging=True, stalled=True) == "poisoned"
+
+
+def test_a_step_that_is_not_finite_is_never_named_after_the_past():
+    bad = replace(HEALTHY, grads_finite=False)
+    assert judge(bad, 1.0, outlook=replace(CALM, spike=True), diverging=True, stalled=True) == "bad_batch"
 
 
 def test_damaged_state_behind_a_bad_step_is_poisoned():

@@ -16,7 +16,7 @@ from yolo_gradsafe.config import Config
 from yolo_gradsafe.report.advice import RULES, Facts, advise
 from yolo_gradsafe.report.parts import Advice
 from yolo_gradsafe.report.records import read_steps
-from yolo_gradsafe.report.summary import summarize
+from yolo_gradsafe.report.summarize import summarize
 from yolo_gradsafe.telemetry import Incident, Recorder, RunPaths, StepRow
 from yolo_gradsafe.telemetry.schema import LayerRow
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.report.runs import INF, INFO, NAN, bad, incident, overflow, row, write
 from yolo_gradsafe.report.console import epoch_line, table
-from yolo_gradsafe.report.summary import summarize
+from yolo_gradsafe.report.summarize import summarize
 
 
 def test_table_of_a_healthy_run(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.report import scenes
 from tests.report.runs import incident, write
 from yolo_gradsafe.report.markdown import markdown
-from yolo_gradsafe.report.summary import summarize
+from yolo_gradsafe.report.summarize import summarize
 
 
 def test_healthy_run(tmp_path):

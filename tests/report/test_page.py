@@ -27,7 +27,7 @@ from yolo_gradsafe.report.page.pictures import Album
 from yolo_gradsafe.report.page.series import level, line
 from yolo_gradsafe.report.parts import IncidentEntry
 from yolo_gradsafe.report.records import read_steps
-from yolo_gradsafe.report.summary import summarize
+from yolo_gradsafe.report.summarize import summarize
 from yolo_gradsafe.telemetry import RunPaths
 
 

@@ -16,7 +16,7 @@ from tests.report.runs import INF, INFO, NAN, bad, clipped, incident, overflow, 
 from yolo_gradsafe.report.panels import SKIPPED, amp_scale, learning_rate, mark_skips
 from yolo_gradsafe.report.plot import draw
 from yolo_gradsafe.report.records import read_steps
-from yolo_gradsafe.report.summary import summarize
+from yolo_gradsafe.report.summarize import summarize
 from yolo_gradsafe.report.thin import medians, thin
 from yolo_gradsafe.telemetry import RunPaths
 

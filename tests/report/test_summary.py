@@ -15,8 +15,10 @@ import yaml
 
 from tests.report.runs import INF, INFO, NAN, bad, clipped, incident, overflow, row, write
 from yolo_gradsafe.report import build
+from yolo_gradsafe.report.errors import ReportError
 from yolo_gradsafe.report.parts import IncidentEntry, Run
-from yolo_gradsafe.report.summary import ReportError, Summary, summarize
+from yolo_gradsafe.report.summarize import summarize
+from yolo_gradsafe.report.summary import Summary
 from yolo_gradsafe.telemetry import Incident, RunInfo, Verdict
 
 
@@ -233,7 +235,7 @@ def test_the_trainer_is_never_imported(tmp_path):
 import sys
 import yolo_gradsafe.report
 assert not {"polars", "matplotlib", "pydantic"} & set(sys.modules), "importing the package is not light"
-from yolo_gradsafe.report.summary import summarize
+from yolo_gradsafe.report.summarize import summarize
 from yolo_gradsafe.report import build
 from pathlib import Path
 summarize(Path(sys.argv[1]))
