@@ -33,7 +33,7 @@ import torch
 
 from benchmarks.harness import machine, table
 from benchmarks.trainer import draw, owner_of
-from yolo_gradsafe import GradSafe
+from yolo_gradsafe import GradSafe, port
 
 ARMS = ("stock", "guarded", "stock again")
 IMAGES = 32
@@ -62,7 +62,8 @@ def train(turn: Connection, arm: str, model: str, args: dict[str, Any]) -> None:
 
     owner.add_callback("on_train_start", begin)
     owner.add_callback("on_fit_epoch_end", end)
-    owner.train(**args)
+    with port.without_integrations():
+        owner.train(**args)
 
 
 def run_round(model: str, args: dict[str, Any], epochs: int, folder: Path, shift: int) -> dict[str, list[float]]:

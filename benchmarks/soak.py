@@ -39,7 +39,7 @@ import yaml
 from ultralytics.utils import LOGGER
 
 from benchmarks.harness import machine, table
-from yolo_gradsafe import YOLO, GradSafe
+from yolo_gradsafe import YOLO, GradSafe, port
 from yolo_gradsafe.data import draw_detect
 from yolo_gradsafe.drill import faults
 from yolo_gradsafe.drill.faults.base import Fault, Undo
@@ -225,13 +225,14 @@ def train(steps: int, rate: float, folder: Path) -> Outcome:
         tensors = [*trainer.model.state_dict().values(), *trainer.ema.ema.state_dict().values()]
         final.append(all(bool(t.isfinite().all()) for t in tensors if t.is_floating_point()))
 
-    YOLO(str(tiny)).train(
-        data=str(data), epochs=epochs, imgsz=32, batch=2, nbs=2, workers=0, device="cpu", optimizer="SGD", lr0=1e-3,
-        warmup_epochs=0, mosaic=0.0, close_mosaic=0, cache="ram", patience=epochs, plots=False, val=False, save=False,
-        project=str(folder), name="soak", verbose=False, callbacks=[
-            guard, observer.callbacks, fault.callbacks, {"on_train_end": look}
-        ],
-    )  # fmt: skip
+    with port.without_integrations():
+        YOLO(str(tiny)).train(
+            data=str(data), epochs=epochs, imgsz=32, batch=2, nbs=2, workers=0, device="cpu", optimizer="SGD", lr0=1e-3,
+            warmup_epochs=0, mosaic=0.0, close_mosaic=0, cache="ram", patience=epochs, plots=False, val=False,
+            save=False, project=str(folder), name="soak", verbose=False, callbacks=[
+                guard, observer.callbacks, fault.callbacks, {"on_train_end": look}
+            ],
+        )  # fmt: skip
     return Outcome(observer, fault, RunPaths(folder / "soak"), bool(final) and final[0], rate)
 
 

@@ -112,7 +112,7 @@ def run_arm(arm: Arm, folder: Path) -> Result:
     values = json.loads(report.read_text())
     run = folder / "train"
     return Result(
-        **values, steps=_rows(run / "stability" / "steps.csv"), results=_rows(run / "results.csv"), run=run, log=log
+        **values, steps=rows(run / "stability" / "steps.csv"), results=rows(run / "results.csv"), run=run, log=log
     )
 
 
@@ -139,20 +139,25 @@ def _forked(spec: Path, log: Path, env: dict[str, str]) -> None:
     main(spec)
 
 
-def _start(spec: Path) -> str:
-    """Train in a process with Ultralytics' settings of its own, which are read at import; return what it printed."""
+def start(module: str, spec: Path, **env: str) -> str:
+    """Run ``python -m MODULE SPEC`` beside the file; return what it printed."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    settings = spec.parent / "settings"
-    settings.mkdir()
     done = subprocess.run(
-        [sys.executable, "-m", "tests.arm", str(spec)],
-        cwd=spec.parent, env={**os.environ, "PYTHONPATH": path, "YOLO_CONFIG_DIR": str(settings)},
-        capture_output=True, text=True, timeout=TIMEOUT,
+        [sys.executable, "-m", module, str(spec)],
+        cwd=spec.parent, env={**os.environ, "PYTHONPATH": path, **env}, capture_output=True, text=True, timeout=TIMEOUT,
     )  # fmt: skip
     return done.stdout + done.stderr
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _start(spec: Path) -> str:
+    """Train in a process with Ultralytics' settings of its own, which are read at import; return what it printed."""
+    settings = spec.parent / "settings"
+    settings.mkdir()
+    return start("tests.arm", spec, YOLO_CONFIG_DIR=str(settings))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file; none where there is no file."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -212,7 +217,7 @@ def main(spec: Path) -> None:
     def _count_batch(trainer: Any) -> None:
         trainer.batch_number += 1
         if [trainer.epoch + 1, trainer.batch_number] in arm.undo:
-            final["before"] = _clone(_state(trainer))
+            final["before"] = _clone(state(trainer))
             gradients.update({p: None if p.grad is None else p.grad.clone() for p in trainer.model.parameters()})
 
     @on("on_train_batch_end")
@@ -224,7 +229,7 @@ def main(spec: Path) -> None:
 
     @on("on_train_end")
     def _capture(trainer: Any) -> None:
-        final.update(_state(trainer))
+        final.update(state(trainer))
 
     for event in ("on_train_epoch_start", "on_fit_epoch_end", "on_train_end", "on_train_batch_end"):
         on(event)(lambda _, event=event: events.update({event: events.get(event, 0) + 1}))
@@ -243,7 +248,7 @@ def main(spec: Path) -> None:
         error = f"{type(failure).__name__}: {failure}"
     report = {
         "error": error,
-        "digests": {name: _digest(tensors) for name, tensors in final.items()},
+        "digests": {name: digest(tensors) for name, tensors in final.items()},
         "not_finite": {
             name: sum(not bool(t.isfinite().all()) for t in tensors if t.is_floating_point())
             for name, tensors in final.items()
@@ -263,7 +268,7 @@ def _switch_on(loggers: list[str]) -> None:
     utils.SETTINGS.update({name: name in loggers for name in known if name in utils.SETTINGS})
 
 
-def _state(trainer: Any) -> dict[str, list[Any]]:
+def state(trainer: Any) -> dict[str, list[Any]]:
     """Return all tensors of a trainer's state, by part, as they live."""
     import torch
 
@@ -282,7 +287,7 @@ def _clone(state: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 
 def _put_back(trainer: Any, before: dict[str, list[Any]]) -> None:
-    for name, tensors in _state(trainer).items():
+    for name, tensors in state(trainer).items():
         for live, old in zip(tensors, before[name], strict=False):
             live.copy_(old)
     if not before["optimizer"]:
@@ -291,7 +296,8 @@ def _put_back(trainer: Any, before: dict[str, list[Any]]) -> None:
     trainer.optimizer.zero_grad()
 
 
-def _digest(tensors: list[Any]) -> str:
+def digest(tensors: list[Any]) -> str:
+    """Return a hash of the tensors' bytes."""
     sha = hashlib.sha256()
     for tensor in tensors:
         sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -7,16 +7,13 @@ comparable bit for bit: what comes before a training in its process is the same.
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.arm import ROOT
+from tests.arm import digest, rows, start, state
 
 TINY = """
 nc: 3
@@ -79,29 +76,17 @@ def run_variants(folder: Path, data: Path, variants: dict[str, dict[str, Any]], 
     folder.mkdir(parents=True, exist_ok=True)
     spec = folder / "spec.json"
     spec.write_text(json.dumps({"data": str(data), "guarded": guarded, "variants": variants}))
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.runs.variants", str(spec)],
-        cwd=folder, env=env, capture_output=True, text=True, timeout=550,
-    )  # fmt: skip
+    log = start("tests.runs.variants", spec)
     report = folder / "report.json"
     if not report.exists():
-        raise AssertionError(f"the trainings died:\n{(done.stdout + done.stderr)[-4000:]}")
+        raise AssertionError(f"the trainings died:\n{log[-4000:]}")
     found = json.loads(report.read_text())
     return {name: _variant(folder / name, values) for name, values in found.items()}
 
 
 def _variant(run: Path, values: dict[str, Any]) -> Variant:
     run = Path(values.pop("run") or run)
-    return Variant(run=run, results=_rows(run / "results.csv"), steps=_rows(run / "stability" / "steps.csv"), **values)
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return Variant(run=run, results=rows(run / "results.csv"), steps=rows(run / "stability" / "steps.csv"), **values)
 
 
 def main(spec: Path) -> None:
@@ -129,8 +114,6 @@ def _train(name: str, args: dict[str, Any], guard: Any, folder: Path) -> dict[st
     import ultralytics
     from ultralytics.utils import LOGGER
 
-    from tests.arm import _digest, _state
-
     callbacks: dict[str, list[Any]] = {}
     final: dict[str, Any] = {}
     more: dict[str, Any] = {}
@@ -141,7 +124,7 @@ def _train(name: str, args: dict[str, Any], guard: Any, folder: Path) -> dict[st
             lines.append(record.getMessage())
 
     def capture(trainer: Any) -> None:
-        final.update(run=str(trainer.save_dir), state={k: _digest(v) for k, v in _state(trainer).items()})
+        final.update(run=str(trainer.save_dir), state={k: digest(v) for k, v in state(trainer).items()})
 
     callbacks["on_train_end"] = [capture]
     code = args.pop("code", "")
