@@ -224,7 +224,7 @@ def train(training: Two, data: dict[str, str], folder: Path) -> Rank:
             stack.enter_context(_broken(training, found))
         stack.enter_context(_counted(found))
         _watch(trainer, found)
-        end = _install(training, trainer) if rank in training.ranks else lambda: 0
+        end = _install(training, trainer) if training.fault and rank in training.ranks else lambda: 0
         try:
             trainer.train()
         except Exception as error:
@@ -238,10 +238,7 @@ def _install(training: Two, trainer: Any) -> Any:
     """Put a fault of the drill below the guard, and return what tells how often it struck."""
     from yolo_gradsafe.drill.catalogue import find
 
-    make = find(training.fault).make
-    if make is None:
-        return lambda: 0
-    fault = make(0)
+    fault = find(training.fault).make(0)
     for event, callback in fault.callbacks.items():
         if event == "on_pretrain_routine_start":  # which ranks above 0 do not have
             callback(trainer)
