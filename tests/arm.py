@@ -105,7 +105,8 @@ def run_arm(arm: Arm, folder: Path) -> Result:
     folder.mkdir(parents=True, exist_ok=True)
     spec = folder / "arm.json"
     spec.write_text(json.dumps(asdict(arm)))
-    log = (_start if arm.loggers else _fork)(spec)
+    forks = not arm.loggers and arm.args.get("device", "cpu") == "cpu"  # CUDA does not bear a fork
+    log = _fork(spec) if forks else _start(spec)
     report = folder / "report.json"
     if not report.exists():
         raise AssertionError(f"the arm died:\n{log[-4000:]}")
