@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-os.environ.setdefault(
-    "YOLO_CONFIG_DIR", "runs/examples/settings"
-)  # or this would switch them on for all your trainings
+# Settings of its own, or this would switch the loggers on for all your trainings.
+os.environ.setdefault("YOLO_CONFIG_DIR", "runs/examples/settings")
 os.environ.setdefault("MLFLOW_TRACKING_URI", Path("runs/examples/mlruns").absolute().as_uri())
 os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
 

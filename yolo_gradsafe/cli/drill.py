@@ -13,7 +13,10 @@ from yolo_gradsafe.cli.app import FAILED, KEY_VALUE, app, explained, pairs
 from yolo_gradsafe.config import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from yolo_gradsafe.drill.case import Case, Recipe
+    from yolo_gradsafe.drill.scenario import Scenario
     from yolo_gradsafe.drill.table import Row
 
 
@@ -47,11 +50,11 @@ def drill(
     resume: Annotated[bool, typer.Option("--resume", help="Take over finished trainings of the folder.")] = False,
 ) -> None:
     """Inject faults into short trainings, stock and guarded."""
-    from yolo_gradsafe.drill import catalogue, table
+    from yolo_gradsafe.drill import catalogue
     from yolo_gradsafe.drill.scenario import OPTIMIZERS, PRECISIONS, TASKS
 
     if list_:
-        typer.echo(table.listing(catalogue.SCENARIOS.values()))
+        _list(catalogue.SCENARIOS.values())
         return
     words = [*(names or []), *context.args]
     with explained(ConfigError, LookupError, SyntaxError, TypeError, ValueError):
@@ -71,6 +74,21 @@ def drill(
     typer.echo("\n" + _save(rows, recipe, out))
     if not all(row.judgement.passed for row in rows):
         raise typer.Exit(FAILED)
+
+
+def _list(scenarios: Iterable[Scenario]) -> None:
+    """Print the scenarios with their places and descriptions, as wide as the terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("fault", no_wrap=True)
+    table.add_column("place", no_wrap=True)
+    table.add_column("what it is")
+    for scenario in scenarios:
+        table.add_row(scenario.name, scenario.place, scenario.description)
+    Console(markup=False, highlight=False).print(table)
 
 
 def _chosen(option: str, given: list[str] | None, allowed: Any, default: Any) -> list[str]:

@@ -21,7 +21,7 @@ def replay(
 ) -> None:
     """Run the kept batch of an incident through the run's weights, and say again what is wrong with it.
 
-    Batches are kept where the options ask for it. Checkpoints hold averaged weights in half precision: a fault of the
+    Batches are kept under forensics.archive=true. Checkpoints hold averaged weights in half precision: a fault of the
     data or of the precision shows again, one of the weights of that moment may not.
     """
     from yolo_gradsafe.forensics.evidence import archive_of

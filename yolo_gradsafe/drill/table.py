@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from yolo_gradsafe.drill.case import Case
 from yolo_gradsafe.drill.outcome import Outcome
-from yolo_gradsafe.drill.scenario import PARTS, Scenario
+from yolo_gradsafe.drill.scenario import PARTS
 from yolo_gradsafe.drill.verdict import Clean, Judgement
 from yolo_gradsafe.report.console import shown
 
-__all__ = ["Row", "aligned", "listing", "outcome_words", "table"]
+__all__ = ["Row", "aligned", "outcome_words", "table"]
 
 _LONGEST = 60
 _HEADER = ("fault", "case", "stock", "guarded", "steps lost", "mAP50", "clean", "passed")
@@ -38,11 +38,6 @@ def table(rows: Sequence[Row]) -> str:
     lines += ["", f"{len(rows) - len(failed)} of {len(rows)} cases passed."]
     lines += [f"- {row.case}: {shown('; '.join(row.judgement.reasons))}" for row in failed]
     return "\n".join(lines)
-
-
-def listing(scenarios: Iterable[Scenario]) -> str:
-    """Return the scenarios with their places and descriptions."""
-    return "\n".join(aligned(("fault", "place", "what it is"), [(s.name, s.place, s.description) for s in scenarios]))
 
 
 def outcome_words(outcome: Outcome, clean: Clean, learns: bool) -> str:
