@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from tests.arm import Arm, Result, run_arm
@@ -71,7 +73,7 @@ def test_a_step_that_changed_is_observed_and_a_nan_does_what_it_does_in_stock(tr
     assert {incident["kind"] for incident in bad} <= {"bad_batch", "poisoned", "native_recovery"}
     assert bad[0]["action"].startswith("observed only")
     assert 4 <= len(result.steps) <= 2 * (1 + len(stock.fired)), "Ultralytics redoes the epoch until it gives up"
-    assert 0 < float(result.steps[0]["grad_norm"]) < 1000
+    assert 0 < float(result.steps[0]["grad_norm"]) < math.inf
     assert {row["threshold"] for row in result.steps} == {"inf"}
 
 
@@ -87,7 +89,7 @@ def test_a_part_that_is_gone_or_elsewhere(train, drawn, stock, what):
     assert message in result.log
     assert [incident["kind"] for incident in result.incidents()] == ["observe_only"]
     assert len(result.steps) == 4
-    assert all(0 < float(row["grad_norm"]) < 1000 for row in result.steps)
+    assert all(0 < float(row["grad_norm"]) < math.inf for row in result.steps)
     assert (result.run / "stability.json").is_file()
 
 

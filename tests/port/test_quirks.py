@@ -102,7 +102,7 @@ def short(trainer):
     def preprocess_batch(batch):
         if trainer.epoch == 0 and trainer.batch_number == 2 and trainer.batch_size == 4:
             trainer.old = id(trainer.optimizer)
-            raise RuntimeError("CUDA out of memory")
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return preprocess(batch)
     trainer.preprocess_batch = preprocess_batch
 callbacks.setdefault("on_train_start", []).append(short)
