@@ -12,7 +12,7 @@ import ultralytics
 from tests.arm import Arm
 from yolo_gradsafe.report import build
 
-TEARDOWN = tuple(map(int, ultralytics.__version__.split(".")[:3])) >= (8, 4, 124)
+TEARDOWN = tuple(map(int, ultralytics.__version__.split(".")[:3])) >= (8, 4, 177)
 """Whether Ultralytics runs its teardown after an exception, too; before, nobody tells the guard of one."""
 
 
