@@ -42,6 +42,7 @@ def test_list():
     done = CliRunner().invoke(app, ["drill", "--list"])
     assert done.exit_code == 0
     assert all(name in done.output for name in SCENARIOS)
+    assert max(map(len, done.output.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from yolo_gradsafe.drill.case import FULL, QUICK, Case, clean_arm, faulty_arm
 from yolo_gradsafe.drill.catalogue import QUICK_SET, SCENARIOS, SMALL_SET
 from yolo_gradsafe.drill.matrix import cover, matrix
 from yolo_gradsafe.drill.scenario import OPTIMIZERS, PRECISIONS, TASKS
-from yolo_gradsafe.drill.table import Row, listing, outcome_words, table
+from yolo_gradsafe.drill.table import Row, outcome_words, table
 from yolo_gradsafe.drill.verdict import Judgement
 
 CASE = Case("nan-pixel")
@@ -41,9 +41,7 @@ def test_the_catalogue():
     assert set(SMALL_SET) | set(QUICK_SET) <= set(SCENARIOS)
     places = {scenario.place for scenario in SCENARIOS.values()}
     assert places >= {"data", "forward", "loss", "gradient", "weights", "buffers", "optimizer", "ema", "scaler"}
-    text = listing(SCENARIOS.values())
-    for name, scenario in SCENARIOS.items():
-        assert name in text
+    for scenario in SCENARIOS.values():
         assert len(scenario.description) > 20
         assert list(matrix([scenario], TASKS, PRECISIONS, OPTIMIZERS)), "it fits somewhere"
     assert len(list(matrix(SCENARIOS.values(), TASKS, PRECISIONS, OPTIMIZERS))) > 24 * 2 * 3 * 3
