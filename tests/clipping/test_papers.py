@@ -103,13 +103,14 @@ def adagc(steps, warmup, limit=10.0, factor=1.05, beta=0.98):
 def test_adagc_is_the_papers():
     steps = np.exp(RNG.normal(np.log([0.1, 3.0, 20.0]), 0.4, (300, 3)))
     rule = clipper(mode="adagc", warmup_steps=50, patience=10**6)
-    for norms, kept in zip(steps, adagc(steps, 50), strict=True):
+    for number, (norms, kept) in enumerate(zip(steps, adagc(steps, 50), strict=True)):
         grads = {name: torch.tensor([0.6, -0.8]) * norm for name, norm in zip("abc", norms, strict=True)}
         gradients, observation = measure(grads)
         clip = rule.clip_(gradients, observation)
         assert [float(t.norm()) for t in gradients.tensors] == pytest.approx(list(kept), rel=1e-4)
         assert clip.scale == pytest.approx(np.linalg.norm(kept) / np.linalg.norm(norms), rel=1e-5)
         assert clip.threshold >= np.linalg.norm(kept) * (1 - 1e-6)
+        assert (clip.threshold == 10.0) == (number < 50), "in the warm-up it is stock's"
 
 
 def test_auto_is_median_and_mad_of_the_logs():
