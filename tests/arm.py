@@ -150,6 +150,19 @@ def start(module: str, spec: Path, **env: str) -> str:
     return done.stdout + done.stderr
 
 
+def own_settings(folder: Path) -> str:
+    """Give a folder Ultralytics' settings of its own, by which runs go into it; return ``YOLO_CONFIG_DIR``.
+
+    By default they go into the checkout that Ultralytics' environment lies in, where there is one.
+    """
+    config = str(folder / "settings")
+    values = {"runs_dir": str(folder / "runs"), "mlflow": False, "wandb": False}
+    code = f"from ultralytics import settings; settings.update({values})"
+    env = {**os.environ, "YOLO_CONFIG_DIR": config}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, timeout=TIMEOUT)
+    return config
+
+
 def _start(spec: Path) -> str:
     """Train in a process with Ultralytics' settings of its own, which are read at import; return what it printed."""
     settings = spec.parent / "settings"

@@ -16,7 +16,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tests.arm import DETECT, POSE, ROOT
+from tests.arm import DETECT, POSE, ROOT, own_settings
 from tests.data.sets import coco_values, keypoint_categories, picture
 
 PAGES = {
@@ -95,6 +95,7 @@ def workshop(drawn, tmp_path_factory) -> Path:
         for k in (1, 2):
             picture(folder / images / f"{k}.jpg", seed=k)
     (folder / "birds.yaml").write_text("train: annotations.json\nimages: images\nsplit: 0.5\n")
+    own_settings(folder)
     _run_pages(folder, [page for page in CODE if page not in TRAINING])
     return folder
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.arm import ROOT
+from tests.arm import ROOT, own_settings
 
 FOLDER = ROOT / "examples"
 ENDS = {
@@ -35,7 +35,7 @@ NEEDS = {"loggers": ("mlflow", "tensorboard")}
 def environment(folder: Path) -> dict[str, str]:
     """Return the environment of a user: settings of their own, and no sign of a test, which turns loggers off."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    return {**kept, "PYTHONPATH": str(ROOT), "YOLO_CONFIG_DIR": str(folder / "settings")}
+    return {**kept, "PYTHONPATH": str(ROOT), "YOLO_CONFIG_DIR": own_settings(folder)}
 
 
 @pytest.mark.slow
@@ -58,13 +58,12 @@ def test_example(name, tmp_path):
 def test_the_notebook_runs_and_still_says_what_it_shows(tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat", reason="the dev extra brings nbformat")
     client = pytest.importorskip("nbclient", reason="the dev extra brings nbclient")
-    known = [sys.executable, "-c", "from ultralytics import settings; settings.update(mlflow=False, wandb=False)"]
-    subprocess.run(known, env=environment(tmp_path), check=True, capture_output=True)  # whose making is told of once
     stored = nbformat.read(FOLDER / "tour.ipynb", as_version=4)
     fresh = copy.deepcopy(stored)
-    for name in set(os.environ) - set(environment(tmp_path)):
+    env = environment(tmp_path)
+    for name in set(os.environ) - set(env):
         monkeypatch.delenv(name)
-    for name, value in environment(tmp_path).items():
+    for name, value in env.items():
         monkeypatch.setenv(name, value)
     client.NotebookClient(fresh, timeout=500, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert printed(fresh) == printed(stored)
