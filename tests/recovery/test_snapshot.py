@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from yolo_gradsafe.recovery.ring import SnapshotRing
-from yolo_gradsafe.recovery.snapshot import Snapshot
+from yolo_gradsafe.recovery.snapshot import Snapshot, within
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -67,6 +67,30 @@ def test_statistics_and_moments_may_be_large():
     snapshot = Snapshot()
     snapshot.take(1, {name: torch.ones(3) for name in live}, {})
     assert snapshot.heal(live) == []
+
+
+@pytest.mark.parametrize(
+    ("tensor", "sound"),
+    [
+        (torch.full((1000,), 99.0), True),  # its norm is over the bound, its elements are not
+        (torch.tensor([-100.0, 1.0]), True),
+        (torch.tensor([1.0, -100.1]), False),
+        (torch.tensor([1.0, math.nan]), False),
+        (torch.tensor([-math.inf]), False),
+        (torch.tensor([300.0], dtype=torch.float16), False),
+        (torch.tensor(3.0e38), False),
+        (torch.tensor(10**6), True),  # a count
+    ],
+)
+def test_elements_are_held_against_a_bound(tensor, sound):
+    assert within([torch.ones(2, 2), tensor, torch.zeros(())], 100.0) is sound
+
+
+def test_the_largest_finite_numbers_are_finite():
+    largest = torch.finfo(torch.float32).max
+    assert within([torch.full((2,), largest)], largest)
+    assert not within([torch.full((2,), math.inf)], largest)
+    assert within([], largest)
 
 
 def test_the_drift_is_that_of_the_usual_matrix():

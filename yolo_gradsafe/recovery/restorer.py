@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable
 
@@ -15,7 +14,7 @@ from yolo_gradsafe.recovery.events import EventLog
 from yolo_gradsafe.recovery.learning_rate import bearable_factor
 from yolo_gradsafe.recovery.options import RecoveryOptions
 from yolo_gradsafe.recovery.ring import SnapshotRing
-from yolo_gradsafe.recovery.snapshot import SUSPICIOUS, Snapshot
+from yolo_gradsafe.recovery.snapshot import SUSPICIOUS, Snapshot, within
 
 __all__ = ["Restorer"]
 
@@ -111,10 +110,9 @@ class Restorer:
         host, trusted = self._host, self.trusted
         if trusted is None:
             return
-        floats = [t for t in host.state.tensors().values() if t.is_floating_point()]
-        largest = torch.stack([n.float() for n in torch._foreach_norm(floats, ord=math.inf)]).max()
+        sound = within(list(host.state.tensors().values()), SUSPICIOUS)
         mark = self._mark() if host.ranks.several else 0.0
-        bad, most, least = host.largest([not float(largest) <= SUSPICIOUS, mark, -mark])
+        bad, most, least = host.largest([not sound, mark, -mark])
         if bad:
             self.heal("not finite, or far too large, at the end of the epoch")
         elif most != -least:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["SUSPICIOUS", "Snapshot"]
+__all__ = ["SUSPICIOUS", "Snapshot", "within"]
 
 SUSPICIOUS = 1e4
 """Magnitude that no weight comes to, and growth that none has from one snapshot to the next."""
@@ -54,9 +54,7 @@ class Snapshot:
     def finite(self) -> bool:
         """Whether every element is finite. Works on host memory; waits for the copies only if they are under way."""
         self._wait()
-        floats = [t for t in self._tensors.values() if t.is_floating_point()]
-        largest = [norm.float() for norm in torch._foreach_norm(floats, ord=math.inf)] if floats else [torch.zeros(())]
-        return bool(torch.stack(largest).isfinite().all())
+        return within(list(self._tensors.values()), torch.finfo(torch.float32).max)
 
     def _wait(self) -> None:
         if self._copied is not None:
@@ -124,6 +122,28 @@ class Snapshot:
     def nbytes(live: Mapping[str, Tensor]) -> int:
         """Return the memory that a snapshot of these takes, in bytes."""
         return sum(t.numel() * t.element_size() for t in live.values())
+
+
+@torch.no_grad()
+def within(tensors: Sequence[Tensor], bound: float) -> bool:
+    """Whether every element is finite and no larger than a bound. Synchronises, once a device where it is so.
+
+    No element is larger than its tensor's L2 norm, and that is six times as fast to come by on a CPU as the largest
+    element, which is asked for only where the norm is over the bound.
+
+    Args:
+        tensors: Of any shapes and devices; those of integers are left out.
+        bound: Finite.
+    """
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            by_device.setdefault(tensor.device, []).append(tensor)
+    return all(_largest_norm(t, 2.0) <= bound or _largest_norm(t, math.inf) <= bound for t in by_device.values())
+
+
+def _largest_norm(tensors: list[Tensor], order: float) -> float:
+    return float(torch.stack([norm.float() for norm in torch._foreach_norm(tensors, ord=order)]).max())
 
 
 def _is_statistic(name: str) -> bool:
