@@ -36,7 +36,6 @@ from benchmarks.trainer import draw, owner_of
 from yolo_gradsafe import GradSafe, port
 
 ARMS = ("stock", "guarded", "stock again")
-IMAGES = 32
 PATIENCE = 300
 """Seconds that an epoch may take."""
 
@@ -109,20 +108,21 @@ def report(arguments: Sequence[str] | None = None) -> str:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="yolo26n.yaml")
     parser.add_argument("--imgsz", type=int, default=64)
+    parser.add_argument("--images", type=int, default=128, help="four of them a step")
     parser.add_argument("--epochs", type=int, default=6, help="counted epochs of an arm in a round")
     parser.add_argument("--rounds", type=int, default=3, help="times that all is done with fresh processes")
     parser.add_argument("--device", default="0" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
     with tempfile.TemporaryDirectory() as folder:
-        data = draw(options.model, Path(folder), train=IMAGES, size=options.imgsz)
+        data = draw(options.model, Path(folder), train=options.images, size=options.imgsz)
         args = {"data": str(data), "imgsz": options.imgsz, "epochs": options.epochs + 2, "device": options.device}
         args |= {"batch": 4, "nbs": 4, "workers": 0, "plots": False, "val": False, "save": False}
         for number in range(options.rounds):
             for arm, values in run_round(options.model, args, options.epochs, Path(folder), number).items():
                 seconds[arm] += values
     columns = ["arm", "ms an epoch, median", "ratio to stock, median", "ratio, quartiles", "epochs"]
-    title = f"Training epochs: {Path(options.model).stem}, {IMAGES} images of {options.imgsz} pixels, 8 steps an epoch"
+    title = f"Training epochs: {Path(options.model).stem}, {options.images} images of {options.imgsz} pixels"
     rows = [_row(arm, values, seconds[ARMS[0]]) for arm, values in seconds.items()]
     return table(title, columns, rows) + f"\n{machine(options.device)}\n"
 
