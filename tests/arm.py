@@ -79,7 +79,7 @@ class Result:
 
     def losses(self) -> list[dict[str, str]]:
         """Return the numbers of ``results.csv`` that stock writes too; its wall-clock column is left out."""
-        return [{k: v for k, v in row.items() if k != "time" and "gradsafe" not in k} for row in self.results]
+        return without_time(self.results)
 
 
 TIMEOUT = 550
@@ -308,6 +308,11 @@ def _put_back(trainer: Any, before: dict[str, list[Any]]) -> None:
         trainer.optimizer.state.clear()
     trainer.ema.updates = int(before["ema"][-1])
     trainer.optimizer.zero_grad()
+
+
+def without_time(results: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the columns of ``results.csv`` that two equal trainings have in common: stock's, but for the clock."""
+    return [{k: v for k, v in row.items() if k != "time" and "gradsafe" not in k} for row in results]
 
 
 def digest(tensors: list[Any]) -> str:

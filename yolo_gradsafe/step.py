@@ -26,6 +26,7 @@ from yolo_gradsafe.recovery.medic import Medic
 from yolo_gradsafe.recovery.options import RecoveryOptions
 from yolo_gradsafe.recovery.restorer import Restorer
 from yolo_gradsafe.recovery.scale import ScaleKeeper
+from yolo_gradsafe.recovery.snapshot import finite
 from yolo_gradsafe.recovery.spoilt import SpoiltStatistics
 from yolo_gradsafe.recovery.trend import CALM, Outlook
 from yolo_gradsafe.recovery.vanishing import Vanishing
@@ -295,5 +296,4 @@ class GuardedStep:
         return sampled
 
     def _state_finite(self) -> bool:
-        bad = not all(bool(t.isfinite().all()) for t in self.host.state.lasting() if t.is_floating_point())
-        return not self.host.largest([bad])[0]
+        return not self.host.largest([not finite(self.host.state.lasting())])[0]

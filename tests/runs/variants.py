@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.arm import digest, rows, start, state
+from tests import arm
+from tests.arm import digest, rows, start, state, without_time
 
 TINY = """
 nc: 3
@@ -25,19 +26,7 @@ backbone:
 head:
   - [[2], 1, Detect, [nc]]
 """
-BASE = {
-    "epochs": 2,
-    "imgsz": 64,
-    "batch": 4,
-    "nbs": 4,
-    "workers": 0,
-    "device": "cpu",
-    "plots": False,
-    "warmup_epochs": 0,
-    "optimizer": "SGD",
-    "seed": 0,
-    "verbose": False,
-}
+BASE = {**arm.BASE, "epochs": 2, "warmup_epochs": 0, "verbose": False}
 
 
 @dataclass
@@ -54,7 +43,7 @@ class Variant:
 
     def losses(self) -> list[dict[str, str]]:
         """Return the numbers of ``results.csv`` that stock writes too, but for the time."""
-        return [{k: v for k, v in row.items() if k != "time" and "gradsafe" not in k} for row in self.results]
+        return without_time(self.results)
 
     def summary(self) -> dict[str, Any]:
         """Return ``stability.json``."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["SUSPICIOUS", "Snapshot", "within"]
+__all__ = ["SUSPICIOUS", "Snapshot", "finite", "within"]
 
 SUSPICIOUS = 1e4
 """Magnitude that no weight comes to, and growth that none has from one snapshot to the next."""
@@ -54,7 +54,7 @@ class Snapshot:
     def finite(self) -> bool:
         """Whether every element is finite. Works on host memory; waits for the copies only if they are under way."""
         self._wait()
-        return within(list(self._tensors.values()), torch.finfo(torch.float32).max)
+        return finite(list(self._tensors.values()))
 
     def _wait(self) -> None:
         if self._copied is not None:
@@ -122,6 +122,11 @@ class Snapshot:
     def nbytes(live: Mapping[str, Tensor]) -> int:
         """Return the memory that a snapshot of these takes, in bytes."""
         return sum(t.numel() * t.element_size() for t in live.values())
+
+
+def finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether every element is finite, of tensors of at most 32 bits an element. Synchronises as ``within`` does."""
+    return within(tensors, torch.finfo(torch.float32).max)
 
 
 @torch.no_grad()
