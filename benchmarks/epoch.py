@@ -33,7 +33,7 @@ import torch
 
 from benchmarks.harness import machine, table
 from benchmarks.trainer import draw, owner_of
-from yolo_gradsafe import GradSafe, port
+from yolo_gradsafe import GradSafe, adapter
 
 ARMS = ("stock", "guarded", "stock again")
 PATIENCE = 300
@@ -61,7 +61,7 @@ def train(turn: Connection, arm: str, model: str, args: dict[str, Any]) -> None:
 
     owner.add_callback("on_train_start", begin)
     owner.add_callback("on_fit_epoch_end", end)
-    with port.without_integrations():
+    with adapter.without_integrations():
         owner.train(**args)
 
 

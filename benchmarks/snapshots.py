@@ -24,7 +24,7 @@ os.environ.setdefault("YOLO_OFFLINE", "true")
 import torch
 
 from benchmarks.harness import machine, table
-from yolo_gradsafe import YOLO, GradSafe, port
+from yolo_gradsafe import YOLO, GradSafe, adapter
 from yolo_gradsafe.data import draw_detect, draw_pose
 from yolo_gradsafe.recovery.snapshot import Snapshot
 
@@ -64,7 +64,7 @@ def measure(model: str, folder: Path, epochs: int, device: str) -> list[object]:
     with (
         mock.patch.object(Snapshot, "take", taking.timed(Snapshot.take)),
         mock.patch.object(Snapshot, "finite", proving.timed(Snapshot.finite)),
-        port.without_integrations(),
+        adapter.without_integrations(),
     ):
         yolo = YOLO(model)
         yolo.train(

@@ -40,12 +40,12 @@ import yaml
 from ultralytics.utils import LOGGER
 
 from benchmarks.harness import machine, table
-from yolo_gradsafe import YOLO, GradSafe, port
+from yolo_gradsafe import YOLO, GradSafe, adapter
+from yolo_gradsafe.adapter.fault_target import FaultTarget
 from yolo_gradsafe.data import draw_detect
 from yolo_gradsafe.drill import faults
 from yolo_gradsafe.drill.faults.base import Fault, Undo
 from yolo_gradsafe.drill.schedule import Moment
-from yolo_gradsafe.port.injection import Patient
 from yolo_gradsafe.telemetry import RunPaths
 
 TENTHS = 10
@@ -105,7 +105,7 @@ class AtRandom(Fault):
         self.here = (moment.epoch, moment.batch)
         return self.random.random() < self.rate
 
-    def strike(self, patient: Patient, batch: dict[str, Any]) -> Undo | None:
+    def strike(self, patient: FaultTarget, batch: dict[str, Any]) -> Undo | None:
         """Let a fault of a random kind do its harm."""
         fault = self.random.choice(self.kinds)
         undo, self.fired = fault.strike(patient, batch), self.fired + 1
@@ -226,7 +226,7 @@ def train(steps: int, rate: float, folder: Path) -> Outcome:
         tensors = [*trainer.model.state_dict().values(), *trainer.ema.ema.state_dict().values()]
         final.append(all(bool(t.isfinite().all()) for t in tensors if t.is_floating_point()))
 
-    with port.without_integrations():
+    with adapter.without_integrations():
         YOLO(str(tiny)).train(
             data=str(data), epochs=epochs, imgsz=32, batch=2, nbs=2, workers=0, device="cpu", optimizer="SGD", lr0=1e-3,
             warmup_epochs=0, mosaic=0.0, close_mosaic=0, cache="ram", patience=epochs, plots=False, val=False,

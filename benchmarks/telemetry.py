@@ -25,7 +25,7 @@ import torch
 from benchmarks import recorders
 from benchmarks.harness import machine, medians, table
 from benchmarks.trainer import set_up
-from yolo_gradsafe.gradients import Meter, clip_by_norm_
+from yolo_gradsafe.gradients.norms import Meter, clip_by_norm_
 
 MAX_NORM = 10.0
 CLIP, METER = "stock's clip_grad_norm_, no record", "gradsafe's meter"

@@ -7,7 +7,7 @@ from typing import Any
 
 from ultralytics import RTDETR, YOLO
 
-from yolo_gradsafe import GradSafe, port
+from yolo_gradsafe import GradSafe, adapter
 from yolo_gradsafe.data import draw_detect, draw_pose
 
 __all__ = ["backward", "draw", "owner_of", "set_up"]
@@ -31,7 +31,7 @@ def set_up(model: str, optimizer: str, folder: Path, device: str, **options: Any
     args = {"data": str(draw(model, folder)), "imgsz": 64, "batch": 4, "nbs": 4, "device": device, "workers": 0}
     overrides = {**owner.overrides, **args, "model": model, "task": owner.task, "mode": "train", "lr0": 1e-6}
     overrides |= {"project": str(folder), "name": f"{Path(model).stem}-{optimizer}", "optimizer": optimizer}
-    with port.without_integrations():
+    with adapter.without_integrations():
         trainer = owner._smart_load("trainer")(overrides={**overrides, "plots": False}, _callbacks=owner.callbacks)
         trainer._setup_train()
     trainer.epoch = 0

@@ -6,7 +6,7 @@ from typing import Any
 from yolo_gradsafe import YOLO, GradSafe
 from yolo_gradsafe.clipping import Clip, Observation, register
 from yolo_gradsafe.data import draw_detect
-from yolo_gradsafe.gradients import Gradients, clip_by_norm_
+from yolo_gradsafe.gradients.norms import Gradients, clip_by_norm_
 
 
 @register("falling")

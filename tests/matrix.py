@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 TESTS = (
-    "tests/port",
+    "tests/adapter",
     "tests/test_guard.py",
     "tests/runs/test_crash.py",
     "tests/runs/test_tasks.py",

@@ -183,7 +183,7 @@ def test_gradsafe_takes_a_command_as_printed(as_printed, line):
 
 @pytest.mark.parametrize("line", dict.fromkeys(line for _, line in COMMANDS if not line.startswith("gradsafe ")))
 def test_other_commands_name_what_exists(workshop, line, monkeypatch):
-    from yolo_gradsafe import port
+    from yolo_gradsafe import adapter
 
     monkeypatch.chdir(workshop)
     program, *words = shlex.split(line, comments=True)
@@ -195,7 +195,7 @@ def test_other_commands_name_what_exists(workshop, line, monkeypatch):
         assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     elif program == "yolo":
         assert words[0] == "train"
-        assert port.parse_arguments(words[1:])["data"] in PAGES["docs/tutorial.md"]
+        assert adapter.parse_arguments(words[1:])["data"] in PAGES["docs/tutorial.md"]
     else:
         assert [program, *words[:1]] == ["pip", "install"]
         assert words[1].strip('"').split("[")[0] in {"yolo-gradsafe", ".", "ultralytics"}

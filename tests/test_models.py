@@ -52,7 +52,7 @@ def test_tune_says_that_it_takes_no_guard(monkeypatch):
     model, told = YOLO(DETECT), []
     with pytest.raises(ConfigError, match=r"tune\(\) takes no callbacks.*train\(callbacks=guard\)"):
         model.tune(callbacks=GradSafe(), iterations=1)
-    monkeypatch.setattr("yolo_gradsafe.models.port.warn", told.append)
+    monkeypatch.setattr("yolo_gradsafe.models.adapter.warn", told.append)
     monkeypatch.setattr(ultralytics.YOLO, "tune", lambda self, **kwargs: kwargs)
     assert model.tune(iterations=1) == {"iterations": 1}
     assert told == []

@@ -22,11 +22,11 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from yolo_gradsafe import port
+from yolo_gradsafe import adapter
 from yolo_gradsafe.config import Config, ConfigError, Source
+from yolo_gradsafe.error_boundary import ErrorBoundary
 from yolo_gradsafe.report.summary import Summary
 from yolo_gradsafe.session import Session
-from yolo_gradsafe.shield import Shield
 from yolo_gradsafe.step import GuardedStep
 
 __all__ = ["GradSafe"]
@@ -63,7 +63,7 @@ class GradSafe:
     @property
     def callbacks(self) -> dict[str, Callable[[Any], None]]:
         """The callbacks by event, in the form of Ultralytics' own integrations."""
-        return {event: getattr(self, event) for event in port.EVENTS}
+        return {event: getattr(self, event) for event in adapter.EVENTS}
 
     def attach(self, target: Target) -> Target:
         """Register the callbacks on a model or a trainer.
@@ -79,10 +79,10 @@ class GradSafe:
         Raises:
             TypeError: The target takes no callbacks.
         """
-        port.register(target, {event: [fn] for event, fn in self.callbacks.items()})
+        adapter.register(target, {event: [fn] for event, fn in self.callbacks.items()})
         if not any(known() is target for known in self._targets):
             self._targets.append(weakref.ref(target))
-        if port.is_set_up(target):
+        if adapter.is_set_up(target):
             self.on_pretrain_routine_end(target)
         return target
 
@@ -112,7 +112,7 @@ class GradSafe:
         for known in self._targets:
             attached = known()
             if attached is not None and target in (None, attached):
-                port.unregister(attached, {event: [fn] for event, fn in self.callbacks.items()})
+                adapter.unregister(attached, {event: [fn] for event, fn in self.callbacks.items()})
         self._targets = [known for known in self._targets if target is not None and known() not in (None, target)]
         for key, session in list(self._sessions.items()):
             if target is None or session.host.trainer is target:
@@ -125,13 +125,13 @@ class GradSafe:
         """Runs when model, optimizer, scaler, EMA and loaders exist: take the place of the trainer's step."""
         if isinstance(vars(trainer).get("optimizer_step"), GuardedStep):
             if id(trainer) not in self._sessions:
-                port.warn("this training is guarded already; the second guard stays out of it")
+                adapter.warn("this training is guarded already; the second guard stays out of it")
             return
-        with Shield(_report_start, let_pass=(ConfigError,))("guard this training; it runs as stock"):
+        with ErrorBoundary(_report_start, reraise=(ConfigError,))("guard this training; it runs as stock"):
             try:
-                host = port.Host(trainer)
-            except port.UnknownTrainer as error:
-                port.warn(f"{port.unknown(str(error))}: this training runs as stock, without a guard")
+                host = adapter.Host(trainer)
+            except adapter.UnsupportedTrainer as error:
+                adapter.warn(f"{adapter.unknown(str(error))}: this training runs as stock, without a guard")
                 return
             try:
                 with host.ranks.together():  # a guard on some of the ranks would wait for the others for ever
@@ -193,4 +193,4 @@ class GradSafe:
 
 
 def _report_start(place: str, trace: str) -> None:
-    port.complain(f"internal error: could not {place}\n{trace}")
+    adapter.complain(f"internal error: could not {place}\n{trace}")

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from yolo_gradsafe.adapter import Host
+from yolo_gradsafe.error_boundary import ErrorBoundary
 from yolo_gradsafe.forensics.culprit import Culprit
 from yolo_gradsafe.forensics.evidence import Saved
-from yolo_gradsafe.forensics.investigator import Investigator
-from yolo_gradsafe.forensics.window import BatchWindow
-from yolo_gradsafe.journal import Journal
-from yolo_gradsafe.port import Host
-from yolo_gradsafe.recovery.assessment import Assessment
+from yolo_gradsafe.forensics.investigator import FaultInvestigator
+from yolo_gradsafe.gradients.window import AccumulationWindow
+from yolo_gradsafe.incident_log import Journal
 from yolo_gradsafe.recovery.events import EventLog
-from yolo_gradsafe.shield import Shield
+from yolo_gradsafe.recovery.step_record import StepRecord
 from yolo_gradsafe.telemetry.schema import Verdict
 
 __all__ = ["Inquiry"]
@@ -54,11 +54,11 @@ class Inquiry:
     def __init__(
         self,
         host: Host,
-        investigator: Investigator,
-        window: BatchWindow,
+        investigator: FaultInvestigator,
+        window: AccumulationWindow,
         journal: Journal,
         log: EventLog,
-        shield: Shield,
+        shield: ErrorBoundary,
     ) -> None:
         self._host = host
         self._investigator = investigator
@@ -74,7 +74,7 @@ class Inquiry:
         with self._shield("note a batch's images"):
             self._window.name(batch)
 
-    def step(self, step: Assessment) -> None:
+    def step(self, step: StepRecord) -> None:
         """Find out what made a step bad, from its newest batch, and write it into the assessment."""
         sample, found = step.sample, None
         innocent = math.isfinite(sample.loss) and step.verdict is not Verdict.DIVERGING

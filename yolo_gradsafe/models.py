@@ -7,7 +7,7 @@ from typing import Any
 
 import ultralytics
 
-from yolo_gradsafe import port
+from yolo_gradsafe import adapter
 from yolo_gradsafe.config import ConfigError, nearest
 from yolo_gradsafe.guard import GradSafe
 
@@ -49,12 +49,12 @@ class _TakesCallbacks:
         Raises:
             ConfigError: An unknown event, or something that is no callback.
         """
-        added = [port.register(self, table) for table in _tables(callbacks)]
+        added = [adapter.register(self, table) for table in _tables(callbacks)]
         try:
             return super().train(trainer=trainer, **kwargs)  # type: ignore[misc]
         finally:
             for table in added:
-                port.unregister(self, table)
+                adapter.unregister(self, table)
 
     def tune(self, *args: Any, callbacks: Callbacks | None = None, **kwargs: Any) -> Any:
         """Search as ``ultralytics.YOLO.tune`` does: its trainings take no callbacks, hence no guard.
@@ -64,8 +64,8 @@ class _TakesCallbacks:
         """
         if callbacks is not None:
             raise ConfigError(_TUNE)
-        if port.carries_guard(self.callbacks):
-            port.warn(_TUNE)
+        if adapter.carries_guard(self.callbacks):
+            adapter.warn(_TUNE)
         return super().tune(*args, **kwargs)  # type: ignore[misc]
 
 
@@ -103,7 +103,7 @@ def _tables(callbacks: Callbacks | None) -> list[dict[str, list[Callback]]]:
 
 
 def _functions(event: str, given: Callback | Iterable[Callback]) -> list[Callback]:
-    events = port.all_events()
+    events = adapter.all_events()
     if event not in events:
         raise ConfigError(f"callbacks: unknown event {event!r}.{nearest(str(event), events)}")
     functions = [given] if callable(given) else list(given) if isinstance(given, Iterable) else []

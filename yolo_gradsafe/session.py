@@ -8,30 +8,30 @@ from datetime import datetime
 
 import torch
 
-from yolo_gradsafe import clipping, port
+from yolo_gradsafe import adapter, clipping
+from yolo_gradsafe.adapter import Host
 from yolo_gradsafe.config import Config
-from yolo_gradsafe.forensics.investigator import Investigator
-from yolo_gradsafe.forensics.window import BatchWindow
+from yolo_gradsafe.error_boundary import ErrorBoundary
+from yolo_gradsafe.forensics.investigator import FaultInvestigator
+from yolo_gradsafe.gradients.layer_groups import LayerGroups
+from yolo_gradsafe.gradients.update_ratio import UpdateRatioSampler
+from yolo_gradsafe.gradients.window import AccumulationWindow
+from yolo_gradsafe.incident_log import Journal
 from yolo_gradsafe.inquiry import Inquiry
-from yolo_gradsafe.journal import Journal
 from yolo_gradsafe.loggers.epoch import epoch_metrics
 from yolo_gradsafe.loggers.steps import StepLogger
-from yolo_gradsafe.port import Host
-from yolo_gradsafe.recovery.assessment import Assessment
 from yolo_gradsafe.recovery.events import EventLog
-from yolo_gradsafe.recovery.medic import TrainingStopped
+from yolo_gradsafe.recovery.manager import TrainingStopped
+from yolo_gradsafe.recovery.step_record import StepRecord
 from yolo_gradsafe.report import build
 from yolo_gradsafe.report.console import epoch_line, table
 from yolo_gradsafe.report.errors import ReportError
 from yolo_gradsafe.report.summary import Summary
-from yolo_gradsafe.resume import Memory
-from yolo_gradsafe.shield import Shield
-from yolo_gradsafe.stages import Grouping
+from yolo_gradsafe.state_registry import StateRegistry
 from yolo_gradsafe.step import GuardedStep
 from yolo_gradsafe.telemetry import Incident, Recorder, RunInfo, RunPaths
-from yolo_gradsafe.telemetry.epoch import EpochLog
-from yolo_gradsafe.telemetry.layers import LayerLog
-from yolo_gradsafe.updates import UpdateSampler
+from yolo_gradsafe.telemetry.epoch_log import EpochLog
+from yolo_gradsafe.telemetry.layer_log import LayerLog
 
 __all__ = ["Session"]
 
@@ -45,7 +45,7 @@ class Session:
     """
 
     def __init__(self, host: Host, config: Config) -> None:
-        if host.unlike:
+        if host.incompatibilities:
             config = _observing(config)
         self.host = host
         self.config = config
@@ -61,20 +61,20 @@ class Session:
         telemetry = config.telemetry
         self._recorder = (
             Recorder(
-                host.run, telemetry.flush_steps, telemetry.flush_seconds, host.resumed, host.epochs_done, port.warn
+                host.run, telemetry.flush_steps, telemetry.flush_seconds, host.resumed, host.epochs_done, adapter.warn
             )
             if host.is_main
             else None
         )
         self._journal = Journal(self._recorder)
-        self.shield = Shield(self._journal.fault, let_pass=(TrainingStopped,))
+        self.shield = ErrorBoundary(self._journal.fault, reraise=(TrainingStopped,))
         self._columns = telemetry.results_csv and host.accepts_columns(EpochLog().columns())
-        self._window = BatchWindow()
-        self._investigator = Investigator(host, config.forensics)
+        self._window = AccumulationWindow()
+        self._investigator = FaultInvestigator(host, config.forensics)
         self._log = EventLog()
         self._inquiry = Inquiry(host, self._investigator, self._window, self._journal, self._log, self.shield)
         parameters = host.named_parameters()
-        self._layers = LayerLog(Grouping([name for name, _ in parameters], host.layout))
+        self._layers = LayerLog(LayerGroups([name for name, _ in parameters], host.layout))
         self.step = GuardedStep(
             host,
             clipping.build(config.clip, host.stages()),
@@ -86,13 +86,13 @@ class Session:
             self._inquiry.step,
             self._inquiry.micro_batch,
             self._record,
-            UpdateSampler(parameters, self._layers.grouping, telemetry.update_ratio_steps),
+            UpdateRatioSampler(parameters, self._layers.grouping, telemetry.update_ratio_steps),
             steps=self._recorder.steps if self._recorder else 0,
         )
         self._step_logger: StepLogger | None = None
         if config.loggers.steps and host.is_main:
-            self._step_logger = StepLogger(config.loggers.every, port.active_loggers, port.warn)
-        self._memory = Memory(config.clip.mode, self.step, self._investigator)
+            self._step_logger = StepLogger(config.loggers.every, adapter.active_loggers, adapter.warn)
+        self._memory = StateRegistry(config.clip.mode, self.step, self._investigator)
         if host.resumed:
             self._memory.recall(RunPaths(host.run).state, host.epochs_done)
             self._memory.share(host.ranks)
@@ -107,17 +107,17 @@ class Session:
         host.watch_batches(self._inquiry.open, self._window.hold)
         if config.recovery.enabled:
             host.watch_validation(self._note_validation, self._rescue_validation)
-        port.log(f"{self._rule()}, recovery {'on' if config.recovery.enabled else 'off'}, records in {host.run}")
+        adapter.log(f"{self._rule()}, recovery {'on' if config.recovery.enabled else 'off'}, records in {host.run}")
         if host.has_muon and config.clip.mode != "none":
-            tell = port.log if config.clip == Config().clip else port.warn
+            tell = adapter.log if config.clip == Config().clip else adapter.warn
             tell("clipping does not limit the Muon part of MuSGD, whose size is the learning rate's alone: lower lr0")
         if self._recorder and config.forensics.check_data:
             with self.shield("check the data"):
                 self._check_data(self._recorder)
-        if host.unlike:
+        if host.incompatibilities:
             self._note_unlike()
         elif not self.step.stands_in:
-            port.warn("this trainer has an optimizer_step of its own: it is called as it is, but not for a bad step")
+            adapter.warn("this trainer has an optimizer_step of its own: it is called as it is, but not for a bad step")
 
     def _check_data(self, recorder: Recorder) -> None:
         """Warn of data that would make a loss NaN or a gradient explode."""
@@ -128,7 +128,7 @@ class Session:
             host.data, task=host.task, imgsz=host.image_size, batch=host.batch_size, single_cls=host.single_class
         )
         if health is not None and health.warning:
-            port.warn(health.warning)
+            adapter.warn(health.warning)
             recorder.files.attempt(recorder.paths.health, lambda: health.save(recorder.paths.health))
 
     def _rule(self) -> str:
@@ -150,7 +150,7 @@ class Session:
         self._epoch_told, self._noted = False, self._journal.noted
         if self._epoch_number == 0 and self.config.telemetry.results_csv:
             with self.shield("name W&B's axis"):
-                port.name_epoch_axis()
+                adapter.name_epoch_axis()
         if host.epoch == self._epoch_number:
             self.step.give_up_window()
             if self.config.recovery.enabled:
@@ -202,7 +202,7 @@ class Session:
             self._recorder.state(self._epoch_number, self._memory.gather())
         line = epoch_line(self._epoch_number, self._epoch.counts(), self._epoch.largest_norm())
         if line and self.config.report.console:
-            port.log(line)
+            adapter.log(line)
 
     def tell_epoch(self) -> None:
         """Show an epoch's numbers to what reads only ``trainer.metrics``; once, so not after the final validation."""
@@ -228,17 +228,17 @@ class Session:
     def _report(self, recorder: Recorder) -> None:
         """Write the report and show it; say what cannot be written."""
         if lost := recorder.files.lost + recorder.files.waiting:
-            port.warn(f"{lost} lines of the records could not be written")
+            adapter.warn(f"{lost} lines of the records could not be written")
         plot = self.config.report.plot and self.host.plots
         try:
             self.summary = build(self.host.run, plot=plot)
         except (OSError, ReportError) as error:
-            port.warn(f"the report could not be written: {error}")
+            adapter.warn(f"the report could not be written: {error}")
             return
         if plot:
             self.host.register_plot(recorder.paths.plot)
         if self.config.report.console:
-            port.log("stability summary\n" + table(self.summary))
+            adapter.log("stability summary\n" + table(self.summary))
 
     # Records --------------------------------------------------------------------------------------------------------
 
@@ -266,7 +266,7 @@ class Session:
 
         return settle_and_record
 
-    def _record(self, step: Assessment) -> None:
+    def _record(self, step: StepRecord) -> None:
         self._journal.step = self.step.steps
         if step.healthy:
             self._layers.observe(step.layers)
@@ -319,8 +319,11 @@ class Session:
 
     def _note_unlike(self) -> None:
         """Say and record, once, that this version is not known well enough to do anything to its training."""
-        seen, done = port.unknown("; ".join(self.host.unlike)), "this training runs as stock and is only observed"
-        port.warn(f"{seen}: {done}; nothing is clipped by an option, skipped or repaired")
+        seen, done = (
+            adapter.unknown("; ".join(self.host.incompatibilities)),
+            "this training runs as stock and is only observed",
+        )
+        adapter.warn(f"{seen}: {done}; nothing is clipped by an option, skipped or repaired")
         if self._recorder:
             self._recorder.incident(self._journal.incident("observe_only", seen, done))
 
@@ -351,7 +354,7 @@ def _run_info(host: Host) -> RunInfo:
         epochs=host.epochs,
         device=host.device,
         started=_now(),
-        environment=port.versions(),
+        environment=adapter.versions(),
     )
 
 

@@ -11,30 +11,30 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 
-from yolo_gradsafe.accord import Accord
+from yolo_gradsafe.adapter import Host
 from yolo_gradsafe.clipping import Clip, Clipper, Observation
-from yolo_gradsafe.forensics.window import BatchWindow
-from yolo_gradsafe.gradients import scaled_norm
-from yolo_gradsafe.measure import Measurement, Measurer
-from yolo_gradsafe.port import Host
-from yolo_gradsafe.recovery.assessment import Assessment
+from yolo_gradsafe.error_boundary import ErrorBoundary
+from yolo_gradsafe.gradients.layer_groups import LayerGroups
+from yolo_gradsafe.gradients.norms import scaled_norm
+from yolo_gradsafe.gradients.update_ratio import UpdateRatioSampler
+from yolo_gradsafe.gradients.window import AccumulationWindow
+from yolo_gradsafe.judge.batchnorm import BatchNormMonitor
+from yolo_gradsafe.judge.loss_trend import NO_SIGNAL, LossTrend
+from yolo_gradsafe.judge.vanishing import VanishingMonitor
+from yolo_gradsafe.judge.verdict import judge
+from yolo_gradsafe.measurement import Measurement, Measurer
+from yolo_gradsafe.rank_sync import RankSync
 from yolo_gradsafe.recovery.batchnorm import BatchNormShadow
 from yolo_gradsafe.recovery.events import EventLog
 from yolo_gradsafe.recovery.isolation import Isolation
+from yolo_gradsafe.recovery.loss_scale import ScaleKeeper
 from yolo_gradsafe.recovery.losses import ShownLosses
-from yolo_gradsafe.recovery.medic import Medic
+from yolo_gradsafe.recovery.manager import RecoveryManager
 from yolo_gradsafe.recovery.options import RecoveryOptions
-from yolo_gradsafe.recovery.restorer import Restorer
-from yolo_gradsafe.recovery.scale import ScaleKeeper
+from yolo_gradsafe.recovery.rollback import RollbackManager
 from yolo_gradsafe.recovery.snapshot import finite
-from yolo_gradsafe.recovery.spoilt import SpoiltStatistics
-from yolo_gradsafe.recovery.trend import CALM, Outlook
-from yolo_gradsafe.recovery.vanishing import Vanishing
-from yolo_gradsafe.recovery.verdict import judge
-from yolo_gradsafe.shield import Shield
-from yolo_gradsafe.stages import Grouping
+from yolo_gradsafe.recovery.step_record import StepRecord
 from yolo_gradsafe.telemetry.schema import Verdict
-from yolo_gradsafe.updates import UpdateSampler
 
 __all__ = ["GuardedStep"]
 
@@ -62,14 +62,14 @@ class GuardedStep:
         host: Host,
         clipper: Clipper,
         options: RecoveryOptions,
-        window: BatchWindow,
-        grouping: Grouping,
+        window: AccumulationWindow,
+        grouping: LayerGroups,
         log: EventLog,
-        shield: Shield,
-        investigate: Callable[[Assessment], None],
+        shield: ErrorBoundary,
+        investigate: Callable[[StepRecord], None],
         isolated: Callable[[], None],
-        record: Callable[[Assessment], None],
-        updates: UpdateSampler,
+        record: Callable[[StepRecord], None],
+        updates: UpdateRatioSampler,
         steps: int = 0,
     ) -> None:
         self.host = host
@@ -83,19 +83,19 @@ class GuardedStep:
         self.record = record
         self.updates = updates
         self._threshold = math.inf
-        self._statistics = SpoiltStatistics()
+        self._statistics = BatchNormMonitor()
         self.steps = steps
         self.stands_in = host.step_is_stock
         """False when the trainer's step is not stock's: it is then called as it is, or not at all."""
         self.batchnorm = BatchNormShadow(host.batchnorm_buffers())
         self.losses = ShownLosses(host)
         self._measurer = Measurer(host, window, self.batchnorm, self._statistics, updates)
-        self.restorer = Restorer(host, options, self.batchnorm, clipper, log)
-        self.medic = Medic(host, options, self.restorer, log)
+        self.restorer = RollbackManager(host, options, self.batchnorm, clipper, log)
+        self.medic = RecoveryManager(host, options, self.restorer, log)
         self.isolation = Isolation(host, window, self.batchnorm, self.losses, options.isolate, options.isolate_hold)
-        self.accord = Accord(host, shield, self.restorer, self.medic, clipper, self.isolation, log)
+        self.accord = RankSync(host, shield, self.restorer, self.medic, clipper, self.isolation, log)
         self._scale = ScaleKeeper(options.scale_floor, options.scale_hysteresis)
-        self.vanishing = Vanishing(grouping.stages)
+        self.vanishing = VanishingMonitor(grouping.stages)
 
     def __call__(self) -> None:
         """Take one optimizer step, or leave it."""
@@ -144,18 +144,18 @@ class GuardedStep:
             if not done:
                 self.isolation.reset()
 
-    def _look(self) -> tuple[Measurement, Outlook, bool]:
+    def _look(self) -> tuple[Measurement, LossTrend, bool]:
         """Measure, and say whether the step looks bad: on all ranks alike, with one message."""
         measured = self._measurer.measure(self.steps, self.stands_in, self.accord.opinion)
         self.accord.settle(measured.riding, self.steps - 1)
-        sample, outlook = measured.sample, CALM
+        sample, outlook = measured.sample, NO_SIGNAL
         healthy = sample.losses_finite and sample.grads_finite
         if healthy and self.options.enabled:
             self.isolation.healthy()
             outlook = self.medic.outlook(sample.image_loss, sample.grad_norm)
         return measured, outlook, not (healthy and sample.buffers_sound) or self.medic.suspects(outlook)
 
-    def _judge(self, measured: Measurement, outlook: Outlook) -> Assessment:
+    def _judge(self, measured: Measurement, outlook: LossTrend) -> StepRecord:
         """Give the verdict; only a step that looks bad costs more than the one read, and is collective."""
         sample, names = measured.sample, measured.gradients.names
         overflow = sample.grads_finite and not math.isfinite(sample.grad_norm)
@@ -180,7 +180,7 @@ class GuardedStep:
         )
         if verdict is Verdict.POISONED and healthy:
             verdict = self._statistics.verdict(measured.statistics_finite)
-        return Assessment(
+        return StepRecord(
             sample=sample,
             verdict=verdict,
             names=names,
@@ -195,7 +195,7 @@ class GuardedStep:
             update_ratios=measured.update_ratios,
         )
 
-    def _act(self, measured: Measurement, step: Assessment) -> Assessment:
+    def _act(self, measured: Measurement, step: StepRecord) -> StepRecord:
         """Do what the verdict asks for, up to the step itself."""
         enabled, routine = self.options.enabled, step.verdict is Verdict.AMP_OVERFLOW
         step.apply = routine or not enabled or step.harmless
@@ -230,7 +230,7 @@ class GuardedStep:
             self.losses.repair()
         return step
 
-    def _remedy(self, step: Assessment) -> str:
+    def _remedy(self, step: StepRecord) -> str:
         """Treat a bad step, and say in one sentence what was done about it."""
         if not self.options.enabled:
             return "observed only: recovery.enabled is off"
@@ -250,7 +250,7 @@ class GuardedStep:
             self.medic.stopped = ""  # else only the ranks that came that far would end
         return step.remedy
 
-    def _finish(self, step: Assessment | None, sick: bool) -> None:
+    def _finish(self, step: StepRecord | None, sick: bool) -> None:
         """Call the optimizer as stock does, or not at all.
 
         Args:
@@ -279,7 +279,7 @@ class GuardedStep:
                 scale = self._scale.overflow(step.sample.amp_scale, host.scale_backoff)
             host.apply(step.sample.grads_finite, step.lr_factor, scale)
 
-    def _look_after(self, step: Assessment) -> None:
+    def _look_after(self, step: StepRecord) -> None:
         """Count a step that did no harm: prove snapshots, take remedies back."""
         if not step.harmless or not self.options.enabled:
             return

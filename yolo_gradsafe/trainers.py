@@ -14,7 +14,7 @@ from copy import copy
 from importlib import import_module
 from typing import Any, ClassVar
 
-from yolo_gradsafe import port
+from yolo_gradsafe import adapter
 from yolo_gradsafe.clipping.options import ClipOptions
 from yolo_gradsafe.guard import GradSafe
 
@@ -36,7 +36,7 @@ class _Guarded:
         self.callbacks = copy(self.callbacks)
         for event, functions in self.callbacks.items():
             self.callbacks[event] = list(functions)
-        if not port.carries_guard(self.callbacks):
+        if not adapter.carries_guard(self.callbacks):
             self.gradsafe_guard.attach(self)
 
 
@@ -50,7 +50,7 @@ def guarded(base: type[Any], guard: GradSafe) -> type[Any]:
     Raises:
         TypeError: The base is no trainer class.
     """
-    if not port.is_trainer_class(base):
+    if not adapter.is_trainer_class(base):
         raise TypeError(f"expected a trainer class of Ultralytics, such as DetectionTrainer; got {base!r}")
     rules = [rule for rule in _rules(guard.config.clip) if rule is not None]
     if not all(map(_importable, [base, *rules])):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from yolo_gradsafe.clipping import Clip, Clipper, Observation, build
 from yolo_gradsafe.clipping.options import ClipOptions
-from yolo_gradsafe.gradients import Gradients, Meter, scaled_norm
+from yolo_gradsafe.gradients.norms import Gradients, Meter, scaled_norm
 
 ADAPTIVE = ("percentile", "zscore", "adagc", "auto")
 STAGES = {"a.weight": "backbone", "b.weight": "neck", "c.weight": "head.box", "d.weight": "head.class"}

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from yolo_gradsafe.clipping.robust import usual_range
 from yolo_gradsafe.clipping.shift import LevelShift
 from yolo_gradsafe.clipping.zscore import ZScoreBaseline
+from yolo_gradsafe.gradients.robust import usual_range
 
 NOTHING = (0.0, math.inf)
 

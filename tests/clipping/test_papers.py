@@ -9,7 +9,7 @@ import torch
 from tests.clipping.measured import clipper, feed, measure, step
 
 RNG = np.random.default_rng(7)
-CALM = RNG.uniform(8, 12, 25)
+NO_SIGNAL = RNG.uniform(8, 12, 25)
 WILD = np.exp(RNG.normal(np.log(10), 0.5, 300))
 
 
@@ -72,16 +72,16 @@ def zclip(warmup, norms, z=2.5, alpha=0.97):
 
 def test_zscore_is_zclip():
     rule = clipper(mode="zscore", warmup_steps=25, max_norm=1e9, patience=10**6, zscore={"sigma_floor": 0.0})
-    feed(rule, CALM)
+    feed(rule, NO_SIGNAL)
     clips = feed(rule, WILD)
     kept = [clip.scale * norm for clip, norm in zip(clips, WILD, strict=True)]
-    assert kept == pytest.approx(list(zclip(CALM, WILD)), rel=1e-4)
+    assert kept == pytest.approx(list(zclip(NO_SIGNAL, WILD)), rel=1e-4)
     assert sum(clip.scale < 1 for clip in clips) > 10
 
 
 def test_zscore_takes_the_papers_max_grad_norm_as_ceiling():
     rule = clipper(mode="zscore", warmup_steps=25, max_norm=1e9, ceiling=1.0)
-    feed(rule, CALM)
+    feed(rule, NO_SIGNAL)
     clip = step(rule, 9.0)
     assert clip.threshold == 1.0
     assert clip.scale == pytest.approx(1 / 9)
@@ -115,8 +115,8 @@ def test_adagc_is_the_papers():
 
 def test_auto_is_median_and_mad_of_the_logs():
     rule = clipper(mode="auto", warmup_steps=25, patience=10**6, auto={"window": 60, "deviations": 2.0})
-    feed(rule, CALM)
-    seen = list(CALM)
+    feed(rule, NO_SIGNAL)
+    seen = list(NO_SIGNAL)
     for norm in WILD:
         logs = np.log(seen[-60:])
         spread = max(1.4826 * np.median(np.abs(logs - np.median(logs))), 0.1)

@@ -56,7 +56,7 @@ def test_wrong_arguments_have_exit_code_2(tmp_path: Path, words: list[str], mess
 
 def test_the_check_needs_no_torch() -> None:
     code = (
-        "import sys, yolo_gradsafe.data, yolo_gradsafe.data.console;"
+        "import sys, yolo_gradsafe.data, yolo_gradsafe.data.health_table;"
         "assert not {'torch', 'ultralytics', 'polars', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

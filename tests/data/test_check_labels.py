@@ -146,7 +146,7 @@ def test_odd_names_are_data(tmp_path: Path) -> None:
     data = yolo_set(folder, dict.fromkeys(names, GOOD + "0 nan 0 0 0"))
     health = run_check(data)
     assert kinds(health) == {"label_nonfinite": len(names)}
-    from yolo_gradsafe.data.console import table
+    from yolo_gradsafe.data.health_table import table
 
     text = table(health)
     assert "\x1b" not in text

@@ -15,7 +15,7 @@ from ultralytics.data.utils import verify_image_label
 
 from tests.data.sets import TWO_POINTS, annotation, coco_set, coco_values, keypoint_categories, yolo_set
 from yolo_gradsafe.data import Health, PrepareError, prepare, run_check
-from yolo_gradsafe.data.console import table
+from yolo_gradsafe.data.health_table import table
 from yolo_gradsafe.data.read.labels import parse
 from yolo_gradsafe.data.read.source import Item, Layout
 

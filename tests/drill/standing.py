@@ -12,8 +12,8 @@ import ultralytics
 from torch import Tensor
 
 from tests.arm import DETECT
+from yolo_gradsafe.adapter.fault_target import FaultTarget
 from yolo_gradsafe.drill.faults import Fault
-from yolo_gradsafe.port.injection import Patient
 
 __all__ = ["Seen", "Standing"]
 
@@ -22,7 +22,7 @@ __all__ = ["Seen", "Standing"]
 class Seen:
     """What a batch came to."""
 
-    patient: Patient
+    target: FaultTarget
     batch: dict[str, Any]
     losses: Tensor
     items: list[float]
@@ -56,7 +56,7 @@ class Standing:
         self.trainer.scaler = torch.amp.GradScaler("cpu")
         self.trainer._model_train()
         self._raw = next(iter(self.trainer.train_loader))
-        self.patient = Patient(self.trainer)
+        self.target = FaultTarget(self.trainer)
         self._pass(None)
         self.trainer.optimizer_step()
         self._kept = self._copy()
@@ -72,14 +72,14 @@ class Standing:
             del self.trainer.preprocess_batch
             self.trainer.optimizer.zero_grad()
             with torch.no_grad():
-                for part, tensors in self.patient.state().items():
+                for part, tensors in self.target.state().items():
                     for name, tensor in tensors.items():
                         tensor.copy_(self._kept[part][name])
-            self.patient.scale.fill_(self._scaler["scale"])
+            self.target.scale.fill_(self._scaler["scale"])
 
     def traces(self) -> int:
         """Count the hooks that are left."""
-        model = self.patient.model
+        model = self.target.model
         hooks = [m._forward_hooks for m in model.modules()] + [p._backward_hooks or {} for p in model.parameters()]
         return sum(map(len, hooks))
 
@@ -89,9 +89,9 @@ class Standing:
         losses, items = trainer.model(batch)
         trainer.scaler.scale(losses.sum()).backward()
         rates = [group["lr"] for group in trainer.optimizer.param_groups]
-        gradients = [p.grad.clone() for p in self.patient.model.parameters() if p.grad is not None]
+        gradients = [p.grad.clone() for p in self.target.model.parameters() if p.grad is not None]
         seen = Seen(
-            self.patient,
+            self.target,
             batch,
             losses.detach(),
             [float(v) for v in (items.values() if isinstance(items, dict) else items)],
@@ -104,4 +104,4 @@ class Standing:
         return seen
 
     def _copy(self) -> dict[str, dict[str, Tensor]]:
-        return {part: {n: t.clone() for n, t in tensors.items()} for part, tensors in self.patient.state().items()}
+        return {part: {n: t.clone() for n, t in tensors.items()} for part, tensors in self.target.state().items()}

@@ -12,9 +12,9 @@ from torch import nn
 
 from tests.arm import DETECT, POSE
 from tests.forensics.lab import MODELS, digest_batch, fingerprint, planted
+from yolo_gradsafe.adapter.replay import Replay, composed, plain_batch
 from yolo_gradsafe.forensics.culprit import Culprit
 from yolo_gradsafe.forensics.diagnose import Cap, diagnose
-from yolo_gradsafe.port.replay import Replay, composed, plain_batch
 
 LAYER = "model.4.cv1.conv"
 OVERFLOW = 3e6

@@ -9,7 +9,7 @@ from tests.arm import Arm
 DIAGNOSE = """
 from ultralytics.utils.torch_utils import unwrap_model
 from yolo_gradsafe.forensics.diagnose import diagnose
-from yolo_gradsafe.port.replay import Replay, composed, plain_batch
+from yolo_gradsafe.adapter.replay import Replay, composed, plain_batch
 
 held, said = [], []
 

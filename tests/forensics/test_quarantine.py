@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tests.arm import DETECT, POSE
 from tests.forensics.lab import digest_batch
 from tests.forensics.test_slicing import collated
+from yolo_gradsafe.adapter.replay import Replay
 from yolo_gradsafe.forensics.culprit import Culprit
 from yolo_gradsafe.forensics.quarantine import Quarantine
-from yolo_gradsafe.port.replay import Replay
 
 
 def guilty(*images: str, proven: bool = True) -> Culprit:

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from tests.arm import DETECT
 from tests.forensics.lab import planted
+from yolo_gradsafe.adapter.replay import Replay
 from yolo_gradsafe.cli import app
 from yolo_gradsafe.forensics.diagnose import diagnose
 from yolo_gradsafe.forensics.evidence import Evidence
-from yolo_gradsafe.port.replay import Replay
 from yolo_gradsafe.telemetry import Incident, Recorder, RunInfo
 
 LAYER = "model.4.cv1.conv"

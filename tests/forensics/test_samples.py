@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.arm import DETECT, POSE
+from yolo_gradsafe.adapter.replay import Replay
 from yolo_gradsafe.forensics.samples import find_outliers, find_samples, label_fault, pixel_faults
-from yolo_gradsafe.port.replay import Replay
 
 
 def losses(replay):

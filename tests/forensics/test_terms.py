@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from yolo_gradsafe.forensics.layers import GradientSight, LayerSight
-from yolo_gradsafe.forensics.precision import backward_overflow, forward_overflow
+from yolo_gradsafe.forensics.activations import ActivationStats, GradientStats
+from yolo_gradsafe.forensics.overflow import backward_overflow, forward_overflow
 from yolo_gradsafe.forensics.terms import first_bad_term, outlying_term
 
 
-def sight(name: str, peak: float, finite: bool = True, inputs: bool = True) -> LayerSight:
-    return LayerSight(name, "Conv2d", peak, "float16", finite, inputs)
+def sight(name: str, peak: float, finite: bool = True, inputs: bool = True) -> ActivationStats:
+    return ActivationStats(name, "Conv2d", peak, "float16", finite, inputs)
 
 
 def test_the_first_term_that_is_not_finite():
@@ -36,8 +36,8 @@ def test_the_magnitude_is_that_of_the_same_run_in_fp32():
 
 
 def test_a_gradient_overflows_at_the_loss_scale():
-    low = [GradientSight("head", 900, True), GradientSight("neck", 65000, False)]
-    full = [GradientSight("head", 1, True), GradientSight("neck", 2, True)]
+    low = [GradientStats("head", 900, True), GradientStats("neck", 65000, False)]
+    full = [GradientStats("head", 1, True), GradientStats("neck", 2, True)]
     found = backward_overflow(low, full, 65536)
     assert (found.layer, found.magnitude) == ("neck", 131072)
     assert backward_overflow(full, full, 1) is None

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from yolo_gradsafe import port
-from yolo_gradsafe.port import loggers
+from yolo_gradsafe import adapter
+from yolo_gradsafe.adapter import loggers
 
 WANDB, INTEGRATION = "wandb", "ultralytics.utils.callbacks.wb"
 
@@ -47,15 +47,15 @@ def test_nothing_is_found_and_nothing_imported_where_no_logger_is_at_work(monkey
     for name in (WANDB, "mlflow", "ultralytics.utils.callbacks.tensorboard"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     before = set(sys.modules)
-    port.name_epoch_axis()
-    assert port.active_loggers() == []
+    adapter.name_epoch_axis()
+    assert adapter.active_loggers() == []
     assert set(sys.modules) == before
 
 
 def test_wandb_steps_are_rows_of_their_own_on_an_axis_of_their_own(run):
-    (sink,) = (sink for sink in port.active_loggers() if sink.name == "W&B")
+    (sink,) = (sink for sink in adapter.active_loggers() if sink.name == "W&B")
     sink.send({"gradsafe_steps/grad_norm": 2.0}, 40)
-    port.name_epoch_axis()
+    adapter.name_epoch_axis()
     assert run.rows == [({"gradsafe_steps/grad_norm": 2.0, "gradsafe_step": 40}, True)]
     assert run.axes == {"gradsafe_steps/*": "gradsafe_step", "gradsafe/*": "epoch"}
 
@@ -70,11 +70,11 @@ def named(trainer) -> None:
 
 def test_wandb_gets_no_steps_where_ultralytics_numbers_its_rows_by_the_epoch(run, monkeypatch, caplog):
     integration(monkeypatch, named)
-    assert [sink.name for sink in port.active_loggers()] == ["W&B"]
+    assert [sink.name for sink in adapter.active_loggers()] == ["W&B"]
     run.axes.clear()
     integration(monkeypatch, numbered)
-    port.name_epoch_axis()
-    assert port.active_loggers() == []
+    adapter.name_epoch_axis()
+    assert adapter.active_loggers() == []
     assert run.axes == {}
     assert "8.4.184" in caplog.text
 
@@ -85,7 +85,7 @@ def test_tensorboard_gets_a_scalar_a_name(tmp_path, monkeypatch):
 
     writer = tensorboard.SummaryWriter(str(tmp_path))
     monkeypatch.setitem(sys.modules, "ultralytics.utils.callbacks.tensorboard", types.SimpleNamespace(WRITER=writer))
-    (sink,) = port.active_loggers()
+    (sink,) = adapter.active_loggers()
     sink.send({"gradsafe_steps/norm/head.box": 2.0, "gradsafe_steps/loss": 1.0}, 40)
     sink.close()
     writer.close()
@@ -115,7 +115,7 @@ def curve(mlflow: types.ModuleType, run_id: str, name: str) -> list[tuple[int, f
 
 def test_mlflow_keeps_to_the_run_that_was_active_also_when_it_was_ended(mlflow):
     run_id = mlflow.active_run().info.run_id
-    (sink,) = port.active_loggers()
+    (sink,) = adapter.active_loggers()
     sink.send({"gradsafe_steps/norm/head.box": 2.0}, 10)
     mlflow.end_run()
     sink.send({"gradsafe_steps/norm/head.box": 3.0}, 20)
@@ -126,7 +126,7 @@ def test_mlflow_keeps_to_the_run_that_was_active_also_when_it_was_ended(mlflow):
 
 def test_a_run_that_is_gone_is_told_at_the_next_call(mlflow, tmp_path):
     run_id = mlflow.active_run().info.run_id
-    (sink,) = port.active_loggers()
+    (sink,) = adapter.active_loggers()
     mlflow.end_run()
     shutil.rmtree(tmp_path / "store" / "0" / run_id)
     sink.send({"gradsafe_steps/loss": 1.0}, 10)
@@ -138,7 +138,7 @@ def test_a_run_that_is_gone_is_told_at_the_next_call(mlflow, tmp_path):
 
 def test_a_server_that_does_not_answer_holds_nobody_up(mlflow, monkeypatch):
     monkeypatch.setattr(loggers, "_PATIENCE", 0.05)
-    (sink,) = port.active_loggers()
+    (sink,) = adapter.active_loggers()
     answer = threading.Event()
     sink._client = types.SimpleNamespace(log_batch=lambda run_id, metrics: answer.wait(60))
     started = time.monotonic()

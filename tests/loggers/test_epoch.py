@@ -8,9 +8,9 @@ from copy import copy
 
 import pytest
 
+from yolo_gradsafe.adapter import Host
 from yolo_gradsafe.loggers.epoch import epoch_metrics
-from yolo_gradsafe.port import Host
-from yolo_gradsafe.telemetry.epoch import EpochLog
+from yolo_gradsafe.telemetry.epoch_log import EpochLog
 
 
 def test_three_numbers_two_of_them_as_in_results_csv():

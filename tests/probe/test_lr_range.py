@@ -11,7 +11,7 @@ from yolo_gradsafe.probe.lr_range import find_divergence, judge_range, measure_r
 
 N = 60
 LRS = [1e-5 * 1e5 ** (i / (N - 1)) for i in range(N)]
-CALM = [20.0] * N
+NO_SIGNAL = [20.0] * N
 
 
 def bowl(low: float, steep: float = 2.0) -> list[float]:
@@ -30,12 +30,12 @@ def put(values: list[float], place: int, value: float) -> list[float]:
 @pytest.mark.parametrize(
     ("losses", "norms", "place", "word"),
     [
-        (put(bowl(1e-3), 50, math.nan), CALM, 50, "not finite"),
-        (put(bowl(1e-3), 0, math.nan), CALM, 0, "not finite"),
-        (bowl(1e-3), put(CALM, 40, math.inf), 40, "gradient"),
-        (put(bowl(1e-3), 45, 200.0), CALM, 45, "typical"),
-        ([*bowl(1e-3)[:45], *[40.0] * 15], CALM, 45, "lowest"),
-        ([10.0] * 40 + [16.0] * 20, CALM, 40, "first"),
+        (put(bowl(1e-3), 50, math.nan), NO_SIGNAL, 50, "not finite"),
+        (put(bowl(1e-3), 0, math.nan), NO_SIGNAL, 0, "not finite"),
+        (bowl(1e-3), put(NO_SIGNAL, 40, math.inf), 40, "gradient"),
+        (put(bowl(1e-3), 45, 200.0), NO_SIGNAL, 45, "typical"),
+        ([*bowl(1e-3)[:45], *[40.0] * 15], NO_SIGNAL, 45, "lowest"),
+        ([10.0] * 40 + [16.0] * 20, NO_SIGNAL, 40, "first"),
         (bowl(1e-3), [20.0] * 40 + [300.0] * 20, 40, "norm"),
     ],
 )
@@ -51,8 +51,8 @@ def test_planted_breakdowns_are_found(losses, norms, place, word):
 
 @pytest.mark.parametrize("losses", [bowl(1e-3), [10.0] * N, put(bowl(1e-2), 30, 25.0), put([10.0] * N, 20, 60.0)])
 def test_healthy_courses_do_not_break(losses):
-    assert find_divergence(losses, CALM) is None
-    assert judge_range(LRS, losses, CALM).lr_diverges is None
+    assert find_divergence(losses, NO_SIGNAL) is None
+    assert judge_range(LRS, losses, NO_SIGNAL).lr_diverges is None
 
 
 def test_norms_that_start_high_and_settle_are_fine():
@@ -61,14 +61,14 @@ def test_norms_that_start_high_and_settle_are_fine():
 
 @pytest.mark.parametrize("low", [1e-3, 1e-2])
 def test_the_suggestion_lies_where_the_loss_falls(low):
-    found = judge_range(LRS, bowl(low), CALM)
+    found = judge_range(LRS, bowl(low), NO_SIGNAL)
     assert found.lr_steepest == pytest.approx(low, rel=0.5)
     assert low / 10 <= found.lr_suggested <= low * 1.5
     assert found.descent == pytest.approx(0.6, abs=0.05)
 
 
 def test_no_learning_is_seen_as_such():
-    assert judge_range(LRS, [10.0] * N, CALM).descent < 0.03
+    assert judge_range(LRS, [10.0] * N, NO_SIGNAL).descent < 0.03
 
 
 def test_broken_from_the_first_step():

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from yolo_gradsafe.forensics.window import BatchWindow
+from yolo_gradsafe.gradients.window import AccumulationWindow
 from yolo_gradsafe.recovery.batchnorm import BatchNormShadow
 from yolo_gradsafe.recovery.isolation import Isolation
 
@@ -39,7 +39,7 @@ class Losses:
     def repair(self) -> None: ...
 
 
-def micro_batch(host: Host, isolation: Isolation, window: BatchWindow, gradient: float) -> bool:
+def micro_batch(host: Host, isolation: Isolation, window: AccumulationWindow, gradient: float) -> bool:
     """Add a micro-batch that is not the window's last; return whether it was bad, and take it out if so."""
     window.open(1, len(window.batches) + 1)
     added = torch.full((2,), gradient)
@@ -51,8 +51,8 @@ def micro_batch(host: Host, isolation: Isolation, window: BatchWindow, gradient:
     return bad
 
 
-def armed() -> tuple[Host, Isolation, BatchWindow]:
-    host, window = Host(), BatchWindow()
+def armed() -> tuple[Host, Isolation, AccumulationWindow]:
+    host, window = Host(), AccumulationWindow()
     return host, Isolation(host, window, BatchNormShadow([]), Losses(), "always", 10), window
 
 

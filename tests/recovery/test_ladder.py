@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from yolo_gradsafe.recovery.cause_probe import Cause
 from yolo_gradsafe.recovery.ladder import COOL_DOWN, Plan, Situation, plan
 from yolo_gradsafe.recovery.options import RecoveryOptions
-from yolo_gradsafe.recovery.trial import Cause
 from yolo_gradsafe.telemetry.schema import Verdict
 
 OPTIONS = RecoveryOptions()

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
+from yolo_gradsafe.recovery.loss_scale import ScaleKeeper
 from yolo_gradsafe.recovery.precision import PrecisionLadder
-from yolo_gradsafe.recovery.scale import ScaleKeeper
 
 RUNGS = ["fp16", "bf16", "fp32"]
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from yolo_gradsafe.recovery.ring import SnapshotRing
 from yolo_gradsafe.recovery.snapshot import Snapshot, within
+from yolo_gradsafe.recovery.snapshot_buffer import SnapshotBuffer
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -105,13 +105,13 @@ def test_the_drift_is_that_of_the_usual_matrix():
     assert snapshot.drift(live) == pytest.approx(0.5)
 
 
-def ring(live, trust: int = 3, slots: int = 3, share: float = 1.0) -> SnapshotRing:
-    made = SnapshotRing(lambda: live, lambda: {}, trust, share, slots)
+def ring(live, trust: int = 3, slots: int = 3, share: float = 1.0) -> SnapshotBuffer:
+    made = SnapshotBuffer(lambda: live, lambda: {}, trust, share, slots)
     made.begin(0)
     return made
 
 
-def walk(made: SnapshotRing, steps: range) -> list[bool]:
+def walk(made: SnapshotBuffer, steps: range) -> list[bool]:
     return [made.healthy(step) for step in steps]
 
 

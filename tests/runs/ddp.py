@@ -206,7 +206,7 @@ def main(spec: Path, out: Path) -> None:
 def train(training: Two, data: dict[str, str], folder: Path) -> Rank:
     """Train once, with what goes wrong if this is the rank for it."""
     from yolo_gradsafe import GradSafe
-    from yolo_gradsafe.port.injection import train_in
+    from yolo_gradsafe.adapter.fault_target import train_in
 
     found, rank = Rank(), int(os.environ["RANK"])
     arguments, callbacks = train_in(training.precision, "cpu")
@@ -316,7 +316,7 @@ def _watch(trainer: Any, found: Rank) -> None:
 
 def _examine(trainer: Any, found: Rank) -> None:
     """Look at what is left."""
-    from yolo_gradsafe.port.state import TrainingState
+    from yolo_gradsafe.adapter.state import TrainingState
 
     state = TrainingState(trainer)
     parts = {"weights": state.weights(), "optimizer": state.optimizer()}

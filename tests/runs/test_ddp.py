@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(OLD, reason="up to 8.4.88 rank 0's batch-norm st
 
 SHORT = {"epochs": 1}
 CLIP = "yolo_gradsafe.clipping.norm:NormClipper.clip_"
-TREAT = "yolo_gradsafe.recovery.medic:Medic.treat"
+TREAT = "yolo_gradsafe.recovery.manager:RecoveryManager.treat"
 TRAININGS = [
     Two("healthy"),
     Two("pixel", "poisonous-image", [1], guard={"forensics": {"quarantine": 1}}),

@@ -19,7 +19,7 @@ BROKEN = {
     "clipper": "import yolo_gradsafe.clipping.norm as m\n"
     "def broken(self, *_): raise ZeroDivisionError('planted')\n"
     "m.NormClipper.clip_ = broken",
-    "trend": "import yolo_gradsafe.recovery.trend as m\n"
+    "trend": "import yolo_gradsafe.judge.loss_trend as m\n"
     "def broken(self, *_): raise RuntimeError('planted')\n"
     "m.Trend.see = broken",
     "snapshots": "import yolo_gradsafe.recovery.snapshot as m\n"
@@ -28,7 +28,7 @@ BROKEN = {
     "data check": "import yolo_gradsafe.data as m\n"
     "def broken(*_, **__): raise RuntimeError('planted')\n"
     "m.quick_check = broken",
-    "meter": "import yolo_gradsafe.gradients as m\n"
+    "meter": "import yolo_gradsafe.gradients.norms as m\n"
     "def broken(self, *_): raise RuntimeError('planted')\n"
     "m.Meter.measure = broken",
 }
@@ -66,9 +66,9 @@ def test_a_folder_that_cannot_be_written_leaves_the_training_alone(train, drawn)
 
 def test_a_sample_that_cannot_be_read_costs_its_own_step_only(train, drawn):
     code = (
-        "import yolo_gradsafe.updates as m\n"
+        "import yolo_gradsafe.gradients.update_ratio as m\n"
         "def broken(self, values): raise RuntimeError('planted')\n"
-        "m.UpdateSampler.ratios = broken"
+        "m.UpdateRatioSampler.ratios = broken"
     )
     result = train(Arm(str(drawn["detect"]), guard={"telemetry": {"update_ratio_steps": 4}}, code=code))
     assert result.error == ""

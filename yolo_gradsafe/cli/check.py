@@ -35,9 +35,9 @@ def check(
     ] = None,
 ) -> None:
     """Check a data set before training."""
-    from yolo_gradsafe.data.console import table
     from yolo_gradsafe.data.findings import CheckError
     from yolo_gradsafe.data.health import run_check
+    from yolo_gradsafe.data.health_table import table
 
     with explained(CheckError, OSError), _progress() as progress:
         health = run_check(

@@ -105,10 +105,10 @@ def _recipe(words: list[str], quick: bool, model: str, data: str) -> Recipe:
 
     import torch
 
-    from yolo_gradsafe import port
+    from yolo_gradsafe import adapter
     from yolo_gradsafe.drill.case import FULL, QUICK
 
-    arguments = port.parse_arguments([f"{key}={value}" for key, value in pairs(words)])
+    arguments = adapter.parse_arguments([f"{key}={value}" for key, value in pairs(words)])
     if own := sorted({"model", "data", "optimizer", "amp", "seed", "project", "name"} & set(arguments)):
         raise ConfigError(
             f"'{own[0]}=': the drill sets it itself; see --model, --data, --optimizer, --precision, --out"
@@ -137,11 +137,11 @@ def _cases(scenarios: Any, tasks: Any, precisions: Any, optimizers: Any, named: 
 
 def _save(rows: list[Row], recipe: Recipe, out: Path) -> str:
     """Write ``drill.md`` and ``drill.json``, and return the table."""
-    from yolo_gradsafe import port
+    from yolo_gradsafe import adapter
     from yolo_gradsafe.drill.table import table
 
     text = table(rows)
-    values = {"versions": port.versions(), "recipe": asdict(recipe), "rows": [asdict(row) for row in rows]}
+    values = {"versions": adapter.versions(), "recipe": asdict(recipe), "rows": [asdict(row) for row in rows]}
     out.mkdir(parents=True, exist_ok=True)
     (out / "drill.md").write_text(text + "\n", encoding="utf-8")
     (out / "drill.json").write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")

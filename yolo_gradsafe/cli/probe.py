@@ -23,14 +23,14 @@ def probe(
     out: Annotated[Path | None, typer.Option(help="Folder of the result; a new runs/probe without it.")] = None,
 ) -> None:
     """Find out by experiment which clip value and learning rate a training wants."""
-    from yolo_gradsafe import port
+    from yolo_gradsafe import adapter
     from yolo_gradsafe.probe import run_probe
-    from yolo_gradsafe.probe.console import table
+    from yolo_gradsafe.probe.result_table import table
     from yolo_gradsafe.probe.run import OWN_WORDS
 
     with explained(SyntaxError, TypeError, ValueError, KeyError, FileNotFoundError, ConfigError):
         own = {key: parse_value(value) for key, value in pairs(context.args) if key in (*OWN_WORDS, "seed")}
         theirs = [word for word in context.args if word.partition("=")[0] not in own]
-        result = run_probe({**port.parse_arguments(theirs), **own}, out)
+        result = run_probe({**adapter.parse_arguments(theirs), **own}, out)
     typer.echo(table(result))
     typer.echo("\n" + result.to_yaml(), nl=False)

@@ -25,12 +25,12 @@ def train(context: typer.Context) -> None:
     with explained(ConfigError):
         Config.load(ours.get("source"), ours["overrides"])
 
-    from yolo_gradsafe import port
+    from yolo_gradsafe import adapter
     from yolo_gradsafe.guard import GradSafe
     from yolo_gradsafe.models import RTDETR, YOLO
 
     with explained(SyntaxError, TypeError, ValueError):
-        arguments = port.parse_arguments(theirs)
+        arguments = adapter.parse_arguments(theirs)
         if "model" not in arguments:
             raise SyntaxError("'model' is missing, e.g. model=yolo26n.pt")
     guard = GradSafe(ours.get("source"), **ours["overrides"])
@@ -41,13 +41,13 @@ def train(context: typer.Context) -> None:
     try:
         model.train(callbacks=guard, **arguments)
     except Exception as error:
-        port.warn(f"the training failed: {type(error).__name__}: {error}")
+        adapter.warn(f"the training failed: {type(error).__name__}: {error}")
         raise typer.Exit(FAILED) from error
 
 
 def _converted(arguments: dict[str, Any], task: str) -> dict[str, Any]:
     """Return the data YAML in place of COCO JSON; nothing where the data are no such."""
-    from yolo_gradsafe import port
+    from yolo_gradsafe import adapter
     from yolo_gradsafe.data.convert import PrepareError, is_coco, prepare
     from yolo_gradsafe.data.findings import CheckError
 
@@ -56,9 +56,9 @@ def _converted(arguments: dict[str, Any], task: str) -> dict[str, Any]:
     with explained(PrepareError, CheckError, OSError):
         prepared = prepare(arguments["data"], task)
     first, *others = prepared.notes
-    port.log(first if prepared.fresh else f"{first} (before; nothing has changed)")
+    adapter.log(first if prepared.fresh else f"{first} (before; nothing has changed)")
     for note in others:
-        port.warn(note)
+        adapter.warn(note)
     return {"data": str(prepared.data)}
 
 

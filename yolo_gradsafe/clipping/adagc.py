@@ -11,7 +11,7 @@ from yolo_gradsafe.clipping import state as check
 from yolo_gradsafe.clipping.base import NOT_CLIPPED, Clip, Observation
 from yolo_gradsafe.clipping.scaling import scale_, true_norms
 from yolo_gradsafe.clipping.shift import LevelShift
-from yolo_gradsafe.gradients import Gradients
+from yolo_gradsafe.gradients.norms import Gradients
 
 __all__ = ["AdaGCClipper"]
 

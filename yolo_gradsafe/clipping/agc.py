@@ -12,7 +12,7 @@ from torch import Tensor
 from yolo_gradsafe.clipping import state as check
 from yolo_gradsafe.clipping.base import NOT_CLIPPED, Clip, Observation
 from yolo_gradsafe.clipping.scaling import measured_scale
-from yolo_gradsafe.gradients import Gradients
+from yolo_gradsafe.gradients.norms import Gradients
 
 __all__ = ["AGCClipper"]
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from yolo_gradsafe.clipping.remembered import RememberedNorms
-from yolo_gradsafe.clipping.robust import usual_range
+from yolo_gradsafe.gradients.robust import usual_range
 
 __all__ = ["AutoBaseline"]
 

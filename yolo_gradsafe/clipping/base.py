@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from yolo_gradsafe.gradients import Gradients
+from yolo_gradsafe.gradients.norms import Gradients
 
 __all__ = ["NOT_CLIPPED", "Clip", "Clipper", "Observation"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from yolo_gradsafe.clipping import state as check
 from yolo_gradsafe.clipping.base import NOT_CLIPPED, Clip, Observation
-from yolo_gradsafe.gradients import Gradients, clip_by_norm_
+from yolo_gradsafe.gradients.norms import Gradients, clip_by_norm_
 
 __all__ = ["NormClipper"]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from yolo_gradsafe.clipping.base import Clip, Clipper, Observation
-from yolo_gradsafe.gradients import Gradients
+from yolo_gradsafe.gradients.norms import Gradients
 
 __all__ = ["PerImageClipper"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from yolo_gradsafe.clipping.remembered import RememberedNorms
-from yolo_gradsafe.clipping.robust import usual_range
+from yolo_gradsafe.gradients.robust import usual_range
 
 __all__ = ["PercentileBaseline"]
 

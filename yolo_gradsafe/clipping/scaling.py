@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from yolo_gradsafe.clipping.base import Observation
-from yolo_gradsafe.gradients import Gradients, scaled_norm
+from yolo_gradsafe.gradients.norms import Gradients, scaled_norm
 
 __all__ = ["measured_scale", "scale_", "true_norms"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from yolo_gradsafe.clipping import state as check
 from yolo_gradsafe.clipping.base import NOT_CLIPPED, Clip, Clipper, Observation
 from yolo_gradsafe.clipping.scaling import true_norms
-from yolo_gradsafe.gradients import Gradients
+from yolo_gradsafe.gradients.norms import Gradients
 
 __all__ = ["StagedClipper"]
 

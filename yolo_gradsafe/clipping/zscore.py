@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from yolo_gradsafe.clipping import state as check
-from yolo_gradsafe.clipping.robust import MAD_TO_SIGMA
+from yolo_gradsafe.gradients.robust import MAD_TO_SIGMA
 
 __all__ = ["ZScoreBaseline"]
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 import ultralytics
 
-from yolo_gradsafe import port
+from yolo_gradsafe import adapter
+from yolo_gradsafe.adapter.fault_target import FaultTarget, train_in
 from yolo_gradsafe.drill.case import REPORT, RUN, Arm, draw
 from yolo_gradsafe.drill.catalogue import find
 from yolo_gradsafe.drill.outcome import (
@@ -29,7 +30,6 @@ from yolo_gradsafe.drill.outcome import (
 )
 from yolo_gradsafe.drill.watch import Watch
 from yolo_gradsafe.guard import GradSafe
-from yolo_gradsafe.port.injection import Patient, train_in
 
 __all__ = ["main", "train"]
 
@@ -53,10 +53,10 @@ def train(arm: Arm) -> Outcome:
     if arm.guarded:
         GradSafe({"report": {"plot": False}}, **arm.options).attach(model)
     for table in (callbacks, fault.callbacks if fault else {}, watch.callbacks):  # in front of the others: below them
-        port.register(model, {event: [function] for event, function in table.items()})
+        adapter.register(model, {event: [function] for event, function in table.items()})
     outcome, started = Outcome(), time.monotonic()
     try:
-        with port.without_integrations():
+        with adapter.without_integrations():
             model.train(data=arm.data or str(draw(arm)), project=arm.folder, name=RUN, **{**arm.arguments, **precision})
     except Exception as error:
         outcome.error = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -68,17 +68,17 @@ def train(arm: Arm) -> Outcome:
     run = Path(arm.folder, RUN)
     outcome.nan_rows, outcome.verdicts = read_nan_rows(run / "results.csv"), read_verdicts(run)
     outcome.incidents = read_incidents(run)
-    if watch.patient and watch.epochs:
-        _examine(watch.patient, outcome)
+    if watch.target and watch.epochs:
+        _examine(watch.target, outcome)
     return outcome
 
 
-def _examine(patient: Patient, outcome: Outcome) -> None:
+def _examine(target: FaultTarget, outcome: Outcome) -> None:
     """Add what the trainer and its checkpoints hold at the end."""
-    outcome.not_finite = {part: count_bad(tensors.values()) for part, tensors in patient.state().items()}
-    for path in (patient.last, patient.best):
+    outcome.not_finite = {part: count_bad(tensors.values()) for part, tensors in target.state().items()}
+    for path in (target.last, target.best):
         outcome.not_finite[path.name] = inspect_checkpoint(path)
-    outcome.map50 = patient.accuracy if math.isfinite(patient.accuracy) else None
+    outcome.map50 = target.accuracy if math.isfinite(target.accuracy) else None
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from yolo_gradsafe import port
+from yolo_gradsafe import adapter
 from yolo_gradsafe.data import draw_detect, draw_pose
 from yolo_gradsafe.drill.faults import NaNPixel
 from yolo_gradsafe.guard import GradSafe
@@ -43,7 +43,7 @@ def run_demo(folder: Path) -> bool:
     for task, model, draw in (("detect", "yolo26n.yaml", draw_detect), ("pose", "yolo26n-pose.yaml", draw_pose)):
         data = draw(folder / "data" / task, train=64, val=16, size=128)
         guard, fault = GradSafe(task, report={"console": False}), NaNPixel(**_FAULT)
-        with port.without_integrations():
+        with adapter.without_integrations():
             metrics = YOLO(model).train(
                 data=str(data), project=str(folder), name=task, callbacks=[guard, fault.callbacks], **_SETTINGS
             )

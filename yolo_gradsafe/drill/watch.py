@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from yolo_gradsafe.adapter.fault_target import FaultTarget
 from yolo_gradsafe.drill.outcome import count_bad
-from yolo_gradsafe.port.injection import Patient
 
 __all__ = ["Watch"]
 
@@ -17,7 +17,7 @@ class Watch:
     """Counts epochs, calls of the optimizer, and steps that were undone."""
 
     def __init__(self) -> None:
-        self.patient: Patient | None = None
+        self.target: FaultTarget | None = None
         """The trainer, when there is one."""
         self.epochs: list[int] = []
         """Epochs in the order in which they were started."""
@@ -41,23 +41,23 @@ class Watch:
         }
 
     def _begin(self, trainer: Any) -> None:
-        self.patient = Patient(trainer)
-        self.patient.optimizer.register_step_post_hook(self._count)
+        self.target = FaultTarget(trainer)
+        self.target.optimizer.register_step_post_hook(self._count)
 
     def _begin_epoch(self, _trainer: Any) -> None:
-        if self.patient:
-            self.epochs.append(self.patient.epoch)
+        if self.target:
+            self.epochs.append(self.target.epoch)
 
     def _count(self, *_: Any) -> None:
         self.applied += 1
 
     def _compare(self, _trainer: Any) -> None:
-        if self.patient:
-            updates = self.patient.ema_updates
+        if self.target:
+            updates = self.target.ema_updates
             self.rolled_back += max(0, self._updates - updates)
             self._updates = updates
 
     def _look_at_save(self, _trainer: Any) -> None:
-        if self.patient:
+        if self.target:
             most = torch.finfo(torch.float16).max
-            self.spoiled_saves += count_bad(self.patient.state()["ema"].values(), most) > 0
+            self.spoiled_saves += count_bad(self.target.state()["ema"].values(), most) > 0

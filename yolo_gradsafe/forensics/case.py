@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from yolo_gradsafe.adapter.replay import Replay, ReplayResult
+from yolo_gradsafe.forensics.activations import ActivationHooks, activation_hooks
 from yolo_gradsafe.forensics.culprit import Culprit
-from yolo_gradsafe.forensics.layers import Taps, tapped
 from yolo_gradsafe.forensics.samples import label_fault
 from yolo_gradsafe.forensics.search import Budget
 from yolo_gradsafe.forensics.slicing import image_name, images_in
-from yolo_gradsafe.port.replay import Outcome, Replay
 
 __all__ = ["Case"]
 
@@ -39,16 +39,16 @@ class Case:
         """What could not be found out, and what is odd but no cause."""
         self._budget = budget
 
-    def watch(self, batch: Mapping[str, Any], precision: str) -> Taps | None:
+    def watch(self, batch: Mapping[str, Any], precision: str) -> ActivationHooks | None:
         """Run a batch under watch; None for a compiled model."""
         if self.replay.compiled:
             self.notes.append("the layers were not looked into: the model is compiled")
             return None
-        with tapped(self.replay.model) as taps:
+        with activation_hooks(self.replay.model) as hooks:
             self.run(batch, precision)
-        return taps
+        return hooks
 
-    def run(self, batch: Mapping[str, Any], precision: str | None = None) -> Outcome:
+    def run(self, batch: Mapping[str, Any], precision: str | None = None) -> ReplayResult:
         """Run a batch, with its backward pass where gradients are the matter.
 
         Raises:

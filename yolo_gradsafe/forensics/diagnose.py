@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from yolo_gradsafe.adapter.replay import Replay, ReplayResult
+from yolo_gradsafe.forensics.activations import bad_state, first_bad, first_bad_gradient
 from yolo_gradsafe.forensics.case import Case
 from yolo_gradsafe.forensics.culprit import Culprit
-from yolo_gradsafe.forensics.layers import bad_state, first_bad, first_bad_gradient
-from yolo_gradsafe.forensics.precision import Overflow, backward_overflow, forward_overflow
+from yolo_gradsafe.forensics.overflow import Overflow, backward_overflow, forward_overflow
 from yolo_gradsafe.forensics.samples import find_failing, find_outliers, pixel_faults
 from yolo_gradsafe.forensics.search import Budget
 from yolo_gradsafe.forensics.slicing import images_in, pick
 from yolo_gradsafe.forensics.terms import first_bad_term, outlying_term
-from yolo_gradsafe.port.replay import Outcome, Replay
 
 __all__ = ["Cap", "diagnose"]
 
@@ -52,8 +52,8 @@ def diagnose(
         gradients_bad: Whether the gradients were not finite although the loss was.
         outlier: Look for what is far out of range when everything is finite.
         medians: What each loss item usually is, by name.
-        composite: What the loader may have composed images with; see ``port.replay.composed``.
-        plain: Loads one image alone, without augmentation; see ``port.replay.plain_batch``.
+        composite: What the loader may have composed images with; see ``adapter.replay.composed``.
+        plain: Loads one image alone, without augmentation; see ``adapter.replay.plain_batch``.
         cap: What it may cost.
     """
     case = _Questions(replay, batch, gradients_bad, tuple(composite), Budget(cap.seconds, cap.evaluations))
@@ -154,12 +154,12 @@ class _Questions(Case):
         return culprit
 
     def _first_layer(self, culprit: Culprit, batch: Mapping[str, Any]) -> Culprit:
-        taps = self.watch(batch, "fp32")
-        if taps is None:
+        hooks = self.watch(batch, "fp32")
+        if hooks is None:
             return culprit
-        if (bad := first_bad(taps.sights())) is not None:
+        if (bad := first_bad(hooks.forward_stats())) is not None:
             return replace(culprit, cause="activations", layer=bad.name or "the model", magnitude=bad.peak)
-        if self.backward and (back := first_bad_gradient(taps.gradients())) is not None:
+        if self.backward and (back := first_bad_gradient(hooks.gradient_stats())) is not None:
             return replace(culprit, layer=back.name or "the model", magnitude=back.peak)
         return culprit
 
@@ -168,9 +168,9 @@ class _Questions(Case):
         if low is None or full is None:
             return None
         if self.backward:
-            return backward_overflow(low.gradients(), full.gradients(), self.replay.amp_scale)
-        return forward_overflow(low.sights(), full.sights())
+            return backward_overflow(low.gradient_stats(), full.gradient_stats(), self.replay.amp_scale)
+        return forward_overflow(low.forward_stats(), full.forward_stats())
 
 
-def _losses(outcome: Outcome) -> dict[str, float]:
+def _losses(outcome: ReplayResult) -> dict[str, float]:
     return {**outcome.items, "total": outcome.total}

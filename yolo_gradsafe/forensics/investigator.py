@@ -9,19 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from yolo_gradsafe.adapter import Host
 from yolo_gradsafe.forensics.culprit import Culprit
 from yolo_gradsafe.forensics.diagnose import diagnose
 from yolo_gradsafe.forensics.evidence import Evidence, Saved
 from yolo_gradsafe.forensics.options import ForensicsOptions
 from yolo_gradsafe.forensics.quarantine import Quarantine
-from yolo_gradsafe.port import Host
 
-__all__ = ["Investigator"]
+__all__ = ["FaultInvestigator"]
 
 _REMEMBERED = 50
 
 
-class Investigator:
+class FaultInvestigator:
     """Works on this rank's batches alone; nothing in it is collective.
 
     Args:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yolo_gradsafe.adapter.replay import Replay, ReplayResult
+from yolo_gradsafe.adapter.weights import load_for_loss
+from yolo_gradsafe.forensics.activations import ActivationStats, activation_hooks
 from yolo_gradsafe.forensics.archive import load_batch
 from yolo_gradsafe.forensics.culprit import Culprit
 from yolo_gradsafe.forensics.diagnose import Cap, diagnose
-from yolo_gradsafe.forensics.layers import LayerSight, tapped
-from yolo_gradsafe.port.replay import Outcome, Replay
-from yolo_gradsafe.port.weights import load_for_loss
 
 __all__ = ["Rerun", "layer_table", "rerun"]
 
@@ -28,9 +28,9 @@ class Rerun:
     """What the training's own diagnosis came to."""
     culprit: Culprit
     """What this one does."""
-    outcome: Outcome
+    outcome: ReplayResult
     """The losses, in the precision of the fault."""
-    layers: list[LayerSight]
+    layers: list[ActivationStats]
     """The model's layers in their order, and the culprit where it is within one."""
 
     @property
@@ -68,15 +68,15 @@ def rerun(archive: Path, weights: str, device: str = "cpu", cap: Cap | None = No
         cap=cap or Cap(seconds=600.0, evaluations=1000),
     )
     try:
-        with tapped(model) as taps:
+        with activation_hooks(model) as hooks:
             outcome = replay.run(batch)
     except Exception as error:
         raise ValueError(f"the batch does not fit {weights}: {type(error).__name__}: {error}") from error
-    layers = [s for s in taps.sights() if _STAGE.fullmatch(s.name) or (s.name and s.name == culprit.layer)]
+    layers = [s for s in hooks.forward_stats() if _STAGE.fullmatch(s.name) or (s.name and s.name == culprit.layer)]
     return Rerun(recorded, culprit, outcome, layers)
 
 
-def layer_table(layers: list[LayerSight]) -> str:
+def layer_table(layers: list[ActivationStats]) -> str:
     """Return the layers as text, a line each."""
     rows = [("layer", "kind", "output", "largest", "finite")]
     rows += [(s.name, s.kind, s.dtype, f"{s.peak:.3g}", "yes" if s.finite else "NO") for s in layers]

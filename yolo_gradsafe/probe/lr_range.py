@@ -34,23 +34,23 @@ SAFETY = 10.0
 Array = npt.NDArray[np.float64]
 
 
-def measure_range(bench: Trainable, steps: int, seed: int, tick: Callable[[], None]) -> LrRange:
+def measure_range(trainer: Trainable, steps: int, seed: int, tick: Callable[[], None]) -> LrRange:
     """Train with a growing learning rate until something breaks, and judge the course.
 
     Args:
-        bench: What is trained; it starts from its initial weights.
+        trainer: What is trained; it starts from its initial weights.
         steps: Optimizer steps from the lowest to the highest learning rate, at least 20.
         seed: Seed of the images' augmentation.
         tick: Called after each step that was planned, also after those that a breakdown made needless.
     """
-    bench.reset(seed)
+    trainer.reset(seed)
     lrs: list[float] = []
     losses: list[float] = []
     norms: list[float] = []
     for i in range(steps):
         if find_divergence(losses, norms) is None:
             lrs.append(LOWEST * (HIGHEST / LOWEST) ** (i / (steps - 1)))
-            step = train_step(bench, lrs[-1])
+            step = train_step(trainer, lrs[-1])
             losses.append(step.loss)
             norms.append(step.norm)
         tick()

@@ -22,25 +22,27 @@ WARMUP = 8
 WORSE = 1.1
 
 
-def measure_norms(bench: Trainable, lr: float, steps: int, batches: int, seed: int, tick: Callable[[], None]) -> Norms:
+def measure_norms(
+    trainer: Trainable, lr: float, steps: int, batches: int, seed: int, tick: Callable[[], None]
+) -> Norms:
     """Train for some steps and look at their norms.
 
     Args:
-        bench: What is trained; it starts from its initial weights and keeps those it ends with.
+        trainer: What is trained; it starts from its initial weights and keeps those it ends with.
         lr: Learning rate after warm-up.
         steps: Optimizer steps that count.
         batches: Batches a step.
         seed: Seed of the images' augmentation.
         tick: Called after each warm-up step, and as often as a step has batches after each other step.
     """
-    bench.reset(seed)
+    trainer.reset(seed)
     before = []
     for i in range(WARMUP):
-        before.append(train_step(bench, lr * i / WARMUP).loss)
+        before.append(train_step(trainer, lr * i / WARMUP).loss)
         tick()
     seen = []
     for _ in range(steps):
-        seen.append(train_step(bench, lr, batches))
+        seen.append(train_step(trainer, lr, batches))
         for _ in range(batches):
             tick()
     return distribution(before, seen, lr, batches)

@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from yolo_gradsafe import port
-from yolo_gradsafe.port.bench import Bench, fresh_folder, progress, unchanged
+from yolo_gradsafe import adapter
+from yolo_gradsafe.adapter.probe_trainer import ProbeTrainer, fresh_folder, progress, unchanged
 from yolo_gradsafe.probe import plot
 from yolo_gradsafe.probe.advice import advise, first_lr, headline
 from yolo_gradsafe.probe.figures import rounded
@@ -68,25 +68,25 @@ def probe(
         raise ProbeError(f"expected range_steps >= 20 and norm_steps >= 1, got {range_steps} and {norm_steps}")
     started = time.perf_counter()
     with unchanged(), TemporaryDirectory(prefix="gradsafe-probe-") as folder:
-        bench = Bench(model, data, Path(folder), seed, train_args)
-        setup = _setup(bench, model, data, seed, train_args)
-        steps = norm_steps or default_norm_steps(bench.accumulate)
-        bar = progress(range_steps + WARMUP + steps * bench.accumulate + 4)
+        trainer = ProbeTrainer(model, data, Path(folder), seed, train_args)
+        setup = _setup(trainer, model, data, seed, train_args)
+        steps = norm_steps or default_norm_steps(trainer.accumulate)
+        bar = progress(range_steps + WARMUP + steps * trainer.accumulate + 4)
 
         def tick() -> None:
             bar.update(1)
 
         def look() -> Any:
             tick()
-            return bench.forward()
+            return trainer.forward()
 
-        bench.reset(seed)
-        init = measure_init(bench.model, look)
-        extremes = measure_extremes(bench.model, look)
-        lr_range = measure_range(bench, range_steps, seed, tick)
-        norms = _try_rates(bench, first_lr(lr_range, bench.lr0), steps, seed, bar)
+        trainer.reset(seed)
+        init = measure_init(trainer.model, look)
+        extremes = measure_extremes(trainer.model, look)
+        lr_range = measure_range(trainer, range_steps, seed, tick)
+        norms = _try_rates(trainer, first_lr(lr_range, trainer.lr0), steps, seed, bar)
         for _ in range(2):  # on the weights that the steps have left
-            measure_extremes(bench.model, look, extremes)
+            measure_extremes(trainer.model, look, extremes)
         bar.close()
         headroom = judge_headroom(extremes)
     advice = advise(setup, init, lr_range, norms, headroom)
@@ -133,32 +133,32 @@ def default_norm_steps(accumulate: int) -> int:
     return max(20, min(60, 96 // accumulate))
 
 
-def _try_rates(bench: Bench, lr: float, steps: int, seed: int, bar: Any) -> Norms:
+def _try_rates(trainer: ProbeTrainer, lr: float, steps: int, seed: int, bar: Any) -> Norms:
     """Take the norms at the first learning rate that holds."""
     tick: Callable[[], None] = lambda: bar.update(1)  # noqa: E731
-    norms = measure_norms(bench, lr, steps, bench.accumulate, seed, tick)
+    norms = measure_norms(trainer, lr, steps, trainer.accumulate, seed, tick)
     for _ in range(TRIES - 1):
         if norms.held:
             break
-        bar.total += WARMUP + steps * bench.accumulate
+        bar.total += WARMUP + steps * trainer.accumulate
         lr = rounded(lr / 3)
-        norms = measure_norms(bench, lr, steps, bench.accumulate, seed, tick)
+        norms = measure_norms(trainer, lr, steps, trainer.accumulate, seed, tick)
     return norms
 
 
-def _setup(bench: Bench, model: str, data: str, seed: int, arguments: dict[str, Any]) -> Setup:
+def _setup(trainer: ProbeTrainer, model: str, data: str, seed: int, arguments: dict[str, Any]) -> Setup:
     return Setup(
         model=model,
         data=data,
-        task=bench.task,
-        optimizer=bench.optimizer_name,
+        task=trainer.task,
+        optimizer=trainer.optimizer_name,
         optimizer_auto=str(arguments.get("optimizer", "auto")) == "auto",
-        lr0=bench.lr0,
-        batch=bench.batch_size,
-        accumulate=bench.accumulate,
-        imgsz=bench.image_size,
-        device=bench.device,
+        lr0=trainer.lr0,
+        batch=trainer.batch_size,
+        accumulate=trainer.accumulate,
+        imgsz=trainer.image_size,
+        device=trainer.device,
         seed=seed,
         arguments={name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()},
-        environment=port.versions(),
+        environment=adapter.versions(),
     )

@@ -16,7 +16,7 @@ STOCK_MAX_NORM = 10.0
 
 
 class Trainable(Protocol):
-    """What the experiments need of a trainer; ``port.bench.Bench`` is the real one."""
+    """What the experiments need of a trainer; ``adapter.trainer.ProbeTrainer`` is the real one."""
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters that are clipped together."""
@@ -56,11 +56,11 @@ class Step:
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
-def train_step(bench: Trainable, lr: float, batches: int = 1, max_norm: float = STOCK_MAX_NORM) -> Step:
+def train_step(trainer: Trainable, lr: float, batches: int = 1, max_norm: float = STOCK_MAX_NORM) -> Step:
     """Sum the gradients of some batches, clip them, and step: stock's step, without AMP and EMA.
 
     Args:
-        bench: What is trained.
+        trainer: What is trained.
         lr: Learning rate.
         batches: Batches to accumulate; like stock, their gradients are summed, not averaged.
         max_norm: Norm to clip at.
@@ -68,13 +68,13 @@ def train_step(bench: Trainable, lr: float, batches: int = 1, max_norm: float = 
     Note:
         Synchronises twice.
     """
-    bench.set_lr(lr)
+    trainer.set_lr(lr)
     losses, images = [], 0
     for _ in range(batches):
-        loss, count = bench.forward()
+        loss, count = trainer.forward()
         loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
         images += count
-    norm = torch.nn.utils.clip_grad_norm_(bench.parameters(), max_norm=max_norm)
-    bench.step()
+    norm = torch.nn.utils.clip_grad_norm_(trainer.parameters(), max_norm=max_norm)
+    trainer.step()
     return Step(float(torch.stack(losses).sum()) / images, float(norm), images)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolo_gradsafe.forensics.window import BatchWindow
-from yolo_gradsafe.port import Host
+from yolo_gradsafe.adapter import Host
+from yolo_gradsafe.gradients.window import AccumulationWindow
 from yolo_gradsafe.recovery.batchnorm import BatchNormShadow
 from yolo_gradsafe.recovery.losses import ShownLosses
 
@@ -34,7 +34,7 @@ class Isolation:
     def __init__(
         self,
         host: Host,
-        window: BatchWindow,
+        window: AccumulationWindow,
         batchnorm: BatchNormShadow,
         losses: ShownLosses,
         armed: str,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from yolo_gradsafe.recovery.cause_probe import Cause
 from yolo_gradsafe.recovery.options import RecoveryOptions
-from yolo_gradsafe.recovery.trial import Cause
 from yolo_gradsafe.telemetry.schema import Verdict
 
 __all__ = ["COOL_DOWN", "Plan", "Situation", "plan"]

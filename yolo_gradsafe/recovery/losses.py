@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from yolo_gradsafe.port import Host
+from yolo_gradsafe.adapter import Host
 
 __all__ = ["ShownLosses"]
 

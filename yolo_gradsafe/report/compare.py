@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 
 from yolo_gradsafe.report.beside import read_arguments, read_results
-from yolo_gradsafe.report.facts import flat
-from yolo_gradsafe.report.occasions import troubles
+from yolo_gradsafe.report.figures import flat
+from yolo_gradsafe.report.incident_groups import troubles
 from yolo_gradsafe.report.records import locate, read_steps
 from yolo_gradsafe.report.summarize import summarize
 from yolo_gradsafe.report.summary import Summary

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from yolo_gradsafe.telemetry.schema import Verdict
 
 if TYPE_CHECKING:
-    from yolo_gradsafe.report.occasions import Occasion
+    from yolo_gradsafe.report.incident_groups import IncidentGroup
     from yolo_gradsafe.report.parts import Advice
     from yolo_gradsafe.report.summary import Summary
 
@@ -72,9 +72,9 @@ def _rows(summary: Summary) -> Iterator[tuple[str, Iterable[str]]]:
     if amp.enabled:
         yield "AMP", list(_amp(summary))
     if summary.incidents:
-        from yolo_gradsafe.report.occasions import occasions
+        from yolo_gradsafe.report.incident_groups import incident_groups
 
-        yield "incidents", list(_incidents(occasions(summary.incidents)))
+        yield "incidents", list(_incidents(incident_groups(summary.incidents)))
     if summary.advice:
         yield "advice", [line for advice in summary.advice for line in _advice(advice)]
     if summary.files:
@@ -93,7 +93,7 @@ def _advice(advice: Advice) -> Iterator[str]:
     yield from (f"  {shown(text)}" for text in (advice.options, advice.arguments, advice.command) if text)
 
 
-def _incidents(found: list[Occasion]) -> Iterator[str]:
+def _incidents(found: list[IncidentGroup]) -> Iterator[str]:
     for occasion in found[:MOST_INCIDENTS]:
         incident = occasion.main
         yield f"epoch {incident.epoch}, batch {incident.batch}, step {incident.step}: {shown(incident.message)}"

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from yolo_gradsafe.report.console import shown
-from yolo_gradsafe.report.occasions import occasions
+from yolo_gradsafe.report.incident_groups import incident_groups
 from yolo_gradsafe.report.page.cards import LABELS, label
 from yolo_gradsafe.report.records import locate, read_steps
 from yolo_gradsafe.report.summarize import summarize
@@ -88,7 +88,7 @@ class View:
         return text.append(f", {amp.overflows:,} AMP overflows" if amp.overflows else "")
 
     def _incidents(self) -> Iterator[Text]:
-        found = occasions(self.summary.incidents)
+        found = incident_groups(self.summary.incidents)
         if not found:
             return
         yield Text()

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import PureWindowsPath
 
 from yolo_gradsafe.report.console import shown
-from yolo_gradsafe.report.facts import about, figures
-from yolo_gradsafe.report.occasions import Occasion, occasions
+from yolo_gradsafe.report.figures import about, figures
+from yolo_gradsafe.report.incident_groups import IncidentGroup, incident_groups
 from yolo_gradsafe.report.page.cards import label
 from yolo_gradsafe.report.summary import Summary
 
@@ -40,7 +40,7 @@ def _lines(summary: Summary) -> Iterator[str]:
     for advice in summary.advice:
         yield f"- **{_plain(advice.title)}** {_plain(advice.evidence)}"
         yield from (f"  `{_code(text)}`" for text in (advice.options, advice.arguments, advice.command) if text)
-    found = occasions(summary.incidents)
+    found = incident_groups(summary.incidents)
     if found:
         yield "\n### Incidents\n"
         yield "| Epoch | Batch | Step | What | Images | Done |"
@@ -50,7 +50,7 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield f"\nand {len(found) - MOST} more in `stability/incidents.jsonl`"
 
 
-def _incident(occasion: Occasion) -> str:
+def _incident(occasion: IncidentGroup) -> str:
     main = occasion.main
     seen = f"{label(main.kind)}: {main.message}" + f" ({main.culprit})" * bool(main.culprit)
     names = ", ".join(PureWindowsPath(image).name for image in main.images[:IMAGES])

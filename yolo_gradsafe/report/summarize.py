@@ -8,7 +8,7 @@ from yolo_gradsafe.report import tally
 from yolo_gradsafe.report.advice import Facts, advise
 from yolo_gradsafe.report.beside import read_arguments, read_layers, read_quarantine
 from yolo_gradsafe.report.health import DIVERGED, headline, health, status
-from yolo_gradsafe.report.occasions import troubles
+from yolo_gradsafe.report.incident_groups import troubles
 from yolo_gradsafe.report.records import locate, present, read_incidents, read_options, read_run, read_steps
 from yolo_gradsafe.report.summary import Summary
 

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from yolo_gradsafe.adapter.fault_target import FaultTarget, before_forward
 from yolo_gradsafe.drill.schedule import Moment, Schedule, Where
-from yolo_gradsafe.port.injection import Patient, before_forward
 
 __all__ = ["Edit", "Fault", "Undo", "change_gradient", "change_output"]
 
@@ -65,11 +65,11 @@ class Fault(ABC):
         return self.schedule.due(moment)
 
     @abstractmethod
-    def strike(self, patient: Patient, batch: dict[str, Any]) -> Undo | None:
+    def strike(self, target: FaultTarget, batch: dict[str, Any]) -> Undo | None:
         """Do the harm, and count it in ``fired`` when it is done.
 
         Args:
-            patient: The trainer, right before a forward pass.
+            target: The trainer, right before a forward pass.
             batch: The preprocessed batch.
 
         Returns:
@@ -83,11 +83,11 @@ class Fault(ABC):
         self._batch = 0
 
     def _look(self, trainer: Any, batch: dict[str, Any]) -> None:
-        patient = Patient(trainer)
+        target = FaultTarget(trainer)
         self._batch += 1
         files = tuple(map(str, batch.get("im_file", ())))
-        if self.due(Moment(patient.epoch, self._batch, patient.epochs, patient.batches, files)):
-            self._undo = self.strike(patient, batch)
+        if self.due(Moment(target.epoch, self._batch, target.epochs, target.batches, files)):
+            self._undo = self.strike(target, batch)
 
     def _end_batch(self, _trainer: Any) -> None:
         undo, self._undo = self._undo, None
@@ -98,13 +98,13 @@ class Fault(ABC):
 class Edit(Fault):
     """A fault that writes into tensors between two batches."""
 
-    def strike(self, patient: Patient, batch: dict[str, Any]) -> None:
+    def strike(self, target: FaultTarget, batch: dict[str, Any]) -> None:
         """Write."""
         with torch.no_grad():
-            self.fired += self.edit(patient, batch)
+            self.fired += self.edit(target, batch)
 
     @abstractmethod
-    def edit(self, patient: Patient, batch: dict[str, Any]) -> bool:
+    def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write, and tell whether there was something to write into."""
 
 

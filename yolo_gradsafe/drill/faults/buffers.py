@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from yolo_gradsafe.adapter.fault_target import FaultTarget
 from yolo_gradsafe.drill.faults.base import Edit
-from yolo_gradsafe.port.injection import Patient
 
 __all__ = ["InfRunningVar", "NaNRunningMean"]
 
@@ -17,9 +17,9 @@ class InfRunningVar(Edit):
     buffer: ClassVar[str] = "running_var"
     value: ClassVar[float] = float("inf")
 
-    def edit(self, patient: Patient, batch: dict[str, Any]) -> bool:
+    def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write into a batch normalisation in the middle of the model."""
-        buffer = patient.normalisation.get_buffer(self.buffer)
+        buffer = target.normalisation.get_buffer(self.buffer)
         buffer[self.random.randrange(buffer.numel())] = self.value
         return True
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from yolo_gradsafe.adapter.fault_target import FaultTarget
 from yolo_gradsafe.drill.faults.base import Edit
 from yolo_gradsafe.drill.schedule import Moment
-from yolo_gradsafe.port.injection import Patient
 
 __all__ = ["HugeImage", "InfPixel", "NaNLabel", "NaNPixel", "PoisonousImage"]
 
@@ -22,7 +22,7 @@ class NaNPixel(Edit):
     place: ClassVar[str] = "data"
     value: ClassVar[float] = float("nan")
 
-    def edit(self, patient: Patient, batch: dict[str, Any]) -> bool:
+    def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write into the first image."""
         batch["img"][0, 0, 0, 0] = self.value
         return True
@@ -39,7 +39,7 @@ class HugeImage(Edit):
 
     place: ClassVar[str] = "data"
 
-    def edit(self, patient: Patient, batch: dict[str, Any]) -> bool:
+    def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write into the first image."""
         batch["img"][0] = 1e8
         return True
@@ -50,7 +50,7 @@ class NaNLabel(Edit):
 
     place: ClassVar[str] = "data"
 
-    def edit(self, patient: Patient, batch: dict[str, Any]) -> bool:
+    def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write into the boxes."""
         batch["bboxes"][:1] = float("nan")
         return bool(len(batch["bboxes"]))
@@ -77,7 +77,7 @@ class PoisonousImage(Edit):
         self.file = self.file or (names[0] if names else "")
         return self.file in names
 
-    def edit(self, patient: Patient, batch: dict[str, Any]) -> bool:
+    def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write into the file's image."""
         names = [Path(str(file)).name for file in batch["im_file"]]
         batch["img"][names.index(self.file), 0, 0, 0] = float("nan")

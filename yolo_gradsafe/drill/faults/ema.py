@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from yolo_gradsafe.adapter.fault_target import FaultTarget
 from yolo_gradsafe.drill.faults.base import Edit
-from yolo_gradsafe.port.injection import Patient
 
 __all__ = ["InfEMABuffer", "NaNEMAWeight"]
 
@@ -17,9 +17,9 @@ class NaNEMAWeight(Edit):
 
     place: ClassVar[str] = "ema"
 
-    def edit(self, patient: Patient, batch: dict[str, Any]) -> bool:
+    def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write into the first convolution."""
-        weight = next(m for m in patient.ema.modules() if isinstance(m, nn.Conv2d)).weight.view(-1)
+        weight = next(m for m in target.ema.modules() if isinstance(m, nn.Conv2d)).weight.view(-1)
         weight[self.random.randrange(weight.numel())] = float("nan")
         return True
 
@@ -29,8 +29,8 @@ class InfEMABuffer(Edit):
 
     place: ClassVar[str] = "ema"
 
-    def edit(self, patient: Patient, batch: dict[str, Any]) -> bool:
+    def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write into the first batch normalisation."""
-        buffer = next(m for m in patient.ema.modules() if isinstance(m, nn.BatchNorm2d)).get_buffer("running_var")
+        buffer = next(m for m in target.ema.modules() if isinstance(m, nn.BatchNorm2d)).get_buffer("running_var")
         buffer[self.random.randrange(buffer.numel())] = float("inf")
         return True

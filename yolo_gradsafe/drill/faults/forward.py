@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from yolo_gradsafe.adapter.fault_target import FaultTarget
 from yolo_gradsafe.drill.faults.base import Fault, Undo, change_output
-from yolo_gradsafe.port.injection import Patient
 
 __all__ = ["HalfOverflow", "InfBackbone", "InfHead", "NaNBackbone", "NaNHead"]
 
@@ -19,11 +19,11 @@ class NaNBackbone(Fault):
     place: ClassVar[str] = "forward"
     value: ClassVar[float] = float("nan")
 
-    def layer(self, patient: Patient) -> nn.Module:
+    def layer(self, target: FaultTarget) -> nn.Module:
         """Return the layer whose output is harmed."""
-        return patient.backbone_layer
+        return target.backbone_layer
 
-    def strike(self, patient: Patient, batch: dict[str, Any]) -> Undo:
+    def strike(self, target: FaultTarget, batch: dict[str, Any]) -> Undo:
         """Write into the layer's next output."""
 
         def harm(output: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class NaNBackbone(Fault):
             hit = torch.arange(output.numel(), device=output.device).view_as(output) == index
             return output.masked_fill(hit, self.value)
 
-        return change_output(self.layer(patient), harm)
+        return change_output(self.layer(target), harm)
 
 
 class InfBackbone(NaNBackbone):
@@ -44,9 +44,9 @@ class InfBackbone(NaNBackbone):
 class NaNHead(NaNBackbone):
     """One activation in the head is NaN in one forward pass."""
 
-    def layer(self, patient: Patient) -> nn.Module:
+    def layer(self, target: FaultTarget) -> nn.Module:
         """Return the layer whose output is harmed."""
-        return patient.head_layer
+        return target.head_layer
 
 
 class InfHead(NaNHead):
@@ -60,7 +60,7 @@ class HalfOverflow(Fault):
 
     place: ClassVar[str] = "forward"
 
-    def strike(self, patient: Patient, batch: dict[str, Any]) -> Undo:
+    def strike(self, target: FaultTarget, batch: dict[str, Any]) -> Undo:
         """Make the layer's output infinite where it is float16, for as long as the batch lasts."""
         counted = False
 
@@ -74,4 +74,4 @@ class HalfOverflow(Fault):
             hit = torch.arange(output.numel(), device=output.device).view_as(output) == 0
             return output.masked_fill(hit, float("inf"))
 
-        return change_output(patient.backbone_layer, harm, once=False)
+        return change_output(target.backbone_layer, harm, once=False)

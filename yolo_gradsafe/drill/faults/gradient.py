@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from yolo_gradsafe.adapter.fault_target import FaultTarget
 from yolo_gradsafe.drill.faults.base import Fault, Undo, change_gradient
-from yolo_gradsafe.port.injection import Patient
 
 __all__ = ["HugeGradients", "InfGradient", "NaNGradient"]
 
@@ -18,14 +18,14 @@ class NaNGradient(Fault):
 
     place: ClassVar[str] = "gradient"
 
-    def strike(self, patient: Patient, batch: dict[str, Any]) -> Undo:
+    def strike(self, target: FaultTarget, batch: dict[str, Any]) -> Undo:
         """Change the gradient of a layer of the backbone."""
 
         def harm(gradient: Tensor) -> Tensor:
             self.fired += 1
             return self.harmed(gradient)
 
-        return change_gradient(patient.backbone_layer.weight, harm)
+        return change_gradient(target.backbone_layer.weight, harm)
 
     def harmed(self, gradient: Tensor) -> Tensor:
         """Return the gradient as it is after the harm."""
@@ -47,10 +47,10 @@ class HugeGradients(Fault):
 
     place: ClassVar[str] = "gradient"
 
-    def strike(self, patient: Patient, batch: dict[str, Any]) -> Undo:
+    def strike(self, target: FaultTarget, batch: dict[str, Any]) -> Undo:
         """Change every gradient."""
         self.fired += 1
-        wanted = [p for p in patient.model.parameters() if p.requires_grad]
+        wanted = [p for p in target.model.parameters() if p.requires_grad]
         undo = [change_gradient(parameter, lambda gradient: gradient * 1e25) for parameter in wanted]
 
         def end() -> None:

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from yolo_gradsafe.adapter.fault_target import FaultTarget
 from yolo_gradsafe.drill.faults.base import Fault, Undo, change_output
-from yolo_gradsafe.port.injection import Patient
 
 __all__ = ["HugeLoss", "InfLoss", "LossSpike", "NaNLoss"]
 
@@ -22,7 +22,7 @@ class NaNLoss(Fault):
         """Return what the loss is multiplied with."""
         return self.factor
 
-    def strike(self, patient: Patient, batch: dict[str, Any]) -> Undo:
+    def strike(self, target: FaultTarget, batch: dict[str, Any]) -> Undo:
         """Change the loss that the model returns, and what is logged of it."""
 
         def harm(output: Any) -> Any:
@@ -33,7 +33,7 @@ class NaNLoss(Fault):
                 return loss * factor, {name: item * factor for name, item in items.items()}
             return loss * factor, items * factor
 
-        return change_output(patient.called, harm)
+        return change_output(target.called, harm)
 
 
 class InfLoss(NaNLoss):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from yolo_gradsafe.adapter.fault_target import FaultTarget
 from yolo_gradsafe.drill.faults.base import Edit, Fault, Undo
-from yolo_gradsafe.port.injection import Patient
 
 __all__ = ["InfSecondMoment", "LearningRateJump", "NaNMomentum"]
 
@@ -17,9 +17,9 @@ class NaNMomentum(Edit):
     keys: ClassVar[tuple[str, ...]] = ("momentum_buffer", "exp_avg")
     value: ClassVar[float] = float("nan")
 
-    def edit(self, patient: Patient, batch: dict[str, Any]) -> bool:
+    def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write into the state of a layer of the backbone."""
-        state = patient.optimizer.state.get(patient.backbone_layer.weight, {})
+        state = target.optimizer.state.get(target.backbone_layer.weight, {})
         moment = next((state[key] for key in self.keys if state.get(key) is not None), None)
         if moment is None:
             return False
@@ -41,10 +41,10 @@ class LearningRateJump(Fault):
     place: ClassVar[str] = "optimizer"
     factor: ClassVar[float] = 1000.0
 
-    def strike(self, patient: Patient, batch: dict[str, Any]) -> Undo:
+    def strike(self, target: FaultTarget, batch: dict[str, Any]) -> Undo:
         """Change the rate of every group until the batch ends."""
         self.fired += 1
-        groups = patient.optimizer.param_groups
+        groups = target.optimizer.param_groups
         before = [group["lr"] for group in groups]
         for group in groups:
             group["lr"] *= self.factor

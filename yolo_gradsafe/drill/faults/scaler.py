@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from yolo_gradsafe.adapter.fault_target import FaultTarget
 from yolo_gradsafe.drill.faults.base import Edit
-from yolo_gradsafe.port.injection import Patient
 
 __all__ = ["InfScale", "ZeroScale"]
 
@@ -16,11 +16,11 @@ class ZeroScale(Edit):
     place: ClassVar[str] = "scaler"
     value: ClassVar[float] = 0.0
 
-    def edit(self, patient: Patient, batch: dict[str, Any]) -> bool:
+    def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write into the scale."""
-        if patient.scale is None:
+        if target.scale is None:
             return False
-        patient.scale.fill_(self.value)
+        target.scale.fill_(self.value)
         return True
 
 

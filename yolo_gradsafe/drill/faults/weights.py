@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from yolo_gradsafe.adapter.fault_target import FaultTarget
 from yolo_gradsafe.drill.faults.base import Edit
-from yolo_gradsafe.port.injection import Patient
 
 __all__ = ["BlownUpLayer", "FlippedWeight", "NaNWeight"]
 
@@ -16,9 +16,9 @@ class NaNWeight(Edit):
     place: ClassVar[str] = "weights"
     value: ClassVar[float] = float("nan")
 
-    def edit(self, patient: Patient, batch: dict[str, Any]) -> bool:
+    def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write into a layer of the backbone."""
-        weight = patient.backbone_layer.weight.detach().view(-1)
+        weight = target.backbone_layer.weight.detach().view(-1)
         weight[self.random.randrange(weight.numel())] = self.value
         return True
 
@@ -34,7 +34,7 @@ class BlownUpLayer(Edit):
 
     place: ClassVar[str] = "weights"
 
-    def edit(self, patient: Patient, batch: dict[str, Any]) -> bool:
+    def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write into the layer."""
-        patient.output_layer.weight.mul_(1e4)
+        target.output_layer.weight.mul_(1e4)
         return True

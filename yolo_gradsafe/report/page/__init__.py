@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from yolo_gradsafe.report.beside import read_layers
-from yolo_gradsafe.report.facts import about, environment, figures, flat
+from yolo_gradsafe.report.figures import about, environment, figures, flat
 from yolo_gradsafe.report.page.cards import cards
 from yolo_gradsafe.report.page.curves import curves, epoch_starts
 from yolo_gradsafe.report.page.heatmap import heatmap

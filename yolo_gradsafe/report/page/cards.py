@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from yolo_gradsafe.report.occasions import Occasion, occasions
+from yolo_gradsafe.report.incident_groups import IncidentGroup, incident_groups
 from yolo_gradsafe.report.page.pictures import Album
 from yolo_gradsafe.report.parts import IncidentEntry, Number
 
@@ -77,7 +77,7 @@ def cards(incidents: Sequence[IncidentEntry], run: Path) -> Cards:
         incidents: As they were recorded.
         run: The run's folder, in which the pictures lie.
     """
-    found = occasions(incidents)
+    found = incident_groups(incidents)
     album = Album(run)
     shown = [_card(occasion, album, number < OPEN) for number, occasion in enumerate(found[:MOST])]
     counts: dict[str, int] = {}
@@ -92,7 +92,7 @@ def label(kind: str) -> str:
     return LABELS.get(kind, (kind.replace("_", " ").capitalize(), ""))[0]
 
 
-def _card(occasion: Occasion, album: Album, is_open: bool) -> Card:
+def _card(occasion: IncidentGroup, album: Album, is_open: bool) -> Card:
     main, remedies = occasion.main, occasion.remedies
     everything = [main, *remedies]
     name = next((entry.picture for entry in everything if entry.picture), "")

@@ -1,0 +1,81 @@
+"""Validation goes over to fp32 when fp16 overflows, and only then."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from yolo_gradsafe.adapter.validation import SafeValidation
+
+
+class Trainer:
+    """What ``SafeValidation`` needs of a trainer: fp16 validation overflows, fp32 does not."""
+
+    def __init__(self, amp: bool = True, overflows: bool = True, healthy: float = 1.0, flag: str = "quantize") -> None:
+        self.amp = amp
+        self.validator = SimpleNamespace(args=SimpleNamespace())
+        self.ran: list[str] = []
+        self._overflows, self._healthy, self._flag = overflows, healthy, flag
+
+    def validate(self):
+        self.ran.append("fp16" if self.amp else "fp32")
+        setattr(self.validator.args, self._flag, (16 if self._flag == "quantize" else True) if self.amp else None)
+        loss = math.nan if self.amp and self._overflows else self._healthy
+        return {"metrics/mAP50(B)": 0.5, "val/box_loss": loss}, 0.5
+
+
+def guard(trainer: Trainer) -> tuple[SafeValidation, list[str]]:
+    told: list[str] = []
+    return SafeValidation(trainer, trainer.validate, list, lambda: told.append("told"), lambda: None), told
+
+
+@pytest.mark.parametrize("flag", ["quantize", "half"])
+def test_an_overflow_is_repeated_in_fp32_and_it_stays_there(flag):
+    trainer = Trainer(flag=flag)
+    validate, told = guard(trainer)
+    assert validate()[0]["val/box_loss"] == 1.0
+    assert validate()[0]["val/box_loss"] == 1.0
+    assert trainer.ran == ["fp16", "fp32", "fp32"]
+    assert told == ["told"]
+    assert trainer.amp is True
+
+
+def test_a_finite_validation_is_left_alone():
+    trainer = Trainer(overflows=False)
+    validate, told = guard(trainer)
+    validate()
+    assert (trainer.ran, told) == (["fp16"], [])
+
+
+def test_in_fp32_there_is_nothing_to_repeat():
+    trainer = Trainer(amp=False, healthy=math.nan)
+    validate, _ = guard(trainer)
+    assert math.isnan(validate()[0]["val/box_loss"])
+    assert trainer.ran == ["fp32"]
+
+
+def test_ranks_without_metrics_follow_the_one_that_has_them():
+    trainer = Trainer()
+    validate = SafeValidation(
+        trainer, lambda: (trainer.validate(), (None, None))[1], lambda _: [1.0], lambda: None, lambda: None
+    )
+    assert validate() == (None, None)
+    assert trainer.ran == ["fp16", "fp32"]
+
+
+@pytest.mark.parametrize("helps", [True, False], ids=["the weights were at fault", "the data are at fault"])
+def test_a_validation_that_is_nan_in_fp32_is_tried_with_trusted_weights(helps):
+    trainer = Trainer(amp=False, healthy=math.nan)
+    settled = []
+
+    def rescue():
+        trainer._healthy = 1.0 if helps else math.nan
+        return settled.append
+
+    validate = SafeValidation(trainer, trainer.validate, list, lambda: None, rescue)
+    assert math.isfinite(validate()[0]["val/box_loss"]) == helps
+    assert settled == [helps]
+    validate()
+    assert len(settled) == 1, "data that are at fault are not tried again"

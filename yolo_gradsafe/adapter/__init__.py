@@ -1,0 +1,46 @@
+"""Ultralytics, seen through what its supported versions have in common.
+
+The only folder that touches the trainer's internals, and the only one that knows versions. The rest of the package
+talks to a ``Host`` (a trainer in its run) or a ``ProbeTrainer`` (a trainer that is driven batch by batch).
+"""
+
+from yolo_gradsafe.adapter.arguments import parse_arguments
+from yolo_gradsafe.adapter.callbacks import (
+    EVENTS,
+    all_events,
+    change_batches,
+    is_set_up,
+    is_trainer_class,
+    register,
+    unregister,
+    without_integrations,
+)
+from yolo_gradsafe.adapter.compatibility import UnsupportedTrainer
+from yolo_gradsafe.adapter.host import Host
+from yolo_gradsafe.adapter.launch import carries_guard
+from yolo_gradsafe.adapter.log import complain, log, unknown, versions, warn
+from yolo_gradsafe.adapter.loggers import active_loggers, name_epoch_axis
+from yolo_gradsafe.adapter.ranks import Ranks
+
+__all__ = [
+    "EVENTS",
+    "Host",
+    "Ranks",
+    "UnsupportedTrainer",
+    "active_loggers",
+    "all_events",
+    "carries_guard",
+    "change_batches",
+    "complain",
+    "is_set_up",
+    "is_trainer_class",
+    "log",
+    "name_epoch_axis",
+    "parse_arguments",
+    "register",
+    "unknown",
+    "unregister",
+    "versions",
+    "warn",
+    "without_integrations",
+]

@@ -1,0 +1,211 @@
+"""Whether a trainer is made as this folder takes it to be.
+
+Nothing keeps a user from a newer Ultralytics than we know. So its source and its attributes are compared with what is
+relied upon, at attach, in some milliseconds. What differs is named, and nothing is guessed: such a training runs as
+stock and is only observed, or not even that.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ultralytics.engine.trainer import BaseTrainer
+
+__all__ = ["KNOWN_STEPS", "Compatibility", "UnsupportedTrainer", "ask", "examine", "fingerprint"]
+
+KNOWN_STEPS = {
+    "1f8cd1a26f5efdb9",  # up to 8.4.110, but for 8.3.211
+    "e1f8510bf8f2aa89",  # from 8.4.111: an NPU branch
+}
+"""Fingerprints of the ``BaseTrainer.optimizer_step`` bodies that ``step.py`` can stand in for."""
+
+NEEDED = ("args", "device", "epochs", "save_dir", "model", "optimizer", "scaler", "optimizer_step")
+"""Attributes that the guard cannot even observe without."""
+
+WITHOUT: dict[str, Any] = {
+    "batch_size": 0,
+    "csv": "",
+    "data": {},
+    "ema": None,
+    "loss_names": (),
+    "metrics": None,
+    "nan_recovery_attempts": 0,
+    "resume": False,
+    "start_epoch": 0,
+    "stop": False,
+    "tloss": None,
+    "train_loader": None,
+    "validator": None,
+}
+"""Attributes that it acts on, and what an observer takes one for that is not there."""
+
+SET_BY_LOOP: dict[str, Any] = {"loss_items": {}, "lr": {}}
+"""The same for those that exist only once the loop has set them, which also sets ``epoch``, ``loss``, ``tloss``."""
+
+CALLS = {
+    "optimizer_step": 0,
+    "preprocess_batch": 1,
+    "validate": 0,
+    "on_plot": 1,
+    "_handle_nan_recovery": 1,
+    "ema.update": 1,
+    "scaler.unscale_": 1,
+    "scaler.step": 1,
+    "scaler.update": 1,
+    "scaler.get_backoff_factor": 0,
+    "scaler._get_scale_async": 0,
+}
+"""Methods that are called or stood in for, and with how many arguments."""
+
+LOOP = (
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "autocast",
+    "preprocess_batch",
+    "model",
+    "backward",
+    "optimizer_step",
+    "on_train_batch_end",
+    "on_train_epoch_end",
+    "validate",
+    "_handle_nan_recovery",
+    "save_metrics",
+    "save_model",
+    "on_fit_epoch_end",
+    "on_train_end",
+)
+"""Calls and events of the training loop, in the order in which they are relied upon."""
+
+
+class UnsupportedTrainer(RuntimeError):
+    """A trainer lacks what even an observer needs; the message says what."""
+
+
+@dataclass(frozen=True)
+class Compatibility:
+    """What of a trainer is not as it is relied upon, in words."""
+
+    missing: tuple[str, ...]
+    """What not even an observer can do without."""
+    incompatibilities: tuple[str, ...]
+    """What is needed to act."""
+
+
+def ask(trainer: Any, name: str) -> Any:
+    """Return an attribute of a trainer, or what an observer takes it for where there is none."""
+    return getattr(trainer, name) if hasattr(trainer, name) else copy(WITHOUT.get(name, SET_BY_LOOP.get(name)))
+
+
+def examine(trainer: Any) -> Compatibility:
+    """Compare a trainer with what this folder relies on.
+
+    Args:
+        trainer: A ``BaseTrainer`` at or after ``on_pretrain_routine_end``.
+    """
+    missing = [f"trainer.{name} is missing" for name in NEEDED if not hasattr(trainer, name)]
+    incompatibilities = [f"trainer.{name} is missing" for name in WITHOUT if not hasattr(trainer, name)]
+    stock = getattr(BaseTrainer, "optimizer_step", None)
+    if stock is not None and _theirs(stock) and fingerprint(stock) not in KNOWN_STEPS:
+        incompatibilities.append("the body of BaseTrainer.optimizer_step is not a known one")
+    incompatibilities += [
+        f"trainer.{name} cannot be called as before" for name in CALLS if not _callable(trainer, name)
+    ]
+    loop = _loop(trainer)
+    if loop is None:
+        incompatibilities.append("the source of the training loop cannot be read")
+        return Compatibility(tuple(missing), tuple(incompatibilities))
+    calls, stores = loop
+    if "optimizer_step" not in calls:
+        missing.append("the training loop does not call optimizer_step")
+    missing += [f"the training loop does not set trainer.{name}" for name in ("epoch", "loss") if name not in stores]
+    dropped = [name for name in ("tloss", *SET_BY_LOOP) if name not in stores]
+    incompatibilities += [f"the training loop does not set trainer.{name}" for name in dropped]
+    if moved := _out_of_order(calls):
+        incompatibilities.append(f"the training loop does not come to {', '.join(moved)} where it did")
+    return Compatibility(tuple(missing), tuple(incompatibilities))
+
+
+@lru_cache
+def fingerprint(function: Callable[..., Any]) -> str:
+    """Hash a method's body without its docstring and its layout; empty where there is no source."""
+    node = _parsed(function)
+    if node is None:
+        return ""
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    return hashlib.sha256("\n".join(map(ast.unparse, body)).encode()).hexdigest()[:16]
+
+
+def _theirs(function: Callable[..., Any]) -> bool:
+    """Whether a method is Ultralytics' own, and not one that the user has put in its place."""
+    return function.__module__.partition(".")[0] == "ultralytics"
+
+
+def _callable(trainer: Any, name: str) -> bool:
+    """Whether a method can be called as it is; True where its owner is absent, which is said before."""
+    owner, _, method = name.rpartition(".")
+    thing = ask(trainer, owner) if owner else trainer
+    if thing is None:
+        return True
+    try:
+        inspect.signature(getattr(thing, method)).bind(*range(CALLS[name]))
+    except (AttributeError, TypeError):
+        return False
+    return True
+
+
+def _loop(trainer: Any) -> tuple[tuple[str, ...], frozenset[str]] | None:
+    """Return what the loop that trains calls and sets: the first ``_do_train`` of the class tree that takes steps."""
+    loops = [vars(cls)["_do_train"] for cls in type(trainer).__mro__ if "_do_train" in vars(cls)]
+    known = [read for loop in loops if (read := _read(loop))]
+    return next((read for read in known if "optimizer_step" in read[0]), known[0] if known else None)
+
+
+@lru_cache
+def _read(function: Callable[..., Any]) -> tuple[tuple[str, ...], frozenset[str]] | None:
+    """Return a method's calls and events in the order of the source, and the attributes of ``self`` that it sets."""
+    node = _parsed(function)
+    if node is None:
+        return None
+    calls = sorted((n.lineno, n.col_offset, _name(n)) for n in ast.walk(node) if isinstance(n, ast.Call))
+    return tuple(name for *_, name in calls), frozenset(_stores(node))
+
+
+def _name(call: ast.Call) -> str:
+    """Return the name of what is called, and for ``run_callbacks`` that of the event."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name == "run_callbacks" and call.args and isinstance(call.args[0], ast.Constant):
+        return str(call.args[0].value)
+    return str(name)
+
+
+def _stores(node: ast.AST) -> Iterator[str]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store) and ast.unparse(part.value) == "self":
+            yield part.attr
+
+
+def _out_of_order(calls: tuple[str, ...]) -> list[str]:
+    """Return the names of ``LOOP`` that do not come after those before them."""
+    lost, place = [], 0
+    for name in LOOP:
+        try:
+            place = calls.index(name, place) + 1
+        except ValueError:
+            lost.append(name)
+    return lost
+
+
+def _parsed(function: Callable[..., Any]) -> ast.FunctionDef | None:
+    try:
+        node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    except (OSError, TypeError, SyntaxError, IndexError):
+        return None
+    return node if isinstance(node, ast.FunctionDef) else None

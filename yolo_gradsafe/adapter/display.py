@@ -1,0 +1,96 @@
+"""What the trainer shows to its user, its loggers and its own recovery: losses, columns, pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yolo_gradsafe.adapter.compatibility import ask
+
+__all__ = ["TrainerDisplay"]
+
+
+class TrainerDisplay:
+    """The part of a ``Host`` that reads and corrects what is shown."""
+
+    trainer: Any
+
+    @property
+    def loss(self) -> Tensor:
+        """Loss of the newest batch as back-propagated, before AMP scaling: 0-d, detached."""
+        loss: Tensor = self.trainer.loss.detach()
+        return loss
+
+    def set_loss(self, loss: Tensor) -> None:
+        """Replace the loss that the trainer shows to its own recovery and to the loggers."""
+        self.trainer.loss = loss
+
+    def loss_items(self) -> tuple[tuple[str, ...], Tensor]:
+        """Return the names and the values, a detached vector, of the newest batch's loss items.
+
+        They are a dict from 8.4.104 on and a tensor before, with the names on the trainer.
+        """
+        items = ask(self.trainer, "loss_items")
+        if isinstance(items, dict):
+            values = [value.detach().reshape(()).float() for value in items.values()]
+            return tuple(items), torch.stack(values) if values else self.loss.new_zeros(0)
+        names = ask(self.trainer, "loss_names")
+        return (names,) if isinstance(names, str) else tuple(names), items.detach().reshape(-1).float()
+
+    @property
+    def running_loss(self) -> Any:
+        """The epoch's running mean of the loss items, a dict or a tensor; None before the epoch's first batch."""
+        return ask(self.trainer, "tloss")
+
+    def set_running_loss(self, value: Any) -> None:
+        """Replace the running mean; None makes the next batch the first of the mean."""
+        self.trainer.tloss = value
+
+    def zero_running_loss(self) -> Any:
+        """Return a running mean of zeros, in the form of this version."""
+        items = self.trainer.loss_items
+        if isinstance(items, dict):
+            return {name: torch.zeros_like(value) for name, value in items.items()}
+        return torch.zeros_like(items)
+
+    def accepts_columns(self, names: Iterable[str]) -> bool:
+        """Whether ``results.csv`` is new or has these columns; a row longer than its header breaks its readers."""
+        path = Path(ask(self.trainer, "csv"))
+        if not path.is_file():
+            return True
+        with path.open(encoding="utf-8", newline="") as file:
+            header = [name.strip() for name in next(csv.reader(file), [])]
+        return set(names) <= set(header)
+
+    def add_columns(self, values: dict[str, float]) -> None:
+        """Add numbers to the epoch's row of ``results.csv`` and so to every logger; at ``on_train_epoch_end``."""
+        ask(self.trainer, "lr").update(values)
+
+    def show_metrics(self, values: dict[str, float]) -> None:
+        """Add numbers, under ``gradsafe/``, to what Ray Tune and the Platform are told; at ``on_fit_epoch_end``.
+
+        Loggers that also take the columns get a number of the same name twice, with the same value for the same epoch.
+        """
+        metrics = ask(self.trainer, "metrics")
+        if isinstance(metrics, dict):  # None on ranks above 0
+            metrics.update(values)
+
+    def hide_metrics(self) -> None:
+        """Take them out again; without validation they would become columns of the next epoch's row alone."""
+        metrics = ask(self.trainer, "metrics") or {}
+        for name in [name for name in metrics if name.startswith("gradsafe/")]:
+            del metrics[name]
+
+    def show_lr_times(self, factor: float) -> None:
+        """Let ``results.csv`` and the loggers show the learning rate that was used; at ``on_train_epoch_end``."""
+        rates = ask(self.trainer, "lr")
+        rates.update({name: rate * factor for name, rate in rates.items() if name.startswith("lr/")})
+
+    def register_plot(self, path: Path) -> None:
+        """Let the loggers upload a picture."""
+        self.trainer.on_plot(path)

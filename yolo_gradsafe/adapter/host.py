@@ -1,0 +1,187 @@
+"""A trainer in its run.
+
+Nothing of the trainer that it may replace during a run (optimizer, scaler, EMA, loaders) is kept here: each is looked
+up when it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from ultralytics.engine.trainer import BaseTrainer
+
+from yolo_gradsafe.adapter.autocast import precision_now, set_precision
+from yolo_gradsafe.adapter.compatibility import KNOWN_STEPS, UnsupportedTrainer, examine, fingerprint
+from yolo_gradsafe.adapter.display import TrainerDisplay
+from yolo_gradsafe.adapter.ranks import Ranks
+from yolo_gradsafe.adapter.replay import Replay, composed, plain_batch
+from yolo_gradsafe.adapter.state import TrainingState
+from yolo_gradsafe.adapter.stepping import Stepping
+from yolo_gradsafe.adapter.trainer_info import TrainerInfo
+from yolo_gradsafe.adapter.validation import SafeValidation
+
+__all__ = ["Host"]
+
+
+class Host(TrainerInfo, Stepping, TrainerDisplay):
+    """A trainer.
+
+    Args:
+        trainer: A ``BaseTrainer`` at or after ``on_pretrain_routine_end``, when all that is asked for below exists.
+
+    Raises:
+        UnsupportedTrainer: It is so unlike the trainers that are known here that it cannot even be observed.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        shape = examine(trainer)
+        if shape.missing:
+            raise UnsupportedTrainer("; ".join(shape.missing))
+        self.trainer = trainer
+        self.incompatibilities = shape.incompatibilities
+        """What of the trainer is not as it is relied upon, in words; nothing may be done to it then."""
+        self._one = torch.ones((), device=trainer.device)
+        self._own: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}
+        self.state = TrainingState(trainer)
+        """Weights, buffers, EMA and optimizer state by name."""
+        self.ranks = Ranks(trainer.device)
+        """The processes that train together."""
+        self._trained_in = "fp32"
+        self._precision: str | None = None
+
+    # The trainer's own methods ------------------------------------------------------------------------------------
+
+    @property
+    def step_is_stock(self) -> bool:
+        """Whether the trainer's step is a body of Ultralytics that ``step.py`` can stand in for.
+
+        It is not for a subclass or an instance with an ``optimizer_step`` of its own, for a version that is not shaped
+        as the known ones, and on an NPU.
+        """
+        step = self._own["optimizer_step"][0] if "optimizer_step" in self._own else self.trainer.optimizer_step
+        stock = getattr(step, "__func__", None) is BaseTrainer.optimizer_step
+        known = not self.incompatibilities and fingerprint(BaseTrainer.optimizer_step) in KNOWN_STEPS
+        return stock and known and self.trainer.device.type != "npu"
+
+    def replace_step(self, step: Callable[[], None]) -> None:
+        """Let the trainer call ``step`` instead of its own ``optimizer_step``."""
+        self._replace("optimizer_step", step)
+
+    def own_step(self) -> None:
+        """Take the step that the trainer would take by itself."""
+        self._own["optimizer_step"][0]()
+
+    def watch_batches(self, before: Callable[[Any], None], after: Callable[[Any], None]) -> None:
+        """Call ``before`` and ``after`` with every batch that is trained on, around its preprocessing."""
+        preprocess = getattr(self.trainer, "preprocess_batch", None)
+        if preprocess is None:
+            return
+
+        def preprocess_batch(batch: Any) -> Any:
+            self._trained_in = precision_now(self.trainer.device.type)
+            if self._precision is not None:
+                set_precision(self.trainer.device.type, self._precision)
+            before(batch)
+            batch = preprocess(batch)
+            after(batch)
+            return batch
+
+        self._replace("preprocess_batch", preprocess_batch)
+
+    def watch_validation(self, told: Callable[[], None], rescue: Callable[[], Callable[[bool], None] | None]) -> None:
+        """Validate in fp32 from the first time on that fp16 overflows, and with trusted weights where that is NaN."""
+        self._replace("validate", SafeValidation(self.trainer, self.trainer.validate, self.largest, told, rescue))
+
+    def release(self) -> None:
+        """Give the trainer its own methods back, where nobody has put another in the place of ours since."""
+        for name, (own, ours) in self._own.items():
+            if vars(self.trainer).get(name) is ours:
+                del vars(self.trainer)[name]
+                if getattr(self.trainer, name) != own:  # it was an attribute of the instance before, too
+                    setattr(self.trainer, name, own)
+        self._own.clear()
+        self.hide_metrics()
+
+    def _replace(self, name: str, ours: Callable[..., Any]) -> None:
+        self._own[name] = (getattr(self.trainer, name), ours)
+        setattr(self.trainer, name, ours)
+
+    # Precision and trials -------------------------------------------------------------------------------------------
+
+    @property
+    def forward_precision(self) -> str:
+        """Precision of the newest forward pass: ``fp32``, ``fp16`` or ``bf16``."""
+        return self._precision or self._trained_in
+
+    def precisions(self) -> list[str]:
+        """Return the precisions that this training may be raised to, its own first."""
+        own, device = self._trained_in, self.trainer.device.type
+        bf16 = ["bf16"] if own == "fp16" and (device != "cuda" or torch.cuda.is_bf16_supported()) else []
+        return [own, *bf16, "fp32"] if own != "fp32" else [own]
+
+    def set_precision(self, precision: str) -> None:
+        """Train in this precision from the next batch on."""
+        self._precision = None if precision == self._trained_in else precision
+
+    # A batch once more ----------------------------------------------------------------------------------------------
+
+    def replay(self, amp_scale: float = 1.0) -> Replay:
+        """Return what runs batches through the live model once more, without a trace.
+
+        Args:
+            amp_scale: Loss scale of the step that is to be repeated.
+        """
+        args = self.trainer.args
+        names = self.trainer.loss_names
+        return Replay(
+            self.model,
+            precision=self.forward_precision,
+            names=(names,) if isinstance(names, str) else tuple(names),
+            amp_scale=amp_scale,
+            compiled=bool(getattr(args, "compile", False)),
+        )
+
+    def composed(self) -> tuple[str, ...]:
+        """Return what the loader may compose images with now, such as ``mosaic``."""
+        return composed(self.trainer)
+
+    def plain_batch(self, image: str) -> dict[str, Any] | None:
+        """Return one image with its labels as a batch of its own, without augmentation; None if it is not known."""
+        return plain_batch(self.trainer, image)
+
+    # Ranks ----------------------------------------------------------------------------------------------------------
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """Return the largest of each value over the ranks: one small all-reduce under DDP, nothing otherwise.
+
+        Args:
+            values: Numbers; flags as 0 and 1.
+
+        Raises:
+            RankFailed: Another rank has failed meanwhile.
+        """
+        return self.ranks.largest(values)
+
+    def level(self, cost: float = 0.0) -> None:
+        """Give every rank the weights, averages, optimizer state and loss scale of one of them; collective.
+
+        Batch-norm statistics stay each rank's own, as Ultralytics has it.
+
+        Args:
+            cost: How little those of this rank are worth; the rank of the lowest cost is taken.
+        """
+        if not self.ranks.several:
+            return
+        updates = torch.tensor(float(self.state.extra()["ema_updates"]), dtype=torch.float64)
+        self.ranks.share({**self.state.weights(), "updates": updates}, cost)
+        self.state.set_extra({"ema_updates": int(updates)})
+        if not self.ranks.share({**self.state.optimizer(), **self._scaler_tensors()}, cost):
+            self.state.reset_moments()  # one rank has stepped and another has not: they start anew together
+
+    def _scaler_tensors(self) -> dict[str, Tensor]:
+        names = ("_scale", "_growth_tracker")
+        held = {name: getattr(self.trainer.scaler, name, None) for name in names}
+        return {name: value for name, value in held.items() if isinstance(value, Tensor)}

@@ -1,0 +1,46 @@
+"""The processes of a multi-GPU training, as Ultralytics starts them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import ultralytics
+from ultralytics.engine import trainer as engine
+
+from yolo_gradsafe.adapter.log import warn
+
+__all__ = ["carries_guard", "watch_launch"]
+
+_CARRIED_SINCE = (8, 4, 140)
+"""From this version on the callbacks travel to the workers; before, they stay behind in silence."""
+
+
+def carries_guard(callbacks: Mapping[str, Iterable[Callable[..., Any]]]) -> bool:
+    """Whether a guard is among the callbacks."""
+    owners = (getattr(function, "__self__", None) for function in callbacks.get("on_pretrain_routine_end", ()))
+    return any(type(owner).__module__ == "yolo_gradsafe.guard" for owner in owners)
+
+
+def watch_launch() -> None:
+    """Make sure that nobody believes workers to be guarded to whom this version of Ultralytics gives no callbacks."""
+    start = engine.generate_ddp_command
+    if _version() >= _CARRIED_SINCE or getattr(start, "watched", False):
+        return
+
+    def generate_ddp_command(trainer: Any) -> Any:
+        kind = type(trainer)
+        if carries_guard(trainer.callbacks) and not hasattr(kind, "gradsafe_guard"):
+            warn(
+                f"Ultralytics {ultralytics.__version__} starts the processes of a multi-GPU training without "
+                "callbacks, so THIS TRAINING IS NOT GUARDED. Pass the guard as a trainer, "
+                f"model.train(trainer=guard.trainer({kind.__name__}), ...), or update to 8.4.140 or newer."
+            )
+        return start(trainer)
+
+    generate_ddp_command.watched = True  # type: ignore[attr-defined]
+    engine.generate_ddp_command = generate_ddp_command
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(int(part) for part in ultralytics.__version__.split(".")[:3] if part.isdigit())

@@ -1,0 +1,183 @@
+"""A batch once more through the live model, beside the training, and where its images came from."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolo_gradsafe.adapter.rewind import rewound
+
+__all__ = ["Replay", "ReplayResult", "composed", "plain_batch"]
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_MIXES = {"Mosaic": "mosaic", "MixUp": "mixup", "CutMix": "cutmix", "CopyPaste": "copy_paste"}
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """What a batch did."""
+
+    total: float
+    """Loss as training back-propagates it, before AMP scaling."""
+    items: dict[str, float]
+    """The loss items by name."""
+    bad_gradients: tuple[str, ...] = ()
+    """Parameters whose gradient is not finite, in the model's order; looked at only when asked for."""
+
+    @property
+    def loss_finite(self) -> bool:
+        """Whether the loss and every item are finite."""
+        return all(map(math.isfinite, (self.total, *self.items.values())))
+
+    @property
+    def finite(self) -> bool:
+        """Whether everything that was looked at is finite."""
+        return self.loss_finite and not self.bad_gradients
+
+
+class Replay:
+    """Runs batches through a live model and leaves no trace in it.
+
+    Args:
+        model: The model without its DDP and compile wrappers, in training mode.
+        precision: Precision of the forward pass that is to be repeated: ``fp32``, ``fp16`` or ``bf16``.
+        names: Names of the loss items, for versions (up to 8.4.103) whose items are a tensor.
+        amp_scale: Loss scale of the backward pass that is to be repeated; 1 without GradScaler. In fp32 it is 1.
+        compiled: Whether the training runs a compiled model: the replay is of the plain one, without hooks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        precision: str = "fp32",
+        names: tuple[str, ...] = (),
+        amp_scale: float = 1.0,
+        compiled: bool = False,
+    ) -> None:
+        self.model = model
+        self.precision = precision
+        self.amp_scale = amp_scale
+        self.compiled = compiled
+        self._names = names
+        self._device = next(model.parameters()).device
+
+    def run(self, batch: Mapping[str, Any], precision: str | None = None, backward: bool = False) -> ReplayResult:
+        """Run a preprocessed batch. Synchronises.
+
+        Args:
+            batch: The batch, on the model's device; it is left as it is.
+            precision: Another precision than that of the training.
+            backward: Look at the gradients, too, when the loss is finite.
+        """
+        precision = precision or self.precision
+        dtype = _DTYPES.get(precision, torch.float32)
+        # No cache of cast weights: one made without gradients must not serve a later pass that needs them.
+        casting = torch.autocast(self._device.type, dtype=dtype, enabled=precision != "fp32", cache_enabled=False)
+        with self.rewound():
+            with torch.set_grad_enabled(backward), casting:
+                loss, items = self.model(dict(batch))
+                loss = loss.sum()
+            seen = ReplayResult(float(loss.detach()), self._items(items))
+            if backward and seen.loss_finite and loss.requires_grad:
+                scale = 1.0 if precision == "fp32" else self.amp_scale
+                seen = ReplayResult(seen.total, seen.items, self._bad_gradients(loss * scale))
+        return seen
+
+    def rewound(self) -> AbstractContextManager[None]:
+        """Return a context after which the model, its criterion and the random states are what they were before."""
+        return rewound(self.model, _plain_objects(getattr(self.model, "criterion", None)))
+
+    def to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the batch with its tensors on the model's device."""
+        return {key: value.to(self._device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+    def _items(self, items: Any) -> dict[str, float]:
+        """Return the loss items by name: a dict from 8.4.104 on, and a tensor before."""
+        if isinstance(items, Mapping):
+            return {str(name): float(value.detach()) for name, value in items.items()}
+        values = items.detach().reshape(-1).float().tolist()
+        names = self._names if len(self._names) == len(values) else [f"item {i}" for i in range(1, len(values) + 1)]
+        return dict(zip(names, values, strict=True))
+
+    def _bad_gradients(self, loss: Tensor) -> tuple[str, ...]:
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
+        known = [(name, g) for (name, _), g in zip(named, gradients, strict=True) if g is not None and g.numel()]
+        finite = torch.stack([g.isfinite().all() for _, g in known]).tolist() if known else []
+        return tuple(name for (name, _), good in zip(known, finite, strict=True) if not good)
+
+
+def composed(trainer: Any) -> tuple[str, ...]:
+    """Return what the training's loader may compose images with now: ``mosaic``, ``mixup``, ``cutmix``, ``copy_paste``.
+
+    Ultralytics names only the first source of such an image. Empty when every image is of one file.
+    """
+    found = {
+        word
+        for data in _datasets(trainer)
+        for transform in _transforms(getattr(data, "transforms", None))
+        for base in type(transform).__mro__
+        if (word := _MIXES.get(base.__name__))
+        and float(getattr(transform, "p", None) or 0) > 0
+        and (word != "copy_paste" or getattr(transform, "mode", "") == "mixup")
+    }
+    return tuple(word for word in _MIXES.values() if word in found)
+
+
+def plain_batch(trainer: Any, image: str) -> dict[str, Any] | None:
+    """Load one image with its labels as a preprocessed batch of its own, without augmentation.
+
+    Reads the file; draws random numbers. Any change that was put on the trainer's instance is passed by.
+
+    Args:
+        trainer: A trainer within its run.
+        image: The image's path, as batches name it.
+
+    Returns:
+        The batch, or None where the data set does not know the image.
+    """
+    for data in _datasets(trainer):
+        files = [str(file) for file in getattr(data, "im_files", ())]
+        if image in files:
+            plain = copy.copy(data)
+            plain.augment = False
+            plain.transforms = plain.build_transforms(copy.copy(trainer.args))
+            batch = plain.collate_fn([plain[files.index(image)]])
+            return dict(type(trainer).preprocess_batch(trainer, batch))
+    return None
+
+
+def _datasets(trainer: Any) -> list[Any]:
+    data = getattr(getattr(trainer, "train_loader", None), "dataset", None)
+    return list(getattr(data, "datasets", [data])) if data is not None else []
+
+
+def _transforms(transform: Any) -> Iterator[Any]:
+    """Yield a transform and all those within it."""
+    if transform is None:
+        return
+    yield transform
+    within = getattr(transform, "transforms", None)
+    for part in [*(within if isinstance(within, list) else ()), getattr(transform, "pre_transform", None)]:
+        yield from _transforms(part)
+
+
+def _plain_objects(root: object) -> list[object]:
+    """Return a criterion and the objects it is made of, as far as they are Ultralytics' and no modules."""
+    found: list[object] = []
+    waiting = [root]
+    while waiting:
+        thing = waiting.pop()
+        ours = type(thing).__module__.startswith("ultralytics.utils.loss")
+        ours = ours or type(thing).__module__.startswith(("ultralytics.utils.tal", "ultralytics.models"))
+        if ours and hasattr(thing, "__dict__") and not any(thing is known for known in found):
+            found.append(thing)
+            waiting += list(vars(thing).values())
+    return found

@@ -1,0 +1,101 @@
+"""The training state of a trainer as named tensors, live and in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics.utils.torch_utils import unwrap_model
+
+from yolo_gradsafe.adapter.compatibility import ask
+from yolo_gradsafe.adapter.trainer_info import TEACHER
+
+__all__ = ["TrainingState"]
+
+
+class TrainingState:
+    """Weights, buffers, EMA and optimizer state.
+
+    Names are ``model/NAME``, ``ema/NAME`` and ``optimizer/PARAMETER/KEY``. Everything is looked up anew at each call:
+    the trainer replaces its EMA and its optimizer. ``state_dict()`` values are used because those of an EMA that older
+    versions validated in half precision can be written in place only through them.
+
+    Args:
+        trainer: A ``BaseTrainer`` that is set up.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by name. Does not synchronise."""
+        return {**self.model(), **self.ema(), **self.optimizer()}
+
+    def model(self) -> dict[str, Tensor]:
+        """Return weights and buffers."""
+        return _named("model", unwrap_model(self._trainer.model))
+
+    def ema(self) -> dict[str, Tensor]:
+        """Return weights and buffers of the EMA; nothing where there is none."""
+        ema = ask(self._trainer, "ema")
+        return _named("ema", ema.ema) if ema else {}
+
+    def optimizer(self) -> dict[str, Tensor]:
+        """Return the tensors of the optimizer's state; nothing before its first step."""
+        names = self._names()
+        return {
+            f"optimizer/{names[p]}/{key}": value
+            for p, state in self._trainer.optimizer.state.items()
+            for key, value in state.items()
+            if isinstance(value, Tensor) and value.numel()
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights of the model and of the EMA, without buffers: what is the same on every rank."""
+        modules = {"model": unwrap_model(self._trainer.model)}
+        if self._trainer.ema:
+            modules["ema"] = self._trainer.ema.ema
+        return {
+            f"{prefix}/{name}": p.detach()
+            for prefix, module in modules.items()
+            for name, p in module.named_parameters()
+            if p.numel()
+        }
+
+    def lasting(self) -> list[Tensor]:
+        """Return what a forward pass does not change: weights, EMA and optimizer state."""
+        weights = [p.detach() for p in unwrap_model(self._trainer.model).parameters() if p.numel()]
+        return [*weights, *self.ema().values(), *self.optimizer().values()]
+
+    def extra(self) -> dict[str, Any]:
+        """Return what is no tensor: the number of EMA updates."""
+        return {"ema_updates": self._trainer.ema.updates if self._trainer.ema else 0}
+
+    def set_extra(self, extra: dict[str, Any]) -> None:
+        """Put back what ``extra`` returned."""
+        if self._trainer.ema:
+            self._trainer.ema.updates = extra["ema_updates"]
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop the optimizer's state of the parameters of these names; it starts anew for them."""
+        parameters = {name: p for p, name in self._names().items()}
+        for name in {full.split("/")[1] for full in names if full.startswith("optimizer/")}:
+            self._trainer.optimizer.state.pop(parameters[name], None)
+
+    @torch.no_grad()
+    def reset_moments(self) -> None:
+        """Drop all of the optimizer's state."""
+        self.forget(self.optimizer())
+
+    def _names(self) -> dict[nn.Parameter, str]:
+        return {p: name for name, p in unwrap_model(self._trainer.model).named_parameters()}
+
+
+def _named(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{prefix}/{name}": t
+        for name, t in module.state_dict().items()
+        if isinstance(t, Tensor) and t.numel() and not name.startswith(TEACHER)
+    }

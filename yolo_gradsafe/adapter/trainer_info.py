@@ -1,0 +1,165 @@
+"""What is trained, and where the training stands: read from the trainer anew each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from ultralytics.utils import RANK
+from ultralytics.utils.torch_utils import unwrap_model
+
+from yolo_gradsafe.adapter.compatibility import ask
+from yolo_gradsafe.gradients.layer_groups import Layout, locate
+
+__all__ = ["TEACHER", "TrainerInfo"]
+
+TEACHER = "teacher_model."
+"""What the names of a distillation's teacher start with: it is frozen, evaluates only, and is in no checkpoint."""
+
+
+class TrainerInfo:
+    """The part of a ``Host`` that only looks."""
+
+    trainer: Any
+
+    # What is trained ------------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> nn.Module:
+        """The model without its DDP and compile wrappers."""
+        model: nn.Module = unwrap_model(self.trainer.model)
+        return model
+
+    def stages(self) -> dict[str, str]:
+        """Return the stage of every parameter by its name."""
+        layout = self.layout
+        return {name: locate(name, layout).stage for name, _ in self.named_parameters()}
+
+    @property
+    def layout(self) -> Layout:
+        """How the model is put together, from its own YAML; of a distillation, how the student is."""
+        model = getattr(self.model, "student_model", self.model)
+        config = getattr(model, "yaml", None) or {}
+        layers = getattr(model, "model", ())
+        return Layout(
+            len(config.get("backbone", ())), len(layers) if isinstance(layers, nn.Sequential) else 0, self.task
+        )
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Return the parameters in the order in which stock's clip sees them, without those of a frozen teacher."""
+        return [(name, p) for name, p in self.model.named_parameters() if not name.startswith(TEACHER)]
+
+    def batchnorm_buffers(self) -> list[Tensor]:
+        """Return the buffers that a forward pass may change (batch-norm statistics and counters)."""
+        return [b for name, b in self.model.named_buffers() if b.numel() and not name.startswith(TEACHER)]
+
+    @property
+    def task(self) -> str:
+        """Task as Ultralytics names it."""
+        return str(self.trainer.args.task)
+
+    @property
+    def model_name(self) -> str:
+        """Model as the user named it."""
+        return str(self.trainer.args.model)
+
+    # Where it stands ------------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """Epoch, from 1."""
+        return int(self.trainer.epoch) + 1
+
+    @property
+    def epochs(self) -> int:
+        """Epochs planned."""
+        return int(self.trainer.epochs)
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return Path(self.trainer.save_dir)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files: a lone one, or rank 0."""
+        return RANK in {-1, 0}
+
+    @property
+    def rank(self) -> int:
+        """Rank of this process; -1 for a lone one."""
+        return int(RANK)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the run goes on from a checkpoint."""
+        return bool(ask(self.trainer, "resume"))
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that the checkpoint of a resumed run has behind it."""
+        return int(ask(self.trainer, "start_epoch"))
+
+    @property
+    def plots(self) -> bool:
+        """Whether the user wants plots."""
+        return bool(self.trainer.args.plots)
+
+    @property
+    def batch_size(self) -> int:
+        """Images a batch, over all ranks."""
+        return int(ask(self.trainer, "batch_size"))
+
+    @property
+    def device(self) -> str:
+        """Device of the training."""
+        return str(self.trainer.device)
+
+    @property
+    def optimizer_name(self) -> str:
+        """Class of the optimizer."""
+        return type(self.trainer.optimizer).__name__
+
+    @property
+    def has_muon(self) -> bool:
+        """Whether the optimizer orthogonalises some updates (MuSGD), so that their size is the learning rate's."""
+        return any(group.get("use_muon") for group in self.trainer.optimizer.param_groups)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the first parameter group that has parameters."""
+        groups = self.trainer.optimizer.param_groups
+        return float(next((g for g in groups if g["params"]), groups[0])["lr"])
+
+    @property
+    def lr_ahead(self) -> float:
+        """The largest learning rate that the schedule has now or, in its warm-up, will come to."""
+        groups = [g for g in self.trainer.optimizer.param_groups if g["params"]]
+        return max(max(float(g["lr"]), float(g.get("initial_lr", 0.0))) for g in groups)
+
+    @property
+    def recoveries(self) -> int:
+        """Times in a row that Ultralytics has redone the epoch from ``last.pt``."""
+        return int(ask(self.trainer, "nan_recovery_attempts"))
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The data set as Ultralytics resolved it."""
+        return dict(ask(self.trainer, "data"))
+
+    @property
+    def single_class(self) -> bool:
+        """Whether all classes are trained as one."""
+        return bool(self.trainer.args.single_cls)
+
+    @property
+    def image_size(self) -> int:
+        """Size that images are trained at, pixels."""
+        return int(self.trainer.args.imgsz)
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """Names of the classes."""
+        names = self.data.get("names", {})
+        return dict(names) if isinstance(names, dict) else dict(enumerate(names))

@@ -1,0 +1,1 @@
+"""Pure measures: norms, layer groups, update ratios, the accumulation window, robust statistics."""

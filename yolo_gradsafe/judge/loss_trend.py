@@ -1,0 +1,128 @@
+"""The recent past of a training: how large losses and norms were, and whether they have left their range.
+
+A single outlier is a ``spike``. Divergence is a change that lasts, and the classic test for that is the cumulative sum
+(CUSUM; Page, "Continuous inspection schemes", Biometrika 1954): each step adds by how much its log loss exceeds the
+usual level, less an allowance, and the sum never falls below zero. Noise drains away, a lasting rise adds up.
+
+The sum only raises a suspicion. Whoever acts on it compares the same batch under other weights first
+(``recovery/cause_probe.py``), because harder data look the same from here.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from yolo_gradsafe.gradients.robust import usual_range
+
+__all__ = ["EXCESS", "NO_SIGNAL", "LossTrend", "LossTrendMonitor"]
+
+EXCESS = 3.0
+"""A loss this many times the usual one is out of its range."""
+_ALLOWANCE = math.log(2.5)
+_CAP = math.log(20.0)
+_ALARM = 4.0
+"""Two steps of at least twentyfold loss, five of sixfold, twenty-two of threefold."""
+_VANISHED = 1e-3
+_VANISHED_STEPS = 5
+_SPIKE_DEVIATIONS = 8.0
+_SPIKE_FLOOR = 0.35
+_SETTLED = 20
+"""Steps after which norms have a usual range."""
+_REFRESH = 10
+
+
+@dataclass(frozen=True)
+class LossTrend:
+    """What the recent past says of a step."""
+
+    spike: bool = False
+    """Its loss or its norm is an outlier."""
+    suspect: bool = False
+    """Losses have been out of their range for long enough to look into it."""
+    collapsed: bool = False
+    """Loss and norm have been next to nothing for several steps: the model has stopped to answer."""
+
+
+NO_SIGNAL = LossTrend()
+
+
+class LossTrendMonitor:
+    """Follows the losses and the norms of the steps that were healthy. Plain numbers; knows no trainer."""
+
+    def __init__(self) -> None:
+        self.sum = 0.0
+        """The cumulative sum; 0 while losses are in their range."""
+        self._losses: deque[float] = deque(maxlen=50)
+        self._norms: deque[float] = deque(maxlen=200)
+        self._largest_norm = math.inf
+        self._vanished = 0
+
+    @property
+    def loss_elevated(self) -> bool:
+        """Whether losses are half-way to a suspicion."""
+        return self.sum >= _ALARM / 2
+
+    @property
+    def usual(self) -> float:
+        """The usual loss of an image: the median of recent ones; nan before the first step."""
+        return math.exp(statistics.median(self._losses)) if self._losses else math.nan
+
+    def see(self, loss: float, norm: float) -> LossTrend:
+        """Take in a step with a finite loss, and say how it looks.
+
+        Args:
+            loss: Loss an image. Losses that are not positive have no level and are not followed.
+            norm: Global gradient norm.
+        """
+        usual = self.usual
+        vanished = bool(self._losses) and loss < usual * _VANISHED and self._norm_vanished(norm)
+        self._vanished = self._vanished + 1 if vanished else 0
+        excess = math.log(loss / usual) if loss > 0 and self._losses else 0.0
+        self.sum = max(0.0, self.sum + min(excess, _CAP) - _ALLOWANCE)
+        if loss > 0 and not vanished and excess <= _ALLOWANCE:
+            self._losses.append(math.log(loss))
+        spike = excess > math.log(EXCESS) or norm > self._largest_norm
+        if 0 < norm < math.inf and not vanished:
+            self._norms.append(norm)
+            if len(self._norms) >= _SETTLED and len(self._norms) % _REFRESH == 0:
+                self._refresh()
+        return LossTrend(
+            spike=spike,
+            suspect=self.sum >= _ALARM and excess > math.log(EXCESS),
+            collapsed=self._vanished >= _VANISHED_STEPS,
+        )
+
+    def accept(self, loss: float) -> None:
+        """Take a higher level as the usual one: a suspicion was unfounded, the data have changed."""
+        self.sum = 0.0
+        self._losses.clear()
+        self._losses.append(math.log(loss))
+
+    def forgive(self) -> None:
+        """Drop the suspicion: the model is another one, the data are the same."""
+        self.sum = 0.0
+        self._vanished = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was learnt, as plain numbers."""
+        return {"sum": self.sum, "losses": list(self._losses), "norms": list(self._norms)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        self.sum = float(state["sum"])
+        self._losses.clear()
+        self._norms.clear()
+        self._losses.extend(map(float, state["losses"]))
+        self._norms.extend(map(float, state["norms"]))
+        if len(self._norms) >= _SETTLED:
+            self._refresh()
+
+    def _norm_vanished(self, norm: float) -> bool:
+        return bool(self._norms) and norm < statistics.median(self._norms) * _VANISHED
+
+    def _refresh(self) -> None:
+        self._largest_norm = usual_range(self._norms, _SPIKE_DEVIATIONS, _SPIKE_FLOOR)[1]
