@@ -48,22 +48,22 @@ def hook_count(model):
 
 def test_the_innermost_module_is_blamed_and_not_those_behind_or_around_it():
     model = nn.Sequential(nn.Identity(), nn.Sequential(nn.Identity(), Exponent()), nn.ReLU(inplace=True))
-    bad = first_bad(sights(model, torch.tensor([5.0, 100.0])))
+    bad = first_bad(forward_stats(model, torch.tensor([5.0, 100.0])))
     assert (bad.name, bad.kind, bad.dtype) == ("1.1", "Exponent", "float32")
     assert bad.peak == pytest.approx(math.exp(5))
 
 
 def test_what_overflows_between_layers_is_their_holders():
-    assert first_bad(sights(nn.Sequential(nn.Identity(), Sum()), torch.ones(2))).name == "1"
+    assert first_bad(forward_stats(nn.Sequential(nn.Identity(), Sum()), torch.ones(2))).name == "1"
 
 
 def test_an_activation_in_place_does_not_hide_that_its_input_was_bad():
     model = nn.Sequential(Exponent(), nn.Hardtanh(inplace=True), nn.Identity())
-    assert first_bad(sights(model, torch.tensor([100.0]))).name == "0"
+    assert first_bad(forward_stats(model, torch.tensor([100.0]))).name == "0"
 
 
 def test_healthy_layers_are_all_listed_in_order():
-    seen = sights(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), torch.ones(1, 2))
+    seen = forward_stats(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), torch.ones(1, 2))
     assert [s.name for s in seen] == ["0", "1", ""]
     assert first_bad(seen) is None
 
@@ -74,7 +74,7 @@ def test_dicts_lists_and_integers_pass():
             return {"a": [batch["img"] * scale], "n": torch.tensor(1), "none": None}
 
     model = nn.Sequential(Mixed(), nn.Identity())
-    assert [s.name for s in sights(model, {"img": torch.full((1,), 7.0), "n": torch.tensor([2])})] == ["0", "1", ""]
+    assert [s.name for s in forward_stats(model, {"img": torch.full((1,), 7.0), "n": torch.tensor([2])})] == ["0", "1", ""]
 
 
 def test_the_first_bad_gradient_is_named():

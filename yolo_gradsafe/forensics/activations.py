@@ -51,7 +51,7 @@ class GradientStats:
 
 
 class ActivationHooks:
-    """What the hooks have seen: forward in the order in which modules finish, backward in the order of back-propagation."""
+    """What the hooks have seen: forward in the order in which modules finish, backward in that of back-propagation."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[str, str, str]] = []
