@@ -85,7 +85,7 @@ def storages(tensors: Iterable[Tensor]) -> dict[int, int]:
 
 def held(guard: Any, trainer: Any) -> list[int]:
     """Return the bytes of the storages that the guard alone keeps alive."""
-    session = guard._sessions[id(trainer)]
+    session = guard._session(trainer)
     own = storages(tensors_of(session))
     # The batch under way is the trainer's: it is let go at the batch's end, when the trainer goes on to the next.
     others = storages([*trainers(trainer), *tensors_of(session._window.content)])

@@ -56,8 +56,8 @@ def measure(model: str, folder: Path, epochs: int, device: str) -> list[object]:
     held: list[int] = []
 
     def note(trainer: Any) -> None:
-        ring = guard._sessions[id(trainer)].step.restorer._ring
-        used = [s for s in [*ring._trusted, *ring._free, ring._trial] if s is not None]
+        buffer = guard._session(trainer).step.recovery.rollback._buffer
+        used = [s for s in [*buffer._trusted, *buffer._free, buffer._candidate] if s is not None]
         held[:] = [sum(t.nbytes for t in s._tensors.values()) for s in used if s.step >= 0]
 
     guard, began = GradSafe(report={"console": False, "plot": False}), []

@@ -147,8 +147,8 @@ class Observer:
         }
 
     def _install(self, trainer: Any) -> None:
-        host = self.guard._sessions[id(trainer)].host
-        step, host.apply, host.drop = trainer.optimizer_step, self._inside(host.apply), self._inside(host.drop)
+        adapter, step = self.guard._session(trainer).trainer, trainer.optimizer_step
+        adapter.apply, adapter.skip = self._inside(adapter.apply), self._inside(adapter.skip)
 
         def optimizer_step() -> None:
             self._inner, start = 0.0, time.perf_counter()

@@ -25,7 +25,7 @@ import torch
 from benchmarks import recorders
 from benchmarks.harness import machine, medians, table
 from benchmarks.trainer import set_up
-from yolo_gradsafe.gradients.norms import Meter, clip_by_norm_
+from yolo_gradsafe.gradients.norms import GradientMeter, clip_by_norm_
 
 MAX_NORM = 10.0
 CLIP, METER = "stock's clip_grad_norm_, no record", "gradsafe's meter"
@@ -36,7 +36,7 @@ def measure(model: str, folder: Path, device: str, repeats: int) -> list[list[ob
     """Time every way of recording on one model's gradients."""
     trainer, guard = set_up(model, "SGD", folder, device)
     named = [(name, p) for name, p in trainer.model.named_parameters() if p.grad is not None]
-    parameters, meter = [p for _, p in named], Meter(named)
+    parameters, meter = [p for _, p in named], GradientMeter(named)
     gradients = [(name, p.grad) for name, p in named]
     norm = float(torch.nn.utils.get_total_norm([g for _, g in gradients]))
     original = [g * (5 * MAX_NORM / norm) for _, g in gradients]

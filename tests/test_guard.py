@@ -102,7 +102,7 @@ def test_the_same_guard_serves_two_trainings_with_separate_records(tiny):
     guard.attach(ultralytics.YOLO(DETECT)).train(**{**tiny, "name": "two", "epochs": 2})
     assert (first.steps.total, guard.summary.steps.total) == (2, 4)
     assert guard.summary is not first
-    assert not guard._sessions
+    assert not guard._guarded
 
 
 def test_two_guards_on_one_training_do_not_stack(tiny):

@@ -184,7 +184,7 @@ def synchronisations(step: Any) -> int:
 def test_on_a_gpu(tmp_path, scaler):
     trainer, guard = set_up(DETECT, "SGD", tmp_path, "0")
     trainer.scaler = torch.amp.GradScaler("cuda", enabled=scaler)
-    guarded, faults = trainer.optimizer_step, guard._sessions[id(trainer)].shield.faults
+    guarded, faults = trainer.optimizer_step, guard._session(trainer).boundary.faults
     with no_synchronisation():
         trainer.run_callbacks("on_train_batch_end")
         trainer.run_callbacks("on_train_batch_start")

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from yolo_gradsafe import adapter
+from yolo_gradsafe.build import build_session
 from yolo_gradsafe.config import Config, ConfigError, Source
 from yolo_gradsafe.error_boundary import ErrorBoundary
 from yolo_gradsafe.report.summary import Summary
@@ -32,6 +33,9 @@ from yolo_gradsafe.step import GuardedStep
 __all__ = ["GradSafe"]
 
 Target = TypeVar("Target")
+
+_SESSION = "_gradsafe_session"
+"""Attribute of a trainer under way: its guard and its session, which go with it."""
 
 
 class GradSafe:
@@ -57,7 +61,8 @@ class GradSafe:
         self.config = Config.load(source, overrides)
         self.summary: Summary | None = None
         """Summary of the training that ended last; None before, and where another process trained (DDP)."""
-        self._sessions: dict[int, Session] = {}
+        self._guarded: list[weakref.ref[Any]] = []
+        """Trainers under way with a session of ours."""
         self._targets: list[weakref.ref[Any]] = []
 
     @property
@@ -114,33 +119,34 @@ class GradSafe:
             if attached is not None and target in (None, attached):
                 adapter.unregister(attached, {event: [fn] for event, fn in self.callbacks.items()})
         self._targets = [known for known in self._targets if target is not None and known() not in (None, target)]
-        for key, session in list(self._sessions.items()):
-            if target is None or session.host.trainer is target:
-                session.host.release()
-                del self._sessions[key]
+        for known in self._guarded:
+            trainer = known()
+            if trainer is not None and target in (None, trainer):
+                self._release(trainer)
 
     # Events, in the order above -------------------------------------------------------------------------------------
 
     def on_pretrain_routine_end(self, trainer: Any) -> None:
         """Runs when model, optimizer, scaler, EMA and loaders exist: take the place of the trainer's step."""
         if isinstance(vars(trainer).get("optimizer_step"), GuardedStep):
-            if id(trainer) not in self._sessions:
+            if self._session(trainer) is None:
                 adapter.warn("this training is guarded already; the second guard stays out of it")
             return
         with ErrorBoundary(_report_start, reraise=(ConfigError,))("guard this training; it runs as stock"):
             try:
-                host = adapter.Host(trainer)
+                wrapped = adapter.TrainerAdapter(trainer)
             except adapter.UnsupportedTrainer as error:
                 adapter.warn(f"{adapter.unknown(str(error))}: this training runs as stock, without a guard")
                 return
             try:
-                with host.ranks.together():  # a guard on some of the ranks would wait for the others for ever
-                    session = Session(host, self.config)
-                    session.install()
+                with wrapped.ranks.collective():  # a guard on some of the ranks would wait for the others for ever
+                    session = build_session(wrapped, self.config)
+                    session.start()
             except Exception:
-                host.release()
+                wrapped.release()
                 raise
-            self._sessions[id(trainer)] = session
+            setattr(trainer, _SESSION, (self, session))
+            self._guarded.append(weakref.ref(trainer))
 
     def on_train_epoch_start(self, trainer: Any) -> None:
         """Runs right before an epoch's learning rate is set."""
@@ -173,23 +179,36 @@ class GradSafe:
         reason = f"{type(error).__name__}: {error}" if error else "training ended before its last epoch was done"
         self._run(trainer, "write the report", lambda session: session.finish(reason))
         self._take_summary(trainer)
-        if session := self._sessions.pop(id(trainer), None):
-            session.host.release()
+        self._release(trainer)
 
     def _run(self, trainer: Any, place: str, action: Callable[[Session], None]) -> None:
         """Let the trainer's session, if it has one, do its work; a fault in it stays there."""
-        if session := self._sessions.get(id(trainer)):
-            with session.shield(place):
+        if session := self._session(trainer):
+            with session.boundary(place):
                 action(session)
+            with session.boundary("record what was done"):
+                session.log.incidents.flush()
+
+    def _session(self, trainer: Any) -> Session | None:
+        """Return the session of ours that lives on a trainer."""
+        owner, session = getattr(trainer, _SESSION, (None, None))
+        return session if owner is self else None
+
+    def _release(self, trainer: Any) -> None:
+        """End the session of ours on a trainer, if there is one, and give the trainer its methods back."""
+        if session := self._session(trainer):
+            session.trainer.release()
+            delattr(trainer, _SESSION)
+        self._guarded = [known for known in self._guarded if known() not in (None, trainer)]
 
     def _take_summary(self, trainer: Any) -> None:
-        session = self._sessions.get(id(trainer))
-        if session and session.summary:
-            self.summary = session.summary
+        session = self._session(trainer)
+        if session and session.log.summary:
+            self.summary = session.log.summary
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel to DDP workers and back with the options alone."""
-        return {"config": self.config, "summary": self.summary, "_sessions": {}, "_targets": []}
+        return {"config": self.config, "summary": self.summary, "_guarded": [], "_targets": []}
 
 
 def _report_start(place: str, trace: str) -> None:

@@ -4,71 +4,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from yolo_gradsafe.adapter import Host
-from yolo_gradsafe.gradients.norms import Gradients, Meter, Reading
+from yolo_gradsafe.adapter import TrainerAdapter
+from yolo_gradsafe.gradients.layer_groups import LayerGroups
+from yolo_gradsafe.gradients.norms import GradientMeter, Gradients, Reading, scaled_norm
 from yolo_gradsafe.gradients.update_ratio import UpdateRatioSampler
 from yolo_gradsafe.gradients.window import AccumulationWindow
 from yolo_gradsafe.judge.batchnorm import BatchNormMonitor
-from yolo_gradsafe.judge.verdict import StepMetrics
-from yolo_gradsafe.recovery.batchnorm import BatchNormShadow
+from yolo_gradsafe.judge.verdict import BatchNormHealth, StepMetrics
+from yolo_gradsafe.recovery.savepoint import Savepoint
 
-__all__ = ["Measurement", "Measurer"]
-
-_BLOWN_UP, _NOT_FINITE = 1.0, 2.0
-"""How bad batch-norm statistics are; 0 when they are sound."""
+__all__ = ["Measurement"]
 
 
-@dataclass(frozen=True)
 class Measurement:
-    """What is known of a step before it is judged."""
-
-    sample: StepMetrics
-    gradients: Gradients
-    tensor_norms: list[float]
-    """L2 norms of the unscaled gradients before clipping, in the order of ``gradients``."""
-    bad_tensors: list[str]
-    """Parameters whose gradient is not finite."""
-    statistics_finite: bool
-    """Whether the norm of the batch-norm statistics is finite, on every rank."""
-    riding: list[float]
-    """The largest, over the ranks, of the numbers that rode along."""
-    update_ratios: NDArray[np.float64] | None
-    """Update-to-weight ratio of each layer in an earlier step, when a sample has just become known."""
-
-
-class Measurer:
     """Measures the gradients that wait for the step, and what goes with them.
 
     Args:
-        host: The trainer.
+        trainer: The trainer.
         window: The micro-batches that the step is made of.
-        batchnorm: The copy of the batch-norm statistics; looked at with the gradients.
-        statistics: Knows how large their norm usually is.
+        groups: Which parameters are a layer, which layers a stage.
+        savepoint: Gathers the batch-norm statistics; they are looked at with the gradients.
+        monitor: Knows how large their norm usually is.
         updates: Samples of weights that wait to be read.
     """
 
     def __init__(
         self,
-        host: Host,
+        trainer: TrainerAdapter,
         window: AccumulationWindow,
-        batchnorm: BatchNormShadow,
-        statistics: BatchNormMonitor,
+        groups: LayerGroups,
+        savepoint: Savepoint,
+        monitor: BatchNormMonitor,
         updates: UpdateRatioSampler,
     ) -> None:
-        self._host = host
-        self._window = window
-        self._batchnorm = batchnorm
-        self._statistics = statistics
-        self._updates = updates
-        self._meter = Meter(host.named_parameters())
+        self.trainer = trainer
+        self.window = window
+        self.groups = groups
+        self.updates = updates
+        self.savepoint = savepoint
+        self._monitor = monitor
+        self._meter = GradientMeter(trainer.named_parameters())
 
-    def measure(self, step: int, unscaled: bool, riding: Sequence[float] = ()) -> Measurement:
+    def measure(
+        self, step: int, unscaled: bool, piggyback: Sequence[float] = ()
+    ) -> tuple[StepMetrics, Gradients, list[float]]:
         """Read gradients, losses, statistics, loss scale and waiting samples. Synchronises, once.
 
         Collective: one message, the only one of a healthy step.
@@ -76,57 +59,92 @@ class Measurer:
         Args:
             step: Number of the step.
             unscaled: Whether the gradients are unscaled by now.
-            riding: Numbers to tell the other ranks with it.
-        """
-        host = self._host
-        with host.ranks.together(closing=False):
-            names, items = host.loss_items()
-            losses = torch.stack([loss.reshape(()) for loss in self._window.losses(host.loss)])
-            scale = host.amp_scale
-            waiting = self._updates.take()
-            gradients, reading = self._meter.measure(
-                [self._batchnorm.look(), scale, losses, items, *waiting], None if unscaled else scale
-            )
-            statistics_norm, amp_scale, *values = reading.scalars
-            values, rest = values[: len(losses)], values[len(losses) :]
-            bad_tensors = _bad_tensors(gradients, reading)
-            ratios = self._updates.ratios(rest[len(names) :]) if waiting else None
-            facts = self._facts(values, bad_tensors, statistics_norm)
-        losses_bad, grads_bad, buffers_bad, image_loss, most, least, *agreed = host.largest(
-            [*facts, amp_scale, -amp_scale, *riding]
-        )
-        if host.ranks.several and most != -least:  # gradients of different scales were added up
-            grads_bad, amp_scale = 1.0, 0.0
-        sample = StepMetrics(
-            epoch=host.epoch,
-            step=step,
-            batch=self._window.newest,
-            lr=host.lr,
-            losses=values,
-            items=dict(zip(names, rest, strict=False)),
-            images=self._window.newest_size,
-            image_loss=image_loss,
-            grad_norm=reading.norm,
-            losses_finite=not losses_bad,
-            grads_finite=not grads_bad,
-            buffers_sound=not buffers_bad,
-            scaler=host.scaler_enabled,
-            amp_scale=amp_scale,
-        )
-        return Measurement(
-            sample, gradients, reading.tensor_norms, bad_tensors, buffers_bad <= _BLOWN_UP, agreed, ratios
-        )
+            piggyback: Numbers to tell the other ranks with it.
 
-    def _facts(
-        self, losses: Sequence[float], bad_tensors: Sequence[str], statistics_norm: float
-    ) -> tuple[float, float, float, float]:
-        """Return whether losses, gradients and statistics are bad on this rank, and the loss an image."""
-        finite, images = all(map(math.isfinite, losses)), self._window.images_kept
-        blown_up = self._statistics.blown_up(statistics_norm)
-        sound = not blown_up and (math.isfinite(statistics_norm) or self._batchnorm.finite())
-        badness = 0.0 if sound else _BLOWN_UP if math.isfinite(statistics_norm) else _NOT_FINITE
-        image_loss = sum(losses) / images if finite and images else 0.0
-        return not finite, bool(bad_tensors), badness, image_loss
+        Returns:
+            The metrics, the gradients where they lie, and the largest of each piggyback number over the ranks.
+        """
+        trainer, window = self.trainer, self.window
+        with trainer.ranks.collective(closing=False):
+            window.set_loss(trainer.loss)
+            names, items = trainer.loss_items()
+            losses = torch.stack([loss.reshape(()) for loss in window.losses or [trainer.loss]])
+            scale = trainer.amp_scale
+            samples = self.updates.take()
+            gradients, reading = self._meter.measure(
+                [self.savepoint.observe(), scale, losses, items, *samples], None if unscaled else scale
+            )
+            batchnorm_norm, amp_scale, *values = reading.scalars
+            values, rest = values[: len(losses)], values[len(losses) :]
+            metrics = StepMetrics(
+                epoch=trainer.epoch,
+                step=step,
+                batch=window.newest,
+                lr=trainer.lr,
+                losses=values,
+                items=dict(zip(names, rest, strict=False)),
+                images=window.newest_size,
+                image_loss=self._image_loss(values),
+                grad_norm=reading.norm,
+                losses_finite=all(map(math.isfinite, values)),
+                grads_finite=True,
+                batchnorm=self._batchnorm_health(batchnorm_norm),
+                scaler=trainer.scaler_enabled,
+                amp_scale=amp_scale,
+                bad_tensors=_bad_tensors(gradients, reading),
+                tensor_norms=reading.tensor_norms,
+                batchnorm_norm=batchnorm_norm,
+                update_ratios=self.updates.ratios(rest[len(names) :]) if samples else None,
+            )
+        metrics, agreed = self._over_ranks(metrics, piggyback)
+        return self._finish(metrics, gradients, unscaled), gradients, agreed
+
+    def _over_ranks(self, local: StepMetrics, piggyback: Sequence[float]) -> tuple[StepMetrics, list[float]]:
+        """Return what holds on all ranks: one message."""
+        trainer = self.trainer
+        losses_bad, grads_bad, batchnorm, image_loss, most, least, *agreed = trainer.ranks.all_reduce_max(
+            [
+                not local.losses_finite,
+                bool(local.bad_tensors),
+                local.batchnorm,
+                local.image_loss,
+                local.amp_scale,
+                -local.amp_scale,
+                *piggyback,
+            ]
+        )
+        # Gradients that were scaled differently were added up: nothing can be made of them.
+        scales_differ = trainer.ranks.several and most != -least
+        metrics = replace(
+            local,
+            losses_finite=not losses_bad,
+            grads_finite=not grads_bad and not scales_differ,
+            batchnorm=BatchNormHealth(int(batchnorm)),
+            image_loss=image_loss,
+            amp_scale=0.0 if scales_differ else most,
+        )
+        return metrics, agreed
+
+    def _finish(self, metrics: StepMetrics, gradients: Gradients, unscaled: bool) -> StepMetrics:
+        """Add what follows on the host; only a norm that overflows is read from the device again."""
+        overflow = metrics.grads_finite and not math.isfinite(metrics.grad_norm)
+        norm = metrics.grad_norm
+        if overflow:
+            peak, relative = scaled_norm(gradients.tensors)
+            norm = peak * relative / (1.0 if unscaled else metrics.amp_scale)
+        layers, stages = self.groups.norms(gradients.names, metrics.tensor_norms)
+        return replace(metrics, grad_norm=norm, norm_overflow=overflow, layer_norms=layers, stage_norms=stages)
+
+    def _image_loss(self, losses: Sequence[float]) -> float:
+        images = self.window.images_kept
+        return sum(losses) / images if images and all(map(math.isfinite, losses)) else 0.0
+
+    def _batchnorm_health(self, norm: float) -> BatchNormHealth:
+        if self._monitor.is_blown_up(norm):
+            return BatchNormHealth.BLOWN_UP if math.isfinite(norm) else BatchNormHealth.NOT_FINITE
+        # A norm may overflow although every element is finite.
+        sound = math.isfinite(norm) or self.savepoint.statistics_finite()
+        return BatchNormHealth.SOUND if sound else BatchNormHealth.NOT_FINITE
 
 
 def _bad_tensors(gradients: Gradients, reading: Reading) -> list[str]:

@@ -1,19 +1,41 @@
-"""Keeps the ranks of a training together when the plugin itself fails on one of them."""
+"""Keeps the ranks of a training together, also when the plugin itself fails on one of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from yolo_gradsafe.adapter import Host
-from yolo_gradsafe.clipping import Clipper
+from yolo_gradsafe.adapter import TrainerAdapter
 from yolo_gradsafe.error_boundary import ErrorBoundary
-from yolo_gradsafe.recovery.events import EventLog
-from yolo_gradsafe.recovery.isolation import Isolation
-from yolo_gradsafe.recovery.manager import RecoveryManager
 from yolo_gradsafe.recovery.rollback import RollbackManager
+from yolo_gradsafe.state_registry import StateRegistry
+from yolo_gradsafe.telemetry.incident_log import IncidentLog
+from yolo_gradsafe.telemetry.schema import Kind, Place, Remedy
 
-__all__ = ["RankSync"]
+__all__ = ["RankFlags", "RankSync"]
+
+
+@dataclass(frozen=True)
+class RankFlags:
+    """What a rank tells the others with a step's one message; the largest of each number counts."""
+
+    failed: bool = False
+    """Whether the plugin has failed there since the last step, in what that rank does for itself."""
+    unsound_snapshot: bool = False
+    """Whether a snapshot turned out not to be finite there."""
+    snapshot_interval: int = 0
+    """Steps from one snapshot to the next that it needs; 0 where it takes none."""
+
+    def pack(self) -> list[float]:
+        """Return the flags as numbers."""
+        return [float(self.failed), float(self.unsound_snapshot), float(self.snapshot_interval)]
+
+    @staticmethod
+    def unpack(numbers: Sequence[float]) -> RankFlags:
+        """Read what ``pack`` returned, or the largest of each number over the ranks."""
+        failed, unsound, interval = numbers
+        return RankFlags(bool(failed), bool(unsound), int(interval))
 
 
 class RankSync:
@@ -23,82 +45,71 @@ class RankSync:
     clip, is told with the next step's one message; all then take over rank 0's weights and what it has learnt.
 
     Args:
-        host: The trainer.
-        shield: Catches the plugin's own faults.
-        restorer: Takes its snapshots anew.
-        medic: What it has learnt is shared,
-        clipper: and what this has,
-        isolation: and whether this is armed.
-        log: Where to say what was done.
+        trainer: The trainer.
+        boundary: Catches the plugin's own faults.
+        rollback: Takes its snapshots anew.
+        registry: What is learnt, and is shared.
+        incidents: Where to say what was done.
     """
 
     def __init__(
         self,
-        host: Host,
-        shield: ErrorBoundary,
-        restorer: RollbackManager,
-        medic: RecoveryManager,
-        clipper: Clipper,
-        isolation: Isolation,
-        log: EventLog,
+        trainer: TrainerAdapter,
+        boundary: ErrorBoundary,
+        rollback: RollbackManager,
+        registry: StateRegistry,
+        incidents: IncidentLog,
     ) -> None:
-        self._host = host
-        self._shield = shield
-        self._restorer = restorer
-        self._log = log
-        self._shared: dict[str, RecoveryManager | Clipper | Isolation] = {
-            "medic": medic,
-            "clipper": clipper,
-            "isolation": isolation,
-        }
-        self._behind = False
-
-    @property
-    def opinion(self) -> list[float]:
-        """What this rank tells the others with a step's message; three numbers, of which the largest counts."""
-        return [self._behind, *self._restorer.opinion]
+        self.boundary = boundary
+        self.ranks = trainer.ranks
+        self._trainer = trainer
+        self._rollback = rollback
+        self._registry = registry
+        self._incidents = incidents
+        self._failed = False
 
     @contextmanager
-    def alone(self, place: str) -> Iterator[None]:
-        """ErrorBoundary what this rank does for itself.
+    def local(self, place: str) -> Iterator[None]:
+        """Contain faults in what this rank does for itself.
 
         Args:
-            place: What is being done, for the log.
+            place: What is being done, for the log, as in "could not ...".
         """
-        before = self._shield.faults[place]
-        with self._shield(place):
+        before = self.boundary.faults[place]
+        with self.boundary(place):
             yield
-        self._behind |= self._shield.faults[place] > before
+        self._failed |= self.boundary.faults[place] > before
 
     @contextmanager
-    def together(self, place: str) -> Iterator[None]:
-        """ErrorBoundary what all ranks do together; it fails on all or on none."""
-        with self.alone(place), self._host.ranks.together():
+    def collective(self, place: str) -> Iterator[None]:
+        """Contain faults in what all ranks do together; it fails on all or on none."""
+        with self.local(place), self.ranks.collective():
             yield
 
-    def settle(self, agreed: Sequence[float], steps: int) -> None:
-        """Do what the ranks' opinions ask for. Collective, if it is anything.
+    def local_flags(self) -> RankFlags:
+        """Return what this rank has to tell the others."""
+        return RankFlags(self._failed, self._rollback.unsound_snapshot, self._rollback.snapshot_interval)
+
+    def apply(self, agreed: RankFlags, steps: int) -> None:
+        """Do what the ranks' flags ask for. Collective, if it is anything.
 
         Args:
-            agreed: The largest of every number of ``opinion``.
+            agreed: The flags that hold for all ranks.
             steps: Optimizer steps so far.
         """
-        behind, unsound, interval = agreed
-        self._restorer.pace(interval)
-        self._behind = False
-        if behind and self._host.ranks.several:
-            with self.together("make the ranks equal"):
+        self._rollback.set_interval(agreed.snapshot_interval)
+        self._failed = False
+        if agreed.failed and self.ranks.several:
+            with self.collective("make the ranks equal"):
                 self._level()
-            if interval:
-                with self._shield("take the first snapshot anew"), self._host.ranks.together():
-                    self._restorer.start_over(steps)
-        elif unsound:
-            with self.together("heal what a snapshot was taken of"):
-                self._restorer.heal_unsound()
+            if agreed.snapshot_interval:
+                with self.boundary("take the first snapshot anew"), self.ranks.collective():
+                    self._rollback.restart(steps)
+        elif agreed.unsound_snapshot:
+            with self.collective("repair what a snapshot was taken of"):
+                self._rollback.repair_unsound()
 
     def _level(self) -> None:
-        learnt = self._host.ranks.same({name: part.state_dict() for name, part in self._shared.items()})
-        for name, part in self._shared.items():
-            part.load_state_dict(learnt[name])
-        self._host.level()
-        self._log.tell("internal_error", "the plugin had failed on a rank", "gave all ranks the weights of rank 0")
+        self._registry.load_state_dict(self.ranks.broadcast_object(self._registry.state_dict()))
+        self._trainer.broadcast_state()
+        self._incidents.log(Kind.INTERNAL_ERROR, place=Place.RANKS, remedies=(Remedy.RANKS_SYNCED,))

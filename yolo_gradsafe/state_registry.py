@@ -1,77 +1,66 @@
-"""What a resumed run goes on from: gathered from the parts that learn, and given back to them."""
+"""One registry of what learns during a training: resume, rank broadcast and snapshots all go by it."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from yolo_gradsafe import adapter
-from yolo_gradsafe.forensics.investigator import FaultInvestigator
-from yolo_gradsafe.step import GuardedStep
-from yolo_gradsafe.telemetry.files import read_states
-
-__all__ = ["StateRegistry"]
+__all__ = ["Learns", "StateRegistry"]
 
 
-class _Learns(Protocol):
-    def state_dict(self) -> dict[str, Any]: ...
+class Learns(Protocol):
+    """An object whose state lasts from step to step."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was learnt, as strict JSON can hold it."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
 
 
 class StateRegistry:
-    """Knows which parts of a training learn.
+    """Knows everything that learns. What learns registers once, when a session is built.
 
-    Args:
-        mode: The clipper's mode; another one cannot go on from its state.
-        step: The guarded step.
-        investigator: Counts the offences of images.
+    A resumed run goes on from all of it, and so does a rank that was left behind. What follows the weights is put back
+    with them at a rollback; the rest, such as the count of rollbacks, must outlast one.
     """
 
-    def __init__(self, mode: str, step: GuardedStep, investigator: FaultInvestigator) -> None:
-        self._mode = mode
-        self._step = step
-        self._clipper = step.clipper
-        self._parts: dict[str, _Learns] = {
-            "recovery": step.medic,
-            "isolation": step.isolation,
-            "vanishing": step.vanishing,
-            "forensics": investigator,
-        }
+    def __init__(self) -> None:
+        self._parts: dict[str, Learns] = {}
+        self._with_weights: set[str] = set()
 
-    def gather(self) -> dict[str, Any]:
-        """Return what was learnt so far, as JSON can hold it."""
-        parts = {name: part.state_dict() for name, part in self._parts.items()}
-        return {"mode": self._mode, "clipper": self._clipper.state_dict(), **parts}
-
-    def share(self, ranks: adapter.Ranks) -> None:
-        """Give every rank what rank 0 goes on from: other machines may not see its files. Collective."""
-        if ranks.several:
-            learnt = ranks.same({**self.gather(), "steps": self._step.steps})
-            self._step.steps = learnt["steps"]
-            self._give(learnt)
-
-    def _give(self, state: dict[str, Any]) -> None:
-        if state["mode"] == self._mode:
-            self._clipper.load_state_dict(state["clipper"])
-        for name, part in self._parts.items():
-            part.load_state_dict(state[name])
-
-    def recall(self, path: Path, done: int) -> None:
-        """Go on from the newest state that is not later than the checkpoint; warn where there is none that fits.
+    def register(self, name: str, part: Learns, follows_weights: bool = False) -> None:
+        """Enter a part.
 
         Args:
-            path: The run's ``state.json``; all ranks read the same. Without one there is nothing to go on from.
-            done: Epochs that the checkpoint has behind it.
+            name: Its name in ``state.json``.
+            part: The part.
+            follows_weights: Whether what it knows belongs to the weights of the time.
+
+        Raises:
+            ValueError: There is one of that name.
         """
-        try:
-            states = read_states(path)
-            if not states:
-                return
-            epochs = [epoch for epoch in states if epoch <= done]
-            if not epochs:
-                adapter.warn(f"{path} holds nothing of epoch {done} or before, clipper and recovery start anew")
-                return
-            self._give(states[max(epochs)])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            adapter.warn(f"{path} cannot be used, clipper and recovery start anew: {error}")
+        if name in self._parts:
+            raise ValueError(f"{name} is registered already")
+        self._parts[name] = part
+        if follows_weights:
+            self._with_weights.add(name)
+
+    def __contains__(self, part: object) -> bool:
+        """Whether an object is registered."""
+        return any(known is part for known in self._parts.values())
+
+    def state_dict(self, with_weights_only: bool = False) -> dict[str, Any]:
+        """Return the states of all parts by name.
+
+        Args:
+            with_weights_only: Only of those that follow the weights.
+        """
+        names = [name for name in self._parts if not with_weights_only or name in self._with_weights]
+        return {name: self._parts[name].state_dict() for name in names}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Give the parts back what ``state_dict`` returned; those that it does not know keep what they have."""
+        for name, part in self._parts.items():
+            if name in state:
+                part.load_state_dict(state[name])

@@ -12,7 +12,7 @@ from ultralytics.utils.callbacks import base
 
 from tests.arm import BASE, DETECT
 from yolo_gradsafe import YOLO, GradSafe
-from yolo_gradsafe.adapter import Host, UnsupportedTrainer
+from yolo_gradsafe.adapter import TrainerAdapter, UnsupportedTrainer
 from yolo_gradsafe.adapter.compatibility import KNOWN_STEPS, SET_BY_LOOP, WITHOUT, ask, examine, fingerprint
 
 
@@ -28,7 +28,7 @@ def trainer(drawn, tmp_path_factory):
 def test_the_installed_version_is_known(trainer):
     shape = examine(trainer)
     assert (shape.missing, shape.incompatibilities) == ((), ())
-    assert Host(trainer).step_is_stock
+    assert TrainerAdapter(trainer).step_is_stock
 
 
 def test_it_takes_some_milliseconds(trainer):
@@ -59,7 +59,7 @@ def test_a_step_of_the_users_own_is_no_unknown_version(trainer, monkeypatch):
 
     monkeypatch.setattr(BaseTrainer, "optimizer_step", optimizer_step)
     assert examine(trainer).incompatibilities == ()
-    assert not Host(trainer).step_is_stock
+    assert not TrainerAdapter(trainer).step_is_stock
 
 
 def test_a_changed_body_is_one(trainer, monkeypatch):
@@ -69,13 +69,13 @@ def test_a_changed_body_is_one(trainer, monkeypatch):
     optimizer_step.__module__ = BaseTrainer.__module__
     monkeypatch.setattr(BaseTrainer, "optimizer_step", optimizer_step)
     assert examine(trainer).incompatibilities == ("the body of BaseTrainer.optimizer_step is not a known one",)
-    assert not Host(trainer).step_is_stock
+    assert not TrainerAdapter(trainer).step_is_stock
 
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_an_attribute_that_is_gone_is_named_and_can_be_done_without(trainer, monkeypatch, name):
     monkeypatch.delattr(trainer, name)
-    host = Host(trainer)
+    host = TrainerAdapter(trainer)
     assert host.incompatibilities == (f"trainer.{name} is missing",)
     assert not host.step_is_stock
     assert ask(trainer, name) == WITHOUT[name]
@@ -90,7 +90,7 @@ def test_an_attribute_that_is_gone_is_named_and_can_be_done_without(trainer, mon
 def test_what_no_observer_can_do_without(trainer, monkeypatch, name):
     monkeypatch.delattr(trainer, name)
     with pytest.raises(UnsupportedTrainer, match=rf"trainer\.{name} is missing"):
-        Host(trainer)
+        TrainerAdapter(trainer)
 
 
 @pytest.mark.parametrize("name", ["validate", "preprocess_batch", "_handle_nan_recovery"])

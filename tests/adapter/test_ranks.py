@@ -22,21 +22,21 @@ def _both(rank: int, folder: str) -> None:
     store = dist.FileStore(f"{folder}/store", 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=30))
     ranks, seen = Ranks(torch.device("cpu")), {}
-    seen["largest"] = ranks.largest([rank, -rank, 5])
-    seen["nan"] = ranks.largest([math.nan if rank else 0.0])
-    seen["smallest"] = ranks.smallest(float(rank))
-    seen["gathered"] = ranks.gather({"rank": rank})
-    seen["same"] = ranks.same(["from", rank])
+    seen["largest"] = ranks.all_reduce_max([rank, -rank, 5])
+    seen["nan"] = ranks.all_reduce_max([math.nan if rank else 0.0])
+    seen["smallest"] = ranks.all_reduce_min(float(rank))
+    seen["gathered"] = ranks.gather_objects({"rank": rank})
+    seen["same"] = ranks.broadcast_object(["from", rank])
 
     def error(closing: bool, at: int) -> str:
         try:
-            with ranks.together(closing):
-                with suppress(RankFailed), ranks.together():  # what is contained within is no fault of the whole
-                    ranks.largest([0.0])
+            with ranks.collective(closing):
+                with suppress(RankFailed), ranks.collective():  # what is contained within is no fault of the whole
+                    ranks.all_reduce_max([0.0])
                 if rank == at:
                     raise KeyError("planted")
                 if not closing:
-                    ranks.largest([1.0, 2.0])
+                    ranks.all_reduce_max([1.0, 2.0])
         except Exception as caught:
             return type(caught).__name__
         return "none"
@@ -44,18 +44,18 @@ def _both(rank: int, folder: str) -> None:
     seen["closing"] = [error(True, 0), error(True, 1), error(True, 2)]
     seen["waiting"] = error(False, 1)
     try:
-        with ranks.together(), ranks.together():
+        with ranks.collective(), ranks.collective():
             if rank:
                 raise KeyError("once")
     except (KeyError, RankFailed) as caught:
         seen["nested"] = type(caught).__name__
     tensors = {"a": torch.full((3, 2), float(rank)).t(), "b": torch.tensor([rank])}
-    seen["shared"] = ranks.share(tensors, cost=-rank), tensors["a"].tolist(), tensors["b"].tolist()
+    seen["shared"] = ranks.broadcast_tensors(tensors, cost=-rank), tensors["a"].tolist(), tensors["b"].tolist()
     first = {"a": torch.full((2,), float(rank))}
-    seen["first"] = ranks.share(first, cost=math.nan), first["a"].tolist()
+    seen["first"] = ranks.broadcast_tensors(first, cost=math.nan), first["a"].tolist()
     unlike = {"a": torch.full((1 + rank,), float(rank))}
-    seen["unlike"] = ranks.share(unlike), unlike["a"].tolist()
-    seen["still together"] = ranks.largest([7.0])
+    seen["unlike"] = ranks.broadcast_tensors(unlike), unlike["a"].tolist()
+    seen["still together"] = ranks.all_reduce_max([7.0])
     Path(folder, f"{rank}.json").write_text(json.dumps(seen))
     store.set(f"done {rank}", "")
     store.wait(["done 0", "done 1"])  # who leaves early takes the connection along
@@ -109,9 +109,9 @@ def test_tensors_that_do_not_match_are_left_alone(seen):
 def test_a_lone_process_agrees_with_itself():
     ranks = Ranks(torch.device("cpu"))
     assert not ranks.several
-    assert ranks.largest([3.0, -1.0]) == [3.0, -1.0]
-    assert ranks.gather("x") == ["x"]
-    assert ranks.same("x") == "x"
-    assert ranks.share({"a": torch.ones(1)})
-    with pytest.raises(KeyError), ranks.together():
+    assert ranks.all_reduce_max([3.0, -1.0]) == [3.0, -1.0]
+    assert ranks.gather_objects("x") == ["x"]
+    assert ranks.broadcast_object("x") == "x"
+    assert ranks.broadcast_tensors({"a": torch.ones(1)})
+    with pytest.raises(KeyError), ranks.collective():
         raise KeyError("its own error")

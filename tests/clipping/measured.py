@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from yolo_gradsafe.clipping import Clip, Clipper, Observation, build
 from yolo_gradsafe.clipping.options import ClipOptions
-from yolo_gradsafe.gradients.norms import Gradients, Meter, scaled_norm
+from yolo_gradsafe.gradients.norms import GradientMeter, Gradients, scaled_norm
 
 ADAPTIVE = ("percentile", "zscore", "adagc", "auto")
 STAGES = {"a.weight": "backbone", "b.weight": "neck", "c.weight": "head.box", "d.weight": "head.class"}
@@ -32,7 +32,7 @@ def measure(
         parameter = nn.Parameter(weights[name].clone() if weights else torch.ones_like(grad))
         parameter.grad = grad.clone()
         parameters.append((name, parameter))
-    gradients, reading = Meter(parameters).measure([])
+    gradients, reading = GradientMeter(parameters).measure([])
     norm = reading.norm
     if math.isinf(norm) and all(bool(grad.isfinite().all()) for grad in grads.values()):
         peak, relative = scaled_norm(gradients.tensors)

@@ -45,7 +45,7 @@ def test_a_new_run_in_an_old_folder_starts_anew_and_touches_nothing_else(tmp_pat
     (tmp_path / "mine.jpg").write_bytes(b"")
     Evidence(tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
-    Evidence(tmp_path, after=0)
+    Evidence(tmp_path).remove_after(0)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.jpg"]
 
 

@@ -23,20 +23,20 @@ def guilty(*images: str, proven: bool = True) -> Culprit:
 
 def holding(*images: str) -> Quarantine:
     quarantine = Quarantine(None, offences=1)
-    quarantine.report(guilty(*images))
+    quarantine.record_offence(guilty(*images))
     return quarantine
 
 
 def test_an_image_is_quarantined_at_its_second_proven_offence(tmp_path):
     path = tmp_path / "stability" / "quarantine.txt"
     quarantine = Quarantine(path)
-    assert quarantine.report(guilty("/a b/ü.jpg")) == []
-    assert quarantine.report(guilty("/a b/ü.jpg", proven=False)) == []
-    assert quarantine.report(guilty("other.jpg")) == []
+    assert quarantine.record_offence(guilty("/a b/ü.jpg")) == []
+    assert quarantine.record_offence(guilty("/a b/ü.jpg", proven=False)) == []
+    assert quarantine.record_offence(guilty("other.jpg")) == []
     assert not path.exists()
-    assert quarantine.report(guilty("/a b/ü.jpg", "/a b/ü.jpg")) == ["/a b/ü.jpg"]
-    assert quarantine.report(guilty("/a b/ü.jpg")) == []
-    assert quarantine.report(guilty("other.jpg")) == ["other.jpg"]
+    assert quarantine.record_offence(guilty("/a b/ü.jpg", "/a b/ü.jpg")) == ["/a b/ü.jpg"]
+    assert quarantine.record_offence(guilty("/a b/ü.jpg")) == []
+    assert quarantine.record_offence(guilty("other.jpg")) == ["other.jpg"]
     assert path.read_text(encoding="utf-8") == "/a b/ü.jpg\nother.jpg\n"
     assert quarantine.images == ["/a b/ü.jpg", "other.jpg"]
     assert [p.name for p in path.parent.iterdir()] == ["quarantine.txt"]
@@ -44,7 +44,7 @@ def test_an_image_is_quarantined_at_its_second_proven_offence(tmp_path):
 
 def test_a_name_with_a_line_break_stays_one_line(tmp_path):
     quarantine = Quarantine(tmp_path / "q.txt", offences=1)
-    quarantine.report(guilty("a\nb.jpg", "\udcff.jpg"))
+    quarantine.record_offence(guilty("a\nb.jpg", "\udcff.jpg"))
     assert (tmp_path / "q.txt").read_bytes() == b"a\\nb.jpg\n\xff.jpg\n"
 
 
@@ -112,11 +112,11 @@ def test_grey_is_grey_in_bytes_too_and_masks_are_empty():
 
 def test_a_resumed_run_goes_on_counting():
     quarantine = Quarantine(None)
-    quarantine.report(guilty("a.jpg", "b.jpg"))
-    quarantine.report(guilty("a.jpg"))
+    quarantine.record_offence(guilty("a.jpg", "b.jpg"))
+    quarantine.record_offence(guilty("a.jpg"))
     again = Quarantine(None)
     again.load_state_dict(json.loads(json.dumps(quarantine.state_dict())))
     assert again.images == ["a.jpg"]
-    assert again.report(guilty("b.jpg")) == ["b.jpg"]
+    assert again.record_offence(guilty("b.jpg")) == ["b.jpg"]
     with pytest.raises(KeyError):
         again.load_state_dict({})

@@ -24,7 +24,7 @@ def run(labs, tmp_path_factory) -> Path:
     """Return a run with two bad batches and one that was not kept."""
     lab = labs(DETECT)
     folder = tmp_path_factory.mktemp("run") / "train"
-    recorder = Recorder(folder)
+    recorder = Recorder(folder).start()
     recorder.info(RunInfo(task="detect"))
     evidence = Evidence(folder / "stability" / "batches", archive=True)
     weight = lab.model.get_submodule(LAYER).weight

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from yolo_gradsafe.gradients.norms import Meter, clip_by_norm_, scaled_norm
+from yolo_gradsafe.gradients.norms import GradientMeter, clip_by_norm_, scaled_norm
 
 
 def model_with_grads(scale: float = 1.0, seed: int = 0) -> nn.Sequential:
@@ -20,8 +20,8 @@ def model_with_grads(scale: float = 1.0, seed: int = 0) -> nn.Sequential:
     return model
 
 
-def meter(model: nn.Module) -> Meter:
-    return Meter(model.named_parameters())
+def meter(model: nn.Module) -> GradientMeter:
+    return GradientMeter(model.named_parameters())
 
 
 class HostReads(TorchDispatchMode):
@@ -95,7 +95,7 @@ def test_parameters_without_a_gradient_are_left_out():
     gradients, _ = meter(model).measure([])
     assert "0.weight" not in gradients.names
     assert len(gradients.names) == len(gradients.tensors) == 5
-    nothing, reading = Meter([]).measure([torch.tensor(2.0)])
+    nothing, reading = GradientMeter([]).measure([torch.tensor(2.0)])
     assert (nothing.tensors, reading.norm, reading.scalars) == ([], 0.0, [2.0])
 
 

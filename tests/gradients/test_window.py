@@ -13,15 +13,14 @@ def window(*losses: float) -> AccumulationWindow:
     made = AccumulationWindow()
     for number, loss in enumerate(losses, 1):
         made.open(epoch=1, batch=number)
-        made.name({"im_file": (f"{number}.jpg",)})
-        if number < len(losses):
-            made.batches[-1].loss = torch.tensor(loss)
+        made.set_images({"im_file": (f"{number}.jpg",)})
+        made.set_loss(torch.tensor(loss))
     return made
 
 
 def test_only_the_bad_micro_batch_is_named():
     made = window(1.0, math.nan, 2.0)
-    losses = torch.stack(made.losses(torch.tensor(2.0))).tolist()
+    losses = torch.stack(made.losses).tolist()
     assert made.images(losses) == ["2.jpg"]
     assert made.newest == 3
 

@@ -14,7 +14,7 @@ from yolo_gradsafe.judge.loss_trend import LossTrendMonitor
 def settled(level: float = 10.0, steps: int = 60, noise: float = 0.2) -> LossTrendMonitor:
     trend, draw = LossTrendMonitor(), random.Random(0)
     for _ in range(steps):
-        trend.see(level * math.exp(draw.gauss(0, noise)), 100 * math.exp(draw.gauss(0, 0.5)))
+        trend.observe(level * math.exp(draw.gauss(0, noise)), 100 * math.exp(draw.gauss(0, 0.5)))
     return trend
 
 
@@ -22,7 +22,7 @@ def test_a_healthy_course_raises_nothing():
     trend, draw = LossTrendMonitor(), random.Random(1)
     for step in range(500):
         level = 30 * math.exp(-step / 100) + 3
-        look = trend.see(level * math.exp(draw.gauss(0, 0.3)), 50 * math.exp(draw.gauss(0, 0.7)))
+        look = trend.observe(level * math.exp(draw.gauss(0, 0.3)), 50 * math.exp(draw.gauss(0, 0.7)))
         assert not look.suspect, step
         assert not look.collapsed, step
 
@@ -30,64 +30,64 @@ def test_a_healthy_course_raises_nothing():
 @pytest.mark.parametrize(("times", "steps"), [(20.0, 2), (6.0, 5), (3.5, 12)])
 def test_a_lasting_rise_is_suspected_the_sooner_the_higher_it_is(times, steps):
     trend = settled(noise=0.0)
-    looks = [trend.see(10 * times, 100).suspect for _ in range(steps)]
+    looks = [trend.observe(10 * times, 100).suspect for _ in range(steps)]
     assert looks == [False] * (steps - 1) + [True]
 
 
 def test_a_single_outlier_is_a_spike_and_no_suspicion():
     trend = settled()
-    look = trend.see(1e30, 100)
+    look = trend.observe(1e30, 100)
     assert (look.spike, look.suspect) == (True, False)
-    assert not trend.see(10, 100).spike
+    assert not trend.observe(10, 100).spike
 
 
 def test_a_norm_far_out_of_its_range_is_a_spike():
     trend = settled()
-    assert trend.see(10, 1e6).spike
-    assert not trend.see(10, 300).spike
+    assert trend.observe(10, 1e6).spike
+    assert not trend.observe(10, 300).spike
 
 
 def test_the_first_steps_have_no_range_of_norms():
     trend = LossTrendMonitor()
-    assert not any(trend.see(10, norm).spike for norm in (1, 1e5, 3, 1e6))
+    assert not any(trend.observe(10, norm).spike for norm in (1, 1e5, 3, 1e6))
 
 
 def test_a_fall_to_nothing_of_loss_and_norm_is_a_collapse():
     trend = settled()
-    looks = [trend.see(0.0, 1e-7).collapsed for _ in range(5)]
+    looks = [trend.observe(0.0, 1e-7).collapsed for _ in range(5)]
     assert looks == [False] * 4 + [True]
 
 
 def test_a_loss_that_falls_alone_is_none():
     trend = settled()
-    assert not any(trend.see(1e-4, 100).collapsed for _ in range(20))
+    assert not any(trend.observe(1e-4, 100).collapsed for _ in range(20))
 
 
 def test_a_level_that_is_accepted_is_suspected_no_more():
     trend = settled(noise=0.0)
-    while not trend.see(60, 100).suspect:
+    while not trend.observe(60, 100).suspect:
         pass
-    trend.accept(60)
-    assert not any(trend.see(60, 100).suspect for _ in range(50))
+    trend.accept_level(60)
+    assert not any(trend.observe(60, 100).suspect for _ in range(50))
     assert trend.usual == pytest.approx(60)
 
 
 def test_the_usual_loss_is_not_moved_by_outliers():
     trend = settled(noise=0.0)
     for _ in range(3):
-        trend.see(1e6, 100)
+        trend.observe(1e6, 100)
     assert trend.usual == pytest.approx(10)
 
 
 def test_losses_that_are_not_positive_are_passed_over():
     trend = settled(noise=0.0)
-    assert not any(trend.see(-5.0, 100).suspect for _ in range(30))
+    assert not any(trend.observe(-5.0, 100).suspect for _ in range(30))
     assert trend.usual == pytest.approx(10)
 
 
 def test_it_goes_on_from_its_state():
     trend, other = settled(), LossTrendMonitor()
-    trend.see(100, 100)
+    trend.observe(100, 100)
     other.load_state_dict(json.loads(json.dumps(trend.state_dict())))
-    assert trend.see(120, 5000) == other.see(120, 5000)
+    assert trend.observe(120, 5000) == other.observe(120, 5000)
     assert other.sum == trend.sum

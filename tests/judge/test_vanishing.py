@@ -9,7 +9,7 @@ from yolo_gradsafe.judge.vanishing import VanishingMonitor
 
 def watch(norms: list[list[float]], patience: int = 50) -> list[list[str]]:
     vanishing = VanishingMonitor(["backbone", "head"], patience=patience)
-    return [vanishing.see(np.array(row)) for row in norms]
+    return [vanishing.observe(np.array(row)) for row in norms]
 
 
 def test_a_stage_that_falls_to_nothing_for_long_is_named():

@@ -8,7 +8,7 @@ from copy import copy
 
 import pytest
 
-from yolo_gradsafe.adapter import Host
+from yolo_gradsafe.adapter import TrainerAdapter
 from yolo_gradsafe.loggers.epoch import epoch_metrics
 from yolo_gradsafe.telemetry.epoch_log import EpochLog
 
@@ -26,7 +26,7 @@ def test_json_has_no_nan():
 
 @pytest.mark.parametrize("metrics", [{"metrics/mAP50(B)": 0.5}, None], ids=["rank-0", "ranks-above"])
 def test_they_go_when_the_guard_leaves_the_trainer(metrics):
-    host = Host.__new__(Host)
+    host = TrainerAdapter.__new__(TrainerAdapter)
     host.trainer, host._own = types.SimpleNamespace(metrics=copy(metrics)), {}
     host.show_metrics({"gradsafe/skipped": 1.0})
     assert host.trainer.metrics == (metrics and {**metrics, "gradsafe/skipped": 1.0})

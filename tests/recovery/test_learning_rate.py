@@ -10,7 +10,7 @@ from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate, bearab
 
 
 def healthy(rate: LearningRate, steps: int) -> list[bool]:
-    return [rate.healthy() for _ in range(steps)]
+    return [rate.count_safe_step() for _ in range(steps)]
 
 
 def test_it_is_lowered_held_and_let_back_to_exactly_one():
@@ -28,7 +28,7 @@ def test_a_bad_step_starts_the_wait_anew():
     rate = LearningRate(backoff=0.1, hold=10)
     rate.lower()
     healthy(rate, 9)
-    rate.unhealthy()
+    rate.restart_hold()
     healthy(rate, 10)
     assert rate.factor == pytest.approx(0.1)
 

@@ -37,10 +37,10 @@ def test_healing_replaces_only_the_elements_that_are_not_finite():
     live["model/w"] += 10
     live["model/w"][0, 1] = math.nan
     live["optimizer/w/exp_avg"] = torch.tensor([1.0, math.inf])
-    assert snapshot.heal(live) == ["model/w", "optimizer/w/exp_avg"]
+    assert snapshot.repair_nonfinite(live) == ["model/w", "optimizer/w/exp_avg"]
     assert live["model/w"].tolist() == [[11.0, 2.0, 13.0], [14.0, 15.0, 16.0]]
     assert live["optimizer/w/exp_avg"].tolist() == [1.0, 0.0], "zero where the snapshot has none"
-    assert snapshot.heal(live) == []
+    assert snapshot.repair_nonfinite(live) == []
 
 
 def test_a_weight_that_is_blown_up_is_healed_and_takes_the_statistics_with_it():
@@ -56,7 +56,7 @@ def test_a_weight_that_is_blown_up_is_healed_and_takes_the_statistics_with_it():
     live["model/w"][2] = 500.0
     for name in ("model/bn.running_var", "ema/bn.running_var", "optimizer/w/exp_avg_sq"):
         live[name].fill_(1e8)
-    assert snapshot.heal(live) == ["model/w"]
+    assert snapshot.repair_nonfinite(live) == ["model/w"]
     assert live["model/w"].tolist() == [1.0, 1.0, 500.0]
     assert live["model/bn.running_var"].tolist() == live["ema/bn.running_var"].tolist() == [1.0] * 3
     assert live["optimizer/w/exp_avg_sq"].tolist() == [1e8] * 3
@@ -66,7 +66,7 @@ def test_statistics_and_moments_may_be_large():
     live = {"model/bn.running_var": torch.full((3,), 1e8), "optimizer/w/exp_avg_sq": torch.full((3,), 1e8)}
     snapshot = Snapshot()
     snapshot.take(1, {name: torch.ones(3) for name in live}, {})
-    assert snapshot.heal(live) == []
+    assert snapshot.repair_nonfinite(live) == []
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ def test_the_drift_is_that_of_the_usual_matrix():
 
 def ring(live, trust: int = 3, slots: int = 3, share: float = 1.0) -> SnapshotBuffer:
     made = SnapshotBuffer(lambda: live, lambda: {}, trust, share, slots)
-    made.begin(0)
+    made.take_first(0)
     return made
 
 
 def walk(made: SnapshotBuffer, steps: range) -> list[bool]:
-    return [made.healthy(step) for step in steps]
+    return [made.count_safe_step(step) for step in steps]
 
 
 def test_the_first_is_trusted_and_others_after_enough_healthy_steps():
@@ -127,7 +127,7 @@ def test_the_first_is_trusted_and_others_after_enough_healthy_steps():
 def test_doubt_takes_the_one_on_trial_away():
     made = ring(state())
     walk(made, range(1, 5))
-    made.doubt()
+    made.drop_candidate()
     walk(made, range(5, 7))
     assert [s.step for s in made.trusted] == [0]
 
@@ -135,7 +135,7 @@ def test_doubt_takes_the_one_on_trial_away():
 def test_memory_is_that_of_the_slots():
     made = ring(state(), slots=2)
     for step in range(1, 500):
-        made.healthy(step)
+        made.count_safe_step(step)
         assert 1 <= len(made.trusted) <= 2
     assert made.trusted[0].step > 0
 
@@ -161,7 +161,7 @@ def test_a_snapshot_that_is_not_finite_is_never_trusted_and_told_of():
 def test_a_snapshot_that_another_rank_found_wanting_is_given_up():
     made = ring(state())
     walk(made, range(1, 7))
-    made.distrust()
+    made.revoke_newest()
     assert [s.step for s in made.trusted] == [0]
     walk(made, range(7, 500))
     assert len(made.trusted) >= 2, "its memory is used again"

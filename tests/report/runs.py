@@ -86,7 +86,7 @@ def write(
     options: str | None = "clip:\n  mode: norm\n  max_norm: 10.0\n",
 ) -> Path:
     """Record a run of so many steps, and return its folder."""
-    recorder = Recorder(run, flush_steps=5000, flush_seconds=60)
+    recorder = Recorder(run, flush_steps=5000, flush_seconds=60).start()
     for step in range(1, steps + 1):
         recorder.step(change(step))
     for entry in incidents or []:

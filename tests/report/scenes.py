@@ -29,7 +29,7 @@ def staged(step: StepRow) -> StepRow:
 
 def layers(run: Path, epochs: int, names: list[str] = LAYERS, dying: str = "") -> None:
     """Record layers whose norms differ by orders of magnitude; one may have none from half-way on."""
-    recorder = Recorder(run, resume=True)
+    recorder = Recorder(run).start(resume=True)
     noise = random.Random(0)
     for epoch in range(1, epochs + 1):
         rows = []

@@ -180,7 +180,7 @@ def test_batch_norm_that_is_poisoned_again_and_again(tmp_path):
 @pytest.mark.parametrize(("before", "after", "dead"), [(1.0, 0.0, True), (0.0, 0.0, False), (1.0, 1e-9, False)])
 def test_layer_that_died(tmp_path, before, after, dead):
     write(tmp_path, 60)
-    recorder = Recorder(tmp_path, resume=True)
+    recorder = Recorder(tmp_path).start(resume=True)
     for epoch in range(1, 7):
         norm = before if epoch < 4 else after
         recorder.layers([LayerRow(epoch, "model.7", "neck", 10, norm, norm, norm, norm, 0.1, 0.1)])

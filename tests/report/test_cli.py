@@ -65,7 +65,7 @@ def test_watch_looks_once_where_output_is_no_terminal(scene):
 
 
 def test_watch_follows_a_run_to_its_end(tmp_path):
-    recorder = Recorder(scenes.crashed(tmp_path), resume=True)
+    recorder = Recorder(scenes.crashed(tmp_path)).start(resume=True)
     end = threading.Timer(1.0, recorder.info, [INFO])
     end.start()
     words = ["watch", str(tmp_path), "--every", "0.2"]

@@ -65,7 +65,7 @@ def test_what_is_left_is_estimated(tmp_path):
 def test_it_follows_the_records(tmp_path):
     paths = RunPaths(write(tmp_path, 30, info=None))
     assert look(paths).summary.steps.total == 30
-    recorder = Recorder(tmp_path, resume=True)
+    recorder = Recorder(tmp_path).start(resume=True)
     recorder.step(row(31))
     recorder.flush()
     assert look(paths).summary.steps.total == 31

@@ -78,7 +78,7 @@ def test_half_a_line_is_left_out(run):
 def test_half_a_line_costs_a_resumed_run_no_more_than_itself(run):
     paths = RunPaths(run)
     cut(paths.steps, 20)
-    recorder = Recorder(run, resume=True)
+    recorder = Recorder(run).start(resume=True)
     for step in range(31, 41):
         recorder.step(row(step))
     recorder.flush()

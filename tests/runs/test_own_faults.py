@@ -21,7 +21,7 @@ BROKEN = {
     "m.NormClipper.clip_ = broken",
     "trend": "import yolo_gradsafe.judge.loss_trend as m\n"
     "def broken(self, *_): raise RuntimeError('planted')\n"
-    "m.Trend.see = broken",
+    "m.LossTrendMonitor.observe = broken",
     "snapshots": "import yolo_gradsafe.recovery.snapshot as m\n"
     "def broken(self, *_): raise MemoryError('planted')\n"
     "m.Snapshot.take = broken",
@@ -30,7 +30,7 @@ BROKEN = {
     "m.quick_check = broken",
     "meter": "import yolo_gradsafe.gradients.norms as m\n"
     "def broken(self, *_): raise RuntimeError('planted')\n"
-    "m.Meter.measure = broken",
+    "m.GradientMeter.measure = broken",
 }
 
 
@@ -54,9 +54,7 @@ def test_the_training_goes_on_as_stock(train, drawn, stock, part):
 
 def test_a_folder_that_cannot_be_written_leaves_the_training_alone(train, drawn):
     code = (
-        "import yolo_gradsafe.session as m\n"
-        "def broken(*_, **__): raise PermissionError('read-only')\n"
-        "m.Recorder = broken"
+        "import yolo_gradsafe.build as m\ndef broken(*_, **__): raise PermissionError('read-only')\nm.Recorder = broken"
     )
     result = train(Arm(str(drawn["detect"]), guard={}, code=code))
     assert result.error == ""

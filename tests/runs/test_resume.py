@@ -113,10 +113,10 @@ def test_a_resumed_run_is_stocks_resumed_run(arm, tmp_path, moment):
 
 CLIMB = """
 def climb(trainer):
-    medic = guard._sessions[id(trainer)].step.medic
+    recovery = guard._session(trainer).step.recovery
     if trainer.epoch == 0 and not trainer.resume:
-        medic._lr.lower()
-        medic._rollbacks, medic._rolled_back_at, medic._skipped = 7, 2, 3
+        recovery._lr.lower()
+        recovery._rollbacks, recovery._rolled_back_at, recovery._skipped = 7, 2, 3
 callbacks['on_train_batch_end'] = [climb]
 """
 
@@ -127,10 +127,10 @@ def test_the_ladder_is_where_it_was(arm, tmp_path):
     resumed = run_arm(killed(arm(guard={}, code=CLIMB), tmp_path, "during validation"), tmp_path)
     assert resumed.error == ""
     assert {row["lr_factor"] for row in resumed.steps if row["epoch"] != "1"} == {"0.01"}
-    medic = state(resumed)["2"]["recovery"]
-    assert (medic["rollbacks"], medic["rolled_back_at"]) == (7, 2)
-    assert medic["lr"]["ceiling"] == pytest.approx(0.03), "a rate that diverged twice is not gone back to"
-    assert medic["lr"]["healthy"] == 2, "the epoch that was cut does not count"
+    recovery = state(resumed)["2"]["recovery"]
+    assert (recovery["rollbacks"], recovery["rolled_back_at"]) == (7, 2)
+    assert recovery["lr"]["ceiling"] == pytest.approx(0.03), "a rate that diverged twice is not gone back to"
+    assert recovery["lr"]["healthy"] == 2, "the epoch that was cut does not count"
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def test_an_epochs_rows():
 
 
 def test_the_file_has_one_header(tmp_path):
-    recorder, log = Recorder(tmp_path), LayerLog(GROUPING)
+    recorder, log = Recorder(tmp_path).start(), LayerLog(GROUPING)
     for epoch in (1, 2):
         log.observe(np.ones(4))
         recorder.layers(log.rows(epoch))

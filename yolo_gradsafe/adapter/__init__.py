@@ -1,7 +1,7 @@
 """Ultralytics, seen through what its supported versions have in common.
 
 The only folder that touches the trainer's internals, and the only one that knows versions. The rest of the package
-talks to a ``Host`` (a trainer in its run) or a ``ProbeTrainer`` (a trainer that is driven batch by batch).
+talks to a ``TrainerAdapter`` (a trainer in its run) or a ``ProbeTrainer`` (a trainer that is driven batch by batch).
 """
 
 from yolo_gradsafe.adapter.arguments import parse_arguments
@@ -16,16 +16,16 @@ from yolo_gradsafe.adapter.callbacks import (
     without_integrations,
 )
 from yolo_gradsafe.adapter.compatibility import UnsupportedTrainer
-from yolo_gradsafe.adapter.host import Host
 from yolo_gradsafe.adapter.launch import carries_guard
 from yolo_gradsafe.adapter.log import complain, log, unknown, versions, warn
 from yolo_gradsafe.adapter.loggers import active_loggers, name_epoch_axis
 from yolo_gradsafe.adapter.ranks import Ranks
+from yolo_gradsafe.adapter.trainer_adapter import TrainerAdapter
 
 __all__ = [
     "EVENTS",
-    "Host",
     "Ranks",
+    "TrainerAdapter",
     "UnsupportedTrainer",
     "active_loggers",
     "all_events",

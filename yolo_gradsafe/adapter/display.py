@@ -16,7 +16,7 @@ __all__ = ["TrainerDisplay"]
 
 
 class TrainerDisplay:
-    """The part of a ``Host`` that reads and corrects what is shown."""
+    """The part of a ``TrainerAdapter`` that reads and corrects what is shown."""
 
     trainer: Any
 

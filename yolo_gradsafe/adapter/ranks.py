@@ -44,7 +44,7 @@ class Ranks:
         """Whether there is more than one."""
         return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
-    def largest(self, values: Sequence[float]) -> list[float]:
+    def all_reduce_max(self, values: Sequence[float]) -> list[float]:
         """Return the largest of each value over the ranks: one small all-reduce. Synchronises where there are several.
 
         Args:
@@ -55,12 +55,12 @@ class Ranks:
         """
         return self._exchange(values, failed=False) if self.several else list(values)
 
-    def smallest(self, value: float) -> float:
+    def all_reduce_min(self, value: float) -> float:
         """Return the smallest of a value over the ranks."""
-        return -self.largest([-value])[0]
+        return -self.all_reduce_max([-value])[0]
 
     @contextmanager
-    def together(self, closing: bool = True) -> Iterator[None]:
+    def collective(self, closing: bool = True) -> Iterator[None]:
         """Do something that all ranks enter, and that all leave with an error where one does.
 
         The ranks may agree on whatever they like within. May be nested.
@@ -81,9 +81,9 @@ class Ranks:
                 self._exchange((), failed=True)
             raise
         if closing:
-            self.largest(())
+            self.all_reduce_max(())
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather_objects(self, value: Any) -> list[Any]:
         """Return the values of all ranks, by rank.
 
         Args:
@@ -92,12 +92,12 @@ class Ranks:
         if not self.several:
             return [value]
         text = json.dumps(value)
-        self.largest(())  # a rank that has failed must not be met by another kind of message
+        self.all_reduce_max(())  # a rank that has failed must not be met by another kind of message
         texts: list[str] = [""] * dist.get_world_size()
         dist.all_gather_object(texts, text)
         return [json.loads(text) for text in texts]
 
-    def same(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """Return rank 0's value, on every rank.
 
         Args:
@@ -106,12 +106,12 @@ class Ranks:
         if not self.several:
             return value
         texts = [json.dumps(value)]
-        self.largest(())
+        self.all_reduce_max(())
         dist.broadcast_object_list(texts, src=0)
         return json.loads(texts[0])
 
     @torch.no_grad()
-    def share(self, tensors: Mapping[str, Tensor], cost: float = 0.0) -> bool:
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor], cost: float = 0.0) -> bool:
         """Copy the tensors of one rank, in place, to all others.
 
         Args:
@@ -125,11 +125,11 @@ class Ranks:
             return True
         cost = math.inf if math.isnan(cost) else cost
         layout = zlib.crc32(repr([(name, tuple(t.shape), t.dtype) for name, t in tensors.items()]).encode())
-        most, least, best = self.largest([layout, -layout, -cost])
+        most, least, best = self.all_reduce_max([layout, -layout, -cost])
         if most != -least:
             return False
         rank, size = dist.get_rank(), dist.get_world_size()
-        source = int(self.smallest(rank if -cost == best else size - 1))
+        source = int(self.all_reduce_min(rank if -cost == best else size - 1))
         for tensor in tensors.values():
             moved = tensor.detach().to(self._device).contiguous()
             dist.broadcast(moved, src=source)

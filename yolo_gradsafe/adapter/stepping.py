@@ -14,7 +14,7 @@ __all__ = ["Stepping"]
 
 
 class Stepping:
-    """The part of a ``Host`` that calls optimizer, GradScaler and EMA."""
+    """The part of a ``TrainerAdapter`` that calls optimizer, GradScaler and EMA."""
 
     trainer: Any
     _one: Tensor
@@ -61,7 +61,7 @@ class Stepping:
         """Clip as stock does, for a step that the plugin could not assess."""
         torch.nn.utils.clip_grad_norm_(self.trainer.model.parameters(), max_norm=10.0)
 
-    def drop(self, amp_scale: float) -> None:
+    def skip(self, amp_scale: float) -> None:
         """Give up a step whose gradients were unscaled: neither weights nor EMA learn of it.
 
         Args:

@@ -19,7 +19,7 @@ TEACHER = "teacher_model."
 
 
 class TrainerInfo:
-    """The part of a ``Host`` that only looks."""
+    """The part of a ``TrainerAdapter`` that only looks."""
 
     trainer: Any
 

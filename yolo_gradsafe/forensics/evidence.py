@@ -48,21 +48,23 @@ class Evidence:
         folder: ``stability/batches`` of the run.
         keep: Pictures kept, and archives; 0 for none.
         archive: Keep the batch itself, too.
-        after: Remove what is there of epochs after this one: of an earlier run (0), or of epochs that a resumed run
-            trains once more. What stays counts.
         rank: Rank of this process; it is a part of the file names from 1 on.
     """
 
-    def __init__(
-        self, folder: Path, keep: int = 20, archive: bool = False, after: int | None = None, rank: int = -1
-    ) -> None:
+    def __init__(self, folder: Path, keep: int = 20, archive: bool = False, rank: int = -1) -> None:
         self.folder = Path(folder)
         self._keep = keep
         self._archive = archive
         self._rank = rank
-        if after is not None and rank < 1 and self.folder.is_dir():
+
+    def remove_after(self, epoch: int) -> None:
+        """Remove what is there of later epochs: of an earlier run (0), or of those that a resumed run trains again.
+
+        What stays counts. Only one process of a machine does it.
+        """
+        if self._rank < 1 and self.folder.is_dir():
             for path in self.folder.iterdir():
-                if (ours := _OURS.fullmatch(path.name)) and int(ours["epoch"]) > after:
+                if (ours := _OURS.fullmatch(path.name)) and int(ours["epoch"]) > epoch:
                     path.unlink(missing_ok=True)
 
     def keep(

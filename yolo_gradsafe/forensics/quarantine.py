@@ -47,7 +47,7 @@ class Quarantine:
         """Image files in quarantine, in the order in which they came there."""
         return list(self._banned)
 
-    def report(self, culprit: Culprit) -> list[str]:
+    def record_offence(self, culprit: Culprit) -> list[str]:
         """Count the offences of a diagnosis.
 
         Returns:

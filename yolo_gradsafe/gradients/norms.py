@@ -1,7 +1,7 @@
 """The meter: one fused pass over the gradients, one host read an optimizer step.
 
-``Meter.measure`` launches one ``torch._foreach_norm`` over all gradients, packs its result with whatever scalars the
-caller wants to know (losses, the AMP scale, a norm of the batch-norm statistics) and reads the packed vector once.
+``GradientMeter.measure`` launches one ``torch._foreach_norm`` over all gradients, packs its result with what other
+numbers the caller wants (losses, the AMP scale, a norm of the batch-norm statistics) and reads the packed vector once.
 Everything that is judged later comes from that one read; the gradients themselves stay where they are.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Gradients", "Meter", "Reading", "clip_by_norm_", "scaled_norm"]
+__all__ = ["GradientMeter", "Gradients", "Reading", "clip_by_norm_", "scaled_norm"]
 
 _LARGEST_NORM = 1e19
 """A norm above this may have been computed from squares that overflow fp32 (3.4e38)."""
@@ -53,10 +53,10 @@ class Reading:
     tensor_norms: list[float]
     """L2 norm of each gradient tensor, in the order of ``Gradients.names``."""
     scalars: list[float]
-    """The values of the scalars that were given to ``Meter.measure``."""
+    """The values of the scalars that were given to ``GradientMeter.measure``."""
 
 
-class Meter:
+class GradientMeter:
     """Measures the gradients of a model.
 
     Args:

@@ -6,7 +6,8 @@ one that fits. A copy of all weights would cost their memory; a few elements of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -30,31 +31,44 @@ class UpdateRatioSampler:
         parameters: Named parameters of the model.
         grouping: Which of them are a layer.
         every: Sample one step in so many; 0 for none.
+        boundary: Contains a fault of the sampler.
     """
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], grouping: LayerGroups, every: int = 1) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        grouping: LayerGroups,
+        every: int,
+        boundary: Callable[[str], AbstractContextManager[None]],
+    ) -> None:
         self._parameters = list(parameters)
         self._names = [name for name, _ in self._parameters]
         self._grouping = grouping
         self._every = every
+        self._boundary = boundary
         shares = [p.numel() / min(p.numel(), _ELEMENTS) for _, p in self._parameters]
         self._weight = np.sqrt(np.array(shares))
-        self._before: list[Tensor] = []
         self._waiting: list[Tensor] = []
 
-    def due(self, step: int) -> bool:
-        """Say whether it is this step's turn."""
-        return self._every > 0 and step % self._every == 0
+    @contextmanager
+    def sampling(self, step: int, taken: bool) -> Iterator[None]:
+        """Note how far a step moves the weights, if it is this step's turn. A fault of ours stays ours.
+
+        Args:
+            step: Number of the step that the body takes.
+            taken: Whether the body calls the optimizer.
+        """
+        before: list[Tensor] = []
+        if taken and self._every and step % self._every == 0:
+            with self._boundary("sample the updates"):
+                before = self._sample()
+        yield
+        if before:
+            with self._boundary("sample the updates"):
+                self._compare(before)
 
     @torch.no_grad()
-    def before(self) -> None:
-        """Note the weights as they are."""
-        self._before = self._sample()
-
-    @torch.no_grad()
-    def after(self) -> None:
-        """Note how far the weights have moved since ``before``."""
-        before, self._before = self._before, []
+    def _compare(self, before: list[Tensor]) -> None:
         changes = torch._foreach_norm(torch._foreach_sub(self._sample(), before))
         self._waiting = [torch.stack([*changes, *torch._foreach_norm(before)]).float()]
 
@@ -75,6 +89,7 @@ class UpdateRatioSampler:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(weight > 0, change / weight, np.nan)
 
+    @torch.no_grad()
     def _sample(self) -> list[Tensor]:
         samples = []
         for _, parameter in self._parameters:

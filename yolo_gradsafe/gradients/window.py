@@ -43,22 +43,22 @@ class AccumulationWindow:
         """Note that a micro-batch starts."""
         self.batches.append(MicroBatch(epoch, batch))
 
-    def name(self, batch: Any) -> None:
+    def set_images(self, batch: Any) -> None:
         """Note the image files of the micro-batch under way, before it is preprocessed."""
         if self.batches:
             self.batches[-1].images = tuple(map(str, batch.get("im_file", ())))
 
-    def hold(self, batch: Any) -> None:
+    def hold_batch(self, batch: Any) -> None:
         """Hold the micro-batch under way, preprocessed."""
         self.content = batch
         if self.batches:
             self.batches[-1].size = len(batch["img"])
 
-    def let_go(self) -> None:
+    def release_batch(self) -> None:
         """Let go of the micro-batch under way: its memory is the trainer's again."""
         self.content = None
 
-    def drop_newest(self) -> None:
+    def skip_newest(self) -> None:
         """Note that the newest micro-batch was taken out of the gradients."""
         self.batches[-1].dropped = True
 
@@ -67,11 +67,15 @@ class AccumulationWindow:
         """The micro-batches whose gradients count."""
         return [b for b in self.batches if not b.dropped]
 
-    def losses(self, newest: Tensor) -> list[Tensor]:
-        """Return the loss of every micro-batch that counts, given that of the one under way."""
-        if self.batches and not self.batches[-1].dropped:
-            self.batches[-1].loss = newest
-        return [b.loss for b in self.kept if b.loss is not None] or [newest]
+    def set_loss(self, loss: Tensor) -> None:
+        """Note the loss of the micro-batch under way."""
+        if self.batches:
+            self.batches[-1].loss = loss
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """The losses of the micro-batches that count, 0-d, on their device."""
+        return [b.loss for b in self.kept if b.loss is not None]
 
     @property
     def newest(self) -> int:
@@ -92,7 +96,7 @@ class AccumulationWindow:
         """Return the image files of the micro-batches whose loss is not finite, or of all when every loss is finite.
 
         Args:
-            losses: The values of what ``losses`` returned.
+            losses: The values of ``losses``.
         """
         known = [b for b in self.kept if b.loss is not None]
         bad = [b for b, loss in zip(known, losses, strict=False) if not math.isfinite(loss)]

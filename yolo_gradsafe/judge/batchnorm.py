@@ -3,47 +3,46 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from yolo_gradsafe.telemetry.schema import Verdict
+from yolo_gradsafe.telemetry.schema import to_json
 
 __all__ = ["BatchNormMonitor"]
 
 _BLOWN_UP = 1e3
 """Growth of the statistics' norm in one step that no data explain; it would take a thousand steps to fade."""
-_PATIENCE = 3
-"""Such steps in a row, after which it is not the batch."""
 
 
 class BatchNormMonitor:
-    """Judges the norm of all batch-norm statistics. Plain numbers; knows no model."""
+    """Follows the norm of all batch-norm statistics. Plain numbers; knows no model."""
 
     def __init__(self) -> None:
-        self._norm = math.inf
         self._usual = math.inf
-        self._row = 0
+        self._unsound_steps = 0
 
-    def blown_up(self, norm: float) -> bool:
-        """Take in a step's norm, and say whether it is far above that of the last good step."""
-        self._norm = norm
+    def is_blown_up(self, norm: float) -> bool:
+        """Whether a norm is far above that of the last good step."""
         return norm > self._usual * _BLOWN_UP
 
-    def keep(self) -> None:
-        """Take the norm as good, with the statistics."""
-        self._usual = self._norm
-        self._row = 0
+    def count_unsound(self) -> int:
+        """Count a step that was finite but for the statistics, and return how many there were in a row."""
+        self._unsound_steps += 1
+        return self._unsound_steps
 
-    def verdict(self, finite: bool) -> Verdict:
-        """Judge a step that is healthy but for the statistics.
+    def commit(self, norm: float) -> None:
+        """Take a norm as good, with the statistics."""
+        self._usual = norm
+        self._unsound_steps = 0
 
-        Args:
-            finite: Whether they are finite, on every rank.
+    def forgive(self) -> None:
+        """Forget the unsound steps: the model is another one."""
+        self._unsound_steps = 0
 
-        Returns:
-            ``poisoned`` a few times. After that it is not the batch: large but finite statistics are those of the data
-            (``ok``), and such as are not finite come from weights that went bad (``diverging``).
-        """
-        self._row += 1
-        if self._row <= _PATIENCE:
-            return Verdict.POISONED
-        self._row = 0
-        return Verdict.OK if finite else Verdict.DIVERGING
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was learnt, as JSON can hold it."""
+        return {"usual": to_json(self._usual), "unsound_steps": self._unsound_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        self._usual = float(state["usual"])
+        self._unsound_steps = int(state["unsound_steps"])

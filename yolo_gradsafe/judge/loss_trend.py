@@ -71,7 +71,7 @@ class LossTrendMonitor:
         """The usual loss of an image: the median of recent ones; nan before the first step."""
         return math.exp(statistics.median(self._losses)) if self._losses else math.nan
 
-    def see(self, loss: float, norm: float) -> LossTrend:
+    def observe(self, loss: float, norm: float) -> LossTrend:
         """Take in a step with a finite loss, and say how it looks.
 
         Args:
@@ -96,7 +96,7 @@ class LossTrendMonitor:
             collapsed=self._vanished >= _VANISHED_STEPS,
         )
 
-    def accept(self, loss: float) -> None:
+    def accept_level(self, loss: float) -> None:
         """Take a higher level as the usual one: a suspicion was unfounded, the data have changed."""
         self.sum = 0.0
         self._losses.clear()

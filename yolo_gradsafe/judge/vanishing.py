@@ -39,7 +39,7 @@ class VanishingMonitor:
         self._fall = math.log(fall)
         self._patience = patience
 
-    def see(self, norms: Iterable[float]) -> list[str]:
+    def observe(self, norms: Iterable[float]) -> list[str]:
         """Take in the norms of a healthy step, in the order of the stages, and name those that have vanished."""
         for stage, norm in zip(self._stages.values(), norms, strict=True):
             log = math.log(norm) if norm > 0 else -math.inf

@@ -1,19 +1,36 @@
-"""The verdict on an optimizer step: a pure function of what was measured."""
+"""The verdict on an optimizer step: a pure function of what was measured, of the steps before, and of experiments."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
 
 from yolo_gradsafe.judge.loss_trend import NO_SIGNAL, LossTrend
 from yolo_gradsafe.telemetry.schema import Verdict
 
-__all__ = ["StepMetrics", "judge"]
+__all__ = ["BatchNormHealth", "Evidence", "Signals", "StepMetrics", "clipped", "judge", "safe_to_apply"]
+
+_UNSOUND_STEPS = 3
+"""Steps in a row that spoil the batch-norm statistics alone, after which it is not the batch."""
+
+
+class BatchNormHealth(IntEnum):
+    """State of the batch-norm statistics after the forward passes; the worst of all ranks counts."""
+
+    SOUND = 0
+    BLOWN_UP = 1
+    """Finite, and far larger than after the last good step."""
+    NOT_FINITE = 2
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What is known of an optimizer step before it is taken."""
+    """What is known of an optimizer step before it is taken; read from the device at once."""
 
     epoch: int
     step: int
@@ -28,59 +45,109 @@ class StepMetrics:
     image_loss: float
     """Loss an image, over the window; the largest of all ranks; 0 where a loss is not finite."""
     grad_norm: float
-    """Global L2 norm of the unscaled gradients before clipping."""
+    """Global L2 norm of the unscaled gradients before clipping; the true one also where its squares overflow fp32."""
     losses_finite: bool
     """Whether the losses of all micro-batches are finite, on every rank."""
     grads_finite: bool
     """Whether every element of every gradient is finite; True also when only their norm overflows fp32."""
-    buffers_sound: bool
-    """Whether the batch-norm statistics are finite after the forward passes, and not blown up by them."""
+    batchnorm: BatchNormHealth
+    """State of the batch-norm statistics, on the rank where it is worst."""
     scaler: bool
     """Whether a GradScaler is at work."""
     amp_scale: float
-    """Its loss scale; 1 without one."""
+    """Its loss scale; 1 without one, 0 where the ranks have different ones."""
+    norm_overflow: bool = False
+    """Whether the sum of the squares overflows fp32 although every gradient is finite."""
+    bad_tensors: Sequence[str] = ()
+    """Parameters whose gradient is not finite before clipping, on this rank."""
+    tensor_norms: Sequence[float] = ()
+    """L2 norms of the gradients, in the model's order; those without one left out."""
+    layer_norms: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """L2 norms of the layers' gradients."""
+    stage_norms: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """L2 norms of the stages' gradients."""
+    batchnorm_norm: float = math.nan
+    """Norm of all batch-norm statistics, on this rank."""
+    update_ratios: NDArray[np.float64] | None = None
+    """Update-to-weight ratio of each layer in an earlier step, when a sample of it has just become known."""
 
     @property
     def loss(self) -> float:
         """Loss of the newest micro-batch."""
         return self.losses[-1]
 
+    @property
+    def finite(self) -> bool:
+        """Whether losses and gradients are finite, on every rank."""
+        return self.losses_finite and self.grads_finite
+
+    @property
+    def sound(self) -> bool:
+        """Whether losses, gradients and batch-norm statistics are fine, on every rank."""
+        return self.finite and self.batchnorm is BatchNormHealth.SOUND
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What the steps before say of a finite step."""
+
+    loss: LossTrend = NO_SIGNAL
+    vanished: tuple[str, ...] = ()
+    """Stages whose gradients have vanished for long."""
+    unsound_steps: int = 0
+    """Steps in a row, this one included, that were finite but for the batch-norm statistics."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was found out by an experiment; only a suspicious step is worth one."""
+
+    state_finite: bool = True
+    """Whether weights and optimizer state are finite, on every rank."""
+    trusted_do_better: bool = False
+    """Whether weights of not long ago do several times better on the same batch, or the model has stopped to answer."""
+
 
 def judge(
-    sample: StepMetrics,
-    scale_floor: float,
-    state_finite: bool = True,
-    outlook: LossTrend = NO_SIGNAL,
-    diverging: bool = False,
-    stalled: bool = False,
+    metrics: StepMetrics, signals: Signals = Signals(), evidence: Evidence = Evidence(), scale_floor: float = 1.0
 ) -> Verdict:
     """Say what kind of step this is.
 
     Args:
-        sample: The step.
+        metrics: The step.
+        signals: What the steps before say of it.
+        evidence: What was found out of a suspicious step.
         scale_floor: AMP scale at or below which an overflow is no longer the GradScaler's search for a scale.
-        state_finite: Whether the weights and the optimizer's state are finite; looked at only for a step that is bad.
-        outlook: How the step looks against the recent past; looked at only for a step that is finite.
-        diverging: Whether losses have left their range for long, and other weights were found to do better.
-        stalled: Whether the gradients of a stage have vanished for long.
 
     Returns:
         For a finite step ``poisoned`` when batch-norm statistics alone are damaged, else ``diverging``, ``spike``,
-        ``stalled`` or ``ok`` (which becomes ``clipped`` when the clipper acts). For a step that is not finite
+        ``stalled`` or ``ok``. Statistics that stay damaged step after step are those of the data when they are finite,
+        and come from weights that went bad (``diverging``) when they are not. For a step that is not finite
         ``poisoned`` when the state behind it is damaged, ``amp_overflow`` for gradients that the GradScaler is still
         finding a scale for, and ``bad_batch`` for everything else.
     """
-    if sample.losses_finite and sample.grads_finite:
-        if not sample.buffers_sound:
+    if not metrics.finite:
+        if not evidence.state_finite:
             return Verdict.POISONED
-        if diverging:
-            return Verdict.DIVERGING
-        if outlook.spike:
-            return Verdict.SPIKE
-        return Verdict.STALLED if stalled else Verdict.OK
-    if not state_finite:
-        return Verdict.POISONED
-    searching = sample.scaler and scale_floor < sample.amp_scale < math.inf
-    if sample.losses_finite and sample.buffers_sound and searching:
-        return Verdict.AMP_OVERFLOW
-    return Verdict.BAD_BATCH
+        searching = metrics.scaler and scale_floor < metrics.amp_scale < math.inf
+        routine = metrics.losses_finite and metrics.batchnorm is BatchNormHealth.SOUND and searching
+        return Verdict.AMP_OVERFLOW if routine else Verdict.BAD_BATCH
+    if metrics.batchnorm is not BatchNormHealth.SOUND:
+        if signals.unsound_steps <= _UNSOUND_STEPS:
+            return Verdict.POISONED
+        return Verdict.OK if metrics.batchnorm is BatchNormHealth.BLOWN_UP else Verdict.DIVERGING
+    if evidence.trusted_do_better:
+        return Verdict.DIVERGING
+    if signals.loss.spike:
+        return Verdict.SPIKE
+    return Verdict.STALLED if signals.vanished else Verdict.OK
+
+
+def safe_to_apply(metrics: StepMetrics, verdict: Verdict) -> bool:
+    """Whether the gradients may be applied: finite, and not those of a divergence or of a bad batch."""
+    return metrics.finite and verdict not in (Verdict.DIVERGING, Verdict.BAD_BATCH)
+
+
+def clipped(verdict: Verdict, scale: float) -> Verdict:
+    """Return the word that is recorded for a step after the clipper scaled its gradients."""
+    return Verdict.CLIPPED if verdict is Verdict.OK and scale < 1 else verdict

@@ -10,58 +10,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import torch
 
-from yolo_gradsafe.adapter import Host
+from yolo_gradsafe.adapter import TrainerAdapter
 from yolo_gradsafe.forensics.samples import pixel_faults
 from yolo_gradsafe.judge.loss_trend import EXCESS
 from yolo_gradsafe.recovery.snapshot import Snapshot
+from yolo_gradsafe.telemetry.schema import Cause
 
-__all__ = ["Cause", "CauseProbe", "ReplayResult_"]
-
-
-class Cause(str, Enum):
-    """Where a fault comes from."""
-
-    DATA = "data"
-    """The batch fails under trusted weights in full precision, too."""
-    PRECISION = "precision"
-    """The batch is fine in full precision."""
-    WEIGHTS = "weights"
-    """The batch is fine under trusted weights."""
-    TRANSIENT = "transient"
-    """The batch does not fail again."""
-    UNKNOWN = "unknown"
-    """It could not be looked into."""
-
-    def __str__(self) -> str:
-        return self.value
-
-
-@dataclass(frozen=True)
-class ReplayResult_:
-    """What a batch did."""
-
-    loss: float
-    finite: bool
-    """Whether the loss and, if asked for, the gradients were finite, on every rank."""
+__all__ = ["CauseProbe"]
 
 
 class CauseProbe:
     """Runs a batch again, beside the training, and leaves no trace. Slow, hence for bad steps only. Collective.
 
     Args:
-        host: The trainer.
+        trainer: The trainer.
     """
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, trainer: TrainerAdapter) -> None:
+        self._trainer = trainer
 
-    def run(self, batch: Any, precision: str, weights: Snapshot | None = None, backward: bool = True) -> ReplayResult_:
+    def loss(self, batch: Any, precision: str, weights: Snapshot | None = None, backward: bool = True) -> float:
         """Run the batch forward and, if asked, backward.
 
         Args:
@@ -69,12 +41,15 @@ class CauseProbe:
             precision: ``fp32``, ``fp16`` or ``bf16``.
             weights: Weights and buffers to do it with; the live ones without.
             backward: Compute the gradients, too.
+
+        Returns:
+            The largest loss of all ranks; nan where a loss or, if asked for, a gradient is not finite on one of them.
         """
-        scale = float(self._host.amp_scale)
+        scale = float(self._trainer.amp_scale)
         with self._with(weights):
-            seen = self._host.replay(scale).run(batch, precision, backward)
-        failed, loss = self._host.largest([float(not seen.finite), seen.total if seen.loss_finite else 0.0])
-        return ReplayResult_(loss if not failed else math.nan, not failed)
+            seen = self._trainer.replay(scale).run(batch, precision, backward)
+        failed, loss = self._trainer.ranks.all_reduce_max([not seen.finite, seen.total if seen.loss_finite else 0.0])
+        return math.nan if failed else loss
 
     def cause(self, batch: Any, trusted: Snapshot | None, usual_loss: float) -> Cause:
         """Find where a step that was not finite comes from.
@@ -84,26 +59,26 @@ class CauseProbe:
             trusted: Weights that were good not long ago.
             usual_loss: Loss of a whole batch that is usual; nan when unknown.
         """
-        host = self._host
-        if host.largest([bool(pixel_faults(batch))])[0]:
+        trainer = self._trainer
+        if trainer.ranks.all_reduce_max([bool(pixel_faults(batch))])[0]:
             return Cause.DATA
-        precision = host.forward_precision
-        usual_loss = host.largest([usual_loss])[0]
-        if self.run(batch, precision).finite:
+        precision = trainer.forward_precision
+        [usual_loss] = trainer.ranks.all_reduce_max([usual_loss])
+        if math.isfinite(self.loss(batch, precision)):
             return Cause.TRANSIENT
-        full = self.run(batch, "fp32") if precision != "fp32" else ReplayResult_(math.nan, False)
-        if full.finite and not full.loss > EXCESS * usual_loss:
+        full = self.loss(batch, "fp32") if precision != "fp32" else math.nan
+        if math.isfinite(full) and not full > EXCESS * usual_loss:
             return Cause.PRECISION
-        if trusted is not None and self.run(batch, precision, trusted).finite:
+        if trusted is not None and math.isfinite(self.loss(batch, precision, trusted)):
             return Cause.WEIGHTS
-        return Cause.PRECISION if full.finite else Cause.DATA
+        return Cause.PRECISION if math.isfinite(full) else Cause.DATA
 
-    def worse(self, batch: Any, trusted: Snapshot) -> bool:
-        """Whether the live weights do several times worse on this batch than weights that were good not long ago."""
-        precision = self._host.forward_precision
-        now = self.run(batch, precision, backward=False)
-        then = self.run(batch, precision, trusted, backward=False)
-        return then.finite and (not now.finite or now.loss > EXCESS * then.loss)
+    def trusted_do_better(self, batch: Any, trusted: Snapshot) -> bool:
+        """Whether weights that were good not long ago do several times better on this batch than the live ones."""
+        precision = self._trainer.forward_precision
+        now = self.loss(batch, precision, backward=False)
+        then = self.loss(batch, precision, trusted, backward=False)
+        return math.isfinite(then) and (math.isnan(now) or now > EXCESS * then)
 
     @contextmanager
     def _with(self, weights: Snapshot | None) -> Iterator[None]:
@@ -111,7 +86,7 @@ class CauseProbe:
         if weights is None:
             yield
             return
-        live = self._host.state.model()
+        live = self._trainer.state.model()
         kept = {name: tensor.clone() for name, tensor in live.items()}
         try:
             weights.restore(live)

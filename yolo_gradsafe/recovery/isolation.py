@@ -1,4 +1,4 @@
-"""Dropping one bad micro-batch of an accumulation window and keeping the rest."""
+"""Taking one bad micro-batch out of its accumulation window and keeping the rest."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolo_gradsafe.adapter import Host
+from yolo_gradsafe.adapter import TrainerAdapter
 from yolo_gradsafe.gradients.window import AccumulationWindow
-from yolo_gradsafe.recovery.batchnorm import BatchNormShadow
-from yolo_gradsafe.recovery.losses import ShownLosses
+from yolo_gradsafe.recovery.options import RecoveryOptions
+from yolo_gradsafe.recovery.savepoint import Savepoint
 
 __all__ = ["Isolation"]
 
@@ -20,63 +20,59 @@ class Isolation:
     """Checks every micro-batch once it is armed, and takes a bad one out of the sum of the gradients.
 
     Costs a host read and a copy of the gradients a micro-batch, so it is armed by the first bad step and disarms itself
-    after enough healthy ones. The window then equals the one that the micro-batch was never in.
+    after enough safe ones. The window then equals the one that the micro-batch was never in.
 
     Args:
-        host: The trainer.
+        trainer: The trainer.
         window: The window's micro-batches.
-        batchnorm: Copy of the batch-norm statistics, kept after every good micro-batch while armed.
-        losses: The losses that the trainer shows, likewise.
-        armed: ``auto``, ``always`` or ``never``.
-        hold: Healthy steps after which ``auto`` disarms.
+        savepoint: Committed after every good micro-batch while armed.
+        options: When to check (``isolate``), and how long (``isolate_hold``).
     """
 
     def __init__(
-        self,
-        host: Host,
-        window: AccumulationWindow,
-        batchnorm: BatchNormShadow,
-        losses: ShownLosses,
-        armed: str,
-        hold: int,
+        self, trainer: TrainerAdapter, window: AccumulationWindow, savepoint: Savepoint, options: RecoveryOptions
     ) -> None:
-        self._host = host
+        self._trainer = trainer
         self._window = window
-        self._batchnorm = batchnorm
-        self._losses = losses
-        self._mode = armed
-        self._hold = hold
-        self._healthy = 0
+        self._savepoint = savepoint
+        self._mode = options.isolate if options.enabled else "never"
+        self._hold = options.isolate_hold
+        self._safe_steps = 0
         self._good: dict[nn.Parameter, Tensor] | None = None
-        self.armed = armed == "always"
+        self.armed = self._mode == "always"
 
     def arm(self) -> None:
         """Check micro-batches from now on: a step was bad."""
         self.armed = self._mode != "never"
-        self._healthy = 0
+        self._safe_steps = 0
 
-    def healthy(self) -> None:
-        """Count a healthy step, and disarm after enough of them."""
-        self._healthy += 1
-        if self._mode == "auto" and self._healthy >= self._hold:
+    def count_safe_step(self) -> None:
+        """Count a step that was safe to apply, and disarm after enough of them."""
+        self._safe_steps += 1
+        if self._mode == "auto" and self._safe_steps >= self._hold:
             self.armed = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return whether it is armed, and since how many healthy steps."""
-        return {"armed": self.armed, "healthy": self._healthy}
+        """Return whether it is armed, and since how many safe steps."""
+        return {"armed": self.armed, "healthy": self._safe_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
         self.armed = self._mode == "always" or (self._mode == "auto" and bool(state["armed"]))
-        self._healthy = int(state["healthy"])
+        self._safe_steps = int(state["healthy"])
 
-    def reset(self) -> None:
-        """Forget the window's gradients: a step was made of them, or they were given up."""
+    def close_window(self) -> None:
+        """Forget the window and its gradients: a step was made of them, or they were given up."""
+        self._window.clear()
+        self.forget_gradients()
+
+    def forget_gradients(self) -> None:
+        """Forget the gradients of the micro-batches so far: the newest could not be looked at."""
         self._good = None
 
     @torch.no_grad()
-    def bad(self, closing: bool) -> bool:
-        """Look at the newest micro-batch after its backward pass. Synchronises.
+    def newest_is_bad(self, closing: bool) -> bool:
+        """Look at the newest micro-batch after its backward pass. Synchronises. Collective.
 
         With a GradScaler gradients that overflow behind a finite loss are left to it. A window of which nothing good is
         left is left to the step.
@@ -87,30 +83,45 @@ class Isolation:
         Returns:
             Whether it has to be taken out.
         """
-        host = self._host
-        loss = float(host.loss)
-        gradients = host.gradients()
-        looked_at = [] if host.scaler_enabled else list(gradients.values())
+        trainer = self._trainer
+        loss = float(trainer.loss)
+        gradients = trainer.gradients()
+        looked_at = [] if trainer.scaler_enabled else list(gradients.values())
         norms = [n.float() for n in torch._foreach_norm(looked_at)] if looked_at else []
-        sums = torch.stack([*norms, self._batchnorm.look().reshape(()).to(host.loss.device)])
+        sums = torch.stack([*norms, self._savepoint.observe().reshape(()).to(trainer.loss.device)])
         sound = math.isfinite(loss) and (bool(sums.isfinite().all()) or self._finite(looked_at))
-        if not host.largest([float(not sound)])[0]:
+        if not trainer.ranks.all_reduce_max([float(not sound)])[0]:
             if not closing:
                 self._good = {p: g.clone() for p, g in gradients.items()}
-                self._batchnorm.keep()
-                self._losses.keep()
+                self._savepoint.commit()
             return False
         return not closing or self._good is not None
 
     @torch.no_grad()
-    def take_out(self) -> None:
+    def skip_newest(self) -> None:
         """Take the newest micro-batch out of the window. Does not synchronise."""
-        self._host.zero_grad()
+        self._trainer.zero_grad()
         for parameter, gradient in (self._good or {}).items():
             parameter.grad = gradient.clone()
-        self._batchnorm.restore()
-        self._losses.repair()
-        self._window.drop_newest()
+        self._savepoint.rollback()
+        self._window.skip_newest()
+
+    def skip_open_window(self) -> list[float] | None:
+        """Give up the micro-batches that have not come to a step when the epoch ends, if one of them is bad.
+
+        Otherwise validation and ``results.csv`` would see what they did. Synchronises. Collective.
+
+        Returns:
+            Their losses when they were given up; None when nothing was wrong.
+        """
+        losses = self._window.losses
+        values: list[float] = torch.stack([loss.reshape(()) for loss in losses]).tolist() if losses else []
+        bad = not all(map(math.isfinite, values)) or not self._savepoint.statistics_finite()
+        if not self._trainer.ranks.all_reduce_max([bad])[0]:
+            return None
+        self._trainer.zero_grad()
+        self._savepoint.rollback()
+        return values
 
     def _finite(self, tensors: list[Tensor]) -> bool:
-        return self._batchnorm.finite() and all(bool(t.isfinite().all()) for t in tensors)
+        return self._savepoint.statistics_finite() and all(bool(t.isfinite().all()) for t in tensors)

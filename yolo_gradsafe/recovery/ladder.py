@@ -1,22 +1,21 @@
-"""The ladder of remedies: which rung a bad step calls for. A pure function; ``medic.py`` carries it out.
+"""The ladder of remedies: which rung a bad step calls for. A pure function; ``manager.py`` carries it out.
 
-The rungs, in order: skip the step, heal what is poisoned, go back to a trusted snapshot, lower the learning rate, raise
-the precision, stop. A rung is climbed only when the one below cannot help or did not hold.
+The rungs, in order: skip the step, repair what is poisoned, go back to a trusted snapshot, lower the learning rate,
+raise the precision, stop. A rung is climbed only when the one below cannot help or did not hold.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from yolo_gradsafe.recovery.cause_probe import Cause
 from yolo_gradsafe.recovery.options import RecoveryOptions
-from yolo_gradsafe.telemetry.schema import Verdict
+from yolo_gradsafe.telemetry.schema import Cause, Verdict
 
 __all__ = ["COOL_DOWN", "Plan", "Situation", "plan"]
 
 COOL_DOWN = 100
 """Steps after a rollback within which another one means that going back alone does not hold."""
-_HEALINGS = 3
+_REPAIRS = 3
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Situation:
     """Whether losses had been out of their range before."""
     skipped: int = 1
     """Steps skipped in a row, this one included."""
-    healed: int = 0
-    """Steps in a row before this one that were healed."""
+    repaired: int = 0
+    """Steps in a row before this one after which the state was repaired."""
     rollbacks: int = 0
     """Rollbacks so far."""
     since_rollback: int | None = None
@@ -43,32 +42,34 @@ class Situation:
 class Plan:
     """What to do beside skipping the step."""
 
-    heal: bool = False
+    repair: bool = False
     rollback: bool = False
     lower_lr: bool = False
     """Lower the learning rate, if the weights' movement blames it,"""
-    again: bool = False
+    repeated: bool = False
     """or, after a rollback that did not hold, in any case."""
     raise_precision: bool = False
     """Count the step against the precision, which rises after a few."""
     stop: str = ""
-    """Why training has to end; empty: it goes on."""
+    """Option whose budget is spent, so that training has to end; empty: it goes on."""
+    count: int = 0
+    """What was counted against it."""
 
 
 def plan(situation: Situation, options: RecoveryOptions) -> Plan:
     """Choose the rungs for a step that is diverging, poisoned or a bad batch."""
-    verdict, again = situation.verdict, _soon_after(situation)
+    verdict, repeated = situation.verdict, _soon_after(situation)
     if situation.skipped > options.max_skips:
-        return Plan(heal=True, stop=f"{situation.skipped} optimizer steps in a row had to be skipped")
-    if verdict is Verdict.POISONED and situation.healed < _HEALINGS:
-        return Plan(heal=True)
+        return Plan(repair=True, stop="max_skips", count=situation.skipped)
+    if verdict is Verdict.POISONED and situation.repaired < _REPAIRS:
+        return Plan(repair=True)
     back = verdict is not Verdict.BAD_BATCH or situation.cause is Cause.WEIGHTS
     if not back:
         return Plan(raise_precision=situation.cause is Cause.PRECISION)
-    lower = verdict is Verdict.DIVERGING or situation.rising or again
+    lower = verdict is Verdict.DIVERGING or situation.rising or repeated
     if situation.rollbacks >= options.max_rollbacks:
-        return Plan(rollback=situation.snapshot, stop=f"{situation.rollbacks} rollbacks did not make training stable")
-    return Plan(rollback=situation.snapshot, heal=not situation.snapshot, lower_lr=lower, again=again)
+        return Plan(rollback=situation.snapshot, stop="max_rollbacks", count=situation.rollbacks)
+    return Plan(rollback=situation.snapshot, repair=not situation.snapshot, lower_lr=lower, repeated=repeated)
 
 
 def _soon_after(situation: Situation) -> bool:

@@ -69,7 +69,7 @@ class LearningRate:
         self._healthy = 0
         self.factor = max(min(self.factor * self._backoff, bearable), _SMALLEST)
 
-    def healthy(self) -> bool:
+    def count_safe_step(self) -> bool:
         """Count a healthy step; True when this one has brought the rate all the way back."""
         self._healthy += 1
         if self.factor >= self._ceiling or self._healthy <= self._hold:
@@ -77,7 +77,7 @@ class LearningRate:
         self.factor = min(self.factor * _RAMP, self._ceiling)
         return self.factor == self._ceiling
 
-    def unhealthy(self) -> None:
+    def restart_hold(self) -> None:
         """Start the wait anew."""
         self._healthy = 0
 

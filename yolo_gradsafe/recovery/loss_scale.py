@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-__all__ = ["ScaleKeeper"]
+from yolo_gradsafe.telemetry.schema import to_json
+
+__all__ = ["LossScaleKeeper"]
 
 
-class ScaleKeeper:
+class LossScaleKeeper:
     """Decides what the scale shall be where GradScaler's rule would do harm. Plain numbers; knows no scaler.
 
     Stock halves the scale at every overflow, down to zero in a long siege; the next healthy batch then divides by it.
@@ -23,12 +26,12 @@ class ScaleKeeper:
         self._overflows = 0
         self._good = math.nan
 
-    def healthy(self, scale: float) -> None:
+    def note_good(self, scale: float) -> None:
         """Note the scale of a step whose gradients were finite."""
         self._good = scale
         self._overflows = 0
 
-    def overflow(self, scale: float, backoff: float) -> float | None:
+    def after_overflow(self, scale: float, backoff: float) -> float | None:
         """Return the scale to set after a routine overflow; None leaves it to GradScaler.
 
         Args:
@@ -41,8 +44,16 @@ class ScaleKeeper:
         self._overflows = 0
         return self._floor if scale * backoff < self._floor else None
 
-    def dropped(self, scale: float) -> float:
+    def after_skip(self, scale: float) -> float:
         """Return the scale to go on with after a step that was not taken: unchanged, unless it is no scale at all."""
         if math.isfinite(scale) and scale >= self._floor:
             return scale
         return self._good if math.isfinite(self._good) else max(self._floor, 1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where it stands."""
+        return {"overflows": self._overflows, "good": to_json(self._good)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        self._overflows, self._good = int(state["overflows"]), float(state["good"])

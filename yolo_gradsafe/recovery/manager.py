@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from yolo_gradsafe.adapter import Host
-from yolo_gradsafe.judge.loss_trend import LossTrend, LossTrendMonitor
-from yolo_gradsafe.recovery.cause_probe import Cause, CauseProbe
-from yolo_gradsafe.recovery.events import EventLog
+from yolo_gradsafe.adapter import TrainerAdapter
+from yolo_gradsafe.forensics.investigator import FaultInvestigator
+from yolo_gradsafe.judge.history import History
+from yolo_gradsafe.judge.verdict import Evidence, Signals, StepMetrics
+from yolo_gradsafe.recovery.cause_probe import CauseProbe
+from yolo_gradsafe.recovery.isolation import Isolation
 from yolo_gradsafe.recovery.ladder import Plan, Situation, plan
 from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate
 from yolo_gradsafe.recovery.options import RecoveryOptions
+from yolo_gradsafe.recovery.outcome import Outcome, Settle
 from yolo_gradsafe.recovery.precision import PrecisionLadder
 from yolo_gradsafe.recovery.rollback import RollbackManager
-from yolo_gradsafe.recovery.step_record import StepRecord
-from yolo_gradsafe.telemetry.schema import Verdict
+from yolo_gradsafe.recovery.snapshot import finite
+from yolo_gradsafe.telemetry.incident_log import IncidentLog
+from yolo_gradsafe.telemetry.schema import Cause, Incident, Kind, Remedy, Verdict
+from yolo_gradsafe.telemetry.sentences import message
 
 __all__ = ["RecoveryManager", "TrainingStopped"]
 
@@ -24,186 +30,252 @@ class TrainingStopped(RuntimeError):
 
 
 class RecoveryManager:
-    """Heals, rolls back, lowers the learning rate, raises the precision, stops.
+    """Repairs, rolls back, lowers the learning rate, raises the precision, stops.
 
     Args:
-        host: The trainer.
+        trainer: The trainer.
         options: Budgets and patience.
-        restorer: Puts the training state back.
-        log: Where to say what was done.
+        history: What the steps before say; what they suspected is dropped when the model is another one.
+        investigator: Finds out what made a step bad.
+        isolation: Armed by the first bad step.
+        rollback: Puts the training state back.
+        incidents: Where to say what was done.
     """
 
-    def __init__(self, host: Host, options: RecoveryOptions, restorer: RollbackManager, log: EventLog) -> None:
-        self._host = host
-        self._options = options
-        self._restorer = restorer
-        self._log = log
-        self._trial = CauseProbe(host)
-        self._trend = LossTrendMonitor()
+    def __init__(
+        self,
+        trainer: TrainerAdapter,
+        options: RecoveryOptions,
+        history: History,
+        investigator: FaultInvestigator,
+        isolation: Isolation,
+        rollback: RollbackManager,
+        incidents: IncidentLog,
+    ) -> None:
+        self.options = options
+        self.investigator = investigator
+        self.isolation = isolation
+        self.rollback = rollback
+        self._trainer = trainer
+        self._history = history
+        self._incidents = incidents
+        self._probe = CauseProbe(trainer)
         self._lr = LearningRate(options.lr_backoff, options.lr_hold)
         self._precision: PrecisionLadder | None = None
         self._resumed_precision: dict[str, Any] | None = None
-        self._skipped = self._healed = self._rollbacks = 0
+        self._skipped = self._repaired = self._rollbacks = 0
         self._rolled_back_at: int | None = None
         self._cause = Cause.UNKNOWN
-        self.stopped = ""
-        """Why training has to end; empty while it goes on."""
+        self._vanished: tuple[str, ...] = ()
+        self._stopping = False
 
     @property
     def lr_factor(self) -> float:
         """What the host's learning rate is to be multiplied with."""
         return self._lr.factor
 
-    def healthy(self, step: int, lr: float) -> None:
-        """Count a healthy step that was taken, and take remedies back after enough of them.
+    # Before the verdict ---------------------------------------------------------------------------------------------
+
+    def suspects(self, metrics: StepMetrics, signals: Signals) -> bool:
+        """Whether a step is worth an experiment, on all ranks alike: it is not sound, or losses left their range."""
+        return not metrics.sound or self._suspects_divergence(signals)
+
+    def examine(self, metrics: StepMetrics, signals: Signals, batch: Any) -> Evidence:
+        """Find out what a suspicious step's verdict depends on. Slow; collective.
 
         Args:
-            step: Optimizer steps so far.
-            lr: Learning rate that it was taken with.
+            metrics: The step.
+            signals: What the steps before say of it.
+            batch: Its newest batch, preprocessed; None when it is gone.
         """
-        self._skipped = self._healed = 0
-        self._restorer.lr_sum += lr
-        if self._trend.loss_elevated:
-            self._restorer.doubt()
-            return
-        self._restorer.healthy(step)
-        if self._lr.healthy():
-            self._log.tell("lr_ramp", "training has been healthy since", f"learning rate back at x{self._lr.factor:g}")
-        if (self._precision or self._resumed_precision) is not None and self._ladder().clean():
-            self._host.set_precision(self._ladder().now)
-            self._log.tell("precision", "training has been healthy since", f"back to {self._ladder().now}")
+        if not metrics.finite:
+            bad = not finite(self._trainer.state.lasting())
+            return Evidence(state_finite=not self._trainer.ranks.all_reduce_max([bad])[0])
+        return Evidence(trusted_do_better=self._diverging(metrics, signals, batch))
 
-    def outlook(self, loss: float, norm: float) -> LossTrend:
-        """Say how a finite step looks against the recent past.
+    def _suspects_divergence(self, signals: Signals) -> bool:
+        """Whether losses have left their range; there must be weights to compare with."""
+        suspicious = signals.loss.suspect or signals.loss.collapsed
+        return suspicious and self.options.divergence and self.rollback.trusted is not None
 
-        Args:
-            loss: Largest loss an image over the ranks.
-            norm: Gradient norm.
-        """
-        return self._trend.see(loss, norm)
-
-    def suspects(self, outlook: LossTrend) -> bool:
-        """Say whether a step is to be looked into for divergence: there must be weights to compare it with."""
-        suspicious = outlook.suspect or outlook.collapsed
-        return suspicious and self._options.divergence and self._restorer.trusted is not None
-
-    def diverging(self, outlook: LossTrend, loss: float, batch: Any) -> bool:
-        """Say whether training is diverging, by a trial of a suspicious step's batch. Slow. Collective.
-
-        Args:
-            outlook: How the step looks.
-            loss: Largest loss an image over the ranks.
-            batch: The preprocessed batch.
-        """
-        trusted = self._restorer.trusted
-        if trusted is None or self._host.largest([batch is None])[0]:
+    def _diverging(self, metrics: StepMetrics, signals: Signals, batch: Any) -> bool:
+        trusted = self.rollback.trusted
+        if trusted is None or not self._suspects_divergence(signals):
             return False
-        if outlook.collapsed or self._trial.worse(batch, trusted):
+        if self._trainer.ranks.all_reduce_max([batch is None])[0]:
+            return False
+        if signals.loss.collapsed or self._probe.trusted_do_better(batch, trusted):
             return True
-        self._trend.accept(loss)
+        self._history.loss.accept_level(metrics.image_loss)
         return False
 
-    def treat(self, step: StepRecord, batch: Any) -> None:
-        """Do what a bad or diverging step calls for; the step itself is skipped by the caller."""
+    # A bad step -----------------------------------------------------------------------------------------------------
+
+    def repair_statistics(self, outcome: Outcome) -> Outcome:
+        """Take a step whose gradients are fine, without what it did to the batch-norm statistics. Collective.
+
+        The statistics were rolled back already. When the state behind them is damaged as well, it is repaired, and the
+        step, which was made with it, is not taken.
+        """
+        outcome = replace(outcome, statistics=Settle.ROLLBACK, losses=Settle.COMMIT)
+        if repaired := self.rollback.repair_nonfinite():
+            facts = {**outcome.facts, "repaired": repaired, "steps_lost": 1}
+            return replace(outcome, apply=False, remedies=(Remedy.REPAIRED, Remedy.SKIPPED), facts=facts)
+        return replace(outcome, remedies=(Remedy.STATISTICS_RESTORED,))
+
+    def handle_bad_step(self, metrics: StepMetrics, verdict: Verdict, batch: Any, outcome: Outcome) -> Outcome:
+        """Do what a bad or diverging step calls for, beside skipping it. Slow; collective.
+
+        Args:
+            metrics: The step.
+            verdict: Its verdict.
+            batch: Its newest batch, preprocessed.
+            outcome: The step skipped.
+
+        Returns:
+            The outcome with the remedies and their numbers.
+        """
         self._skipped += 1
-        self._lr.unhealthy()
-        bad_batch = step.verdict is Verdict.BAD_BATCH
+        self._lr.restart_hold()
+        facts = dict(outcome.facts)
+        bad_batch = verdict is Verdict.BAD_BATCH
         if bad_batch:
-            self._find_cause(step, batch)
-            step.cause = str(self._cause)
+            self._find_cause(metrics, batch)
+            facts["cause"] = str(self._cause)
         situation = Situation(
-            verdict=step.verdict,
+            verdict=verdict,
             cause=self._cause if bad_batch else Cause.UNKNOWN,
-            rising=self._trend.loss_elevated,
+            rising=self._history.loss.loss_elevated,
             skipped=self._skipped,
-            healed=self._healed,
+            repaired=self._repaired,
             rollbacks=self._rollbacks,
-            since_rollback=None if self._rolled_back_at is None else step.sample.step - self._rolled_back_at,
-            snapshot=self._restorer.trusted is not None,
+            since_rollback=None if self._rolled_back_at is None else metrics.step - self._rolled_back_at,
+            snapshot=self.rollback.trusted is not None,
         )
-        step.handled = situation.snapshot or step.verdict is not Verdict.POISONED
-        if step.handled:
-            step.remedy = ", ".join(["skipped the step", *self._carry_out(plan(situation, self._options), step)])
-        else:
-            step.remedy = "skipped the step and left the rest to Ultralytics' own recovery: there is no snapshot"
+        if verdict is Verdict.POISONED and not situation.snapshot:
+            left = (Remedy.SKIPPED, Remedy.LEFT_TO_ULTRALYTICS)
+            return replace(outcome, losses=Settle.LEAVE, remedies=left, facts=facts)
+        what = plan(situation, self.options)
+        remedies, numbers = self._carry_out(what, metrics.step)
+        outcome = replace(outcome, remedies=(Remedy.SKIPPED, *remedies), facts={**facts, **numbers})
+        return self._stop(what, outcome) if what.stop else outcome
 
-    def _carry_out(self, what: Plan, step: StepRecord) -> list[str]:
-        """Climb the rungs of a plan, and say which."""
-        done = []
-        healed = self._restorer.heal("not finite, or far too large") if what.heal or what.rollback else []
-        if healed:  # then nothing else is to blame
-            self._healed += 1
-            self._settled()
-            done.append(f"healed {len(healed)} tensors")
-        bearable = self._restorer.bearable_lr() if what.lower_lr else 1.0
-        if what.rollback and not healed:
-            done.append(self._restorer.roll_back(step.sample.step - 1, "the weights had gone bad"))
+    def _carry_out(self, what: Plan, step: int) -> tuple[list[Remedy], dict[str, Any]]:
+        """Climb the rungs of a plan; return the remedies and the numbers that go with them."""
+        done: list[Remedy] = []
+        numbers: dict[str, Any] = {}
+        bearable = 1.0
+        repaired = self.rollback.repair_nonfinite() if what.repair or what.rollback else 0
+        if repaired:  # then nothing else is to blame
+            self._repaired += 1
+            self._settle()
+            done.append(Remedy.REPAIRED)
+            numbers["repaired"] = repaired
+        elif what.rollback:
+            back = self.rollback.roll_back(step - 1)
+            bearable = back.bearable_lr
             self._rollbacks += 1
-            self._rolled_back_at = step.sample.step
-            self._settled()
-        to_blame = bearable < BLAMELESS or what.again
-        if what.lower_lr and to_blame and not healed and self._options.lr_backoff < 1:
+            self._rolled_back_at = step
+            self._settle()
+            done.append(Remedy.ROLLED_BACK)
+            numbers |= {"snapshot": back.snapshot, "undone": back.undone}
+        to_blame = bearable < BLAMELESS or what.repeated
+        if what.lower_lr and to_blame and not repaired and self.options.lr_backoff < 1:
             self._lr.lower(bearable)
-            done.append(f"lowered the learning rate to x{self._lr.factor:.3g}")
-            self._log.tell("lr_backoff", "training diverged", f"learning rate x{self._lr.factor:.3g}")
-        if what.raise_precision and self._raise_precision(step.sample.step):
-            done.append(f"raised the precision to {self._host.forward_precision}")
-        if what.stop and not self.stopped:
-            self.stopped = what.stop
-            done.append("ended the training")
-            self._log.tell("stop", what.stop, "ended the training")
-        return done
+            done.append(Remedy.LR_LOWERED)
+            numbers["lr_factor"] = self._lr.factor
+            self._incidents.log(Kind.LR_BACKOFF, remedies=(Remedy.LR_LOWERED,), lr_factor=self._lr.factor)
+        if what.raise_precision and self._raise_precision(step):
+            done.append(Remedy.PRECISION_RAISED)
+            numbers["precision"] = self._trainer.forward_precision
+        return done, numbers
 
-    def _settled(self) -> None:
+    def _stop(self, what: Plan, outcome: Outcome) -> Outcome:
+        """End the training: a budget is spent. Told once; trainers may take some steps more."""
+        if not self._stopping:
+            self._incidents.log(Kind.STOP, remedies=(Remedy.STOPPED,), budget=what.stop, count=what.count)
+            outcome = replace(outcome, remedies=(*outcome.remedies, Remedy.STOPPED))
+        self._stopping = True
+        return replace(outcome, stop=message(Incident(Kind.STOP, budget=what.stop, count=what.count)))
+
+    def _settle(self) -> None:
         """The model is another one: what was suspected or found of the one before does not hold."""
-        self._trend.forgive()
+        self._history.forgive()
         self._cause = Cause.UNKNOWN
 
-    def _find_cause(self, step: StepRecord, batch: Any) -> None:
+    def _find_cause(self, metrics: StepMetrics, batch: Any) -> None:
         """Look into a bad batch; in a long row of them only now and then."""
         row = self._skipped
         if row & (row - 1) == 0 or self._cause in (Cause.PRECISION, Cause.UNKNOWN):
-            usual = self._trend.usual * step.sample.images
-            self._cause = self._trial.cause(batch, self._restorer.trusted, usual)
+            usual = self._history.loss.usual * metrics.images
+            self._cause = self._probe.cause(batch, self.rollback.trusted, usual)
 
     def _raise_precision(self, step: int) -> bool:
         ladder = self._ladder()
         before = ladder.now
-        if not ladder.fault(step):
+        if not ladder.count_fault(step):
             return False
-        self._host.set_precision(ladder.now)
-        self._log.tell("precision", f"steps overflowed in {before} alone", f"training goes on in {ladder.now}")
+        self._change_precision(before, ladder.now, Remedy.PRECISION_RAISED)
         return True
+
+    def _change_precision(self, before: str, now: str, remedy: Remedy) -> None:
+        self._trainer.set_precision(now)
+        self._incidents.log(Kind.PRECISION, remedies=(remedy,), precision=now, precision_before=before)
 
     def _ladder(self) -> PrecisionLadder:
         """Return the precision ladder; its rungs are known once a batch has been trained on."""
         if self._precision is None:
-            patience, hold = self._options.precision_patience, self._options.precision_hold
-            self._precision = PrecisionLadder(self._host.precisions(), patience, hold)
+            patience, hold = self.options.precision_patience, self.options.precision_hold
+            self._precision = PrecisionLadder(self._trainer.precisions(), patience, hold)
             if self._resumed_precision is not None:
                 self._precision.load_state_dict(self._resumed_precision)
-                self._host.set_precision(self._precision.now)
+                self._trainer.set_precision(self._precision.now)
         return self._precision
+
+    # After a step ---------------------------------------------------------------------------------------------------
+
+    def count_safe_step(self, metrics: StepMetrics, signals: Signals, outcome: Outcome) -> None:
+        """Count a step that was safe to apply, and take remedies back after enough of them."""
+        self._note_vanished(signals.vanished)
+        self.investigator.observe(metrics.items)
+        self.isolation.count_safe_step()
+        self._skipped = self._repaired = 0
+        elevated = self._history.loss.loss_elevated
+        self.rollback.count_safe_step(metrics.step, metrics.lr * outcome.lr_factor, elevated)
+        if elevated:
+            return
+        if self._lr.count_safe_step():
+            self._incidents.log(Kind.LR_RAMP, remedies=(Remedy.LR_RESTORED,), lr_factor=self._lr.factor)
+        if (self._precision or self._resumed_precision) is not None:
+            ladder = self._ladder()
+            before = ladder.now
+            if ladder.count_clean():
+                self._change_precision(before, ladder.now, Remedy.PRECISION_LOWERED)
+
+    def _note_vanished(self, stages: tuple[str, ...]) -> None:
+        if stages and stages != self._vanished:
+            self._incidents.log(Kind.STALLED, stages=list(stages))
+        self._vanished = stages
+
+    # State ----------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run goes on from, as plain numbers."""
         return {
-            "trend": self._trend.state_dict(),
             "lr": self._lr.state_dict(),
             "precision": self._resumed_precision if self._precision is None else self._precision.state_dict(),
             "rollbacks": self._rollbacks,
             "rolled_back_at": self._rolled_back_at,
             "skipped": self._skipped,
-            "healed": self._healed,
+            "healed": self._repaired,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
-        self._trend.load_state_dict(state["trend"])
         self._lr.load_state_dict(state["lr"])
         self._rollbacks, self._rolled_back_at = int(state["rollbacks"]), state["rolled_back_at"]
-        self._skipped, self._healed = int(state["skipped"]), int(state["healed"])
+        self._skipped, self._repaired = int(state["skipped"]), int(state["healed"])
         self._resumed_precision = state["precision"]
         if self._precision is not None and self._resumed_precision is not None:
             self._precision.load_state_dict(self._resumed_precision)
-            self._host.set_precision(self._precision.now)
+            self._trainer.set_precision(self._precision.now)

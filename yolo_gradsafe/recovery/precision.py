@@ -34,7 +34,7 @@ class PrecisionLadder:
         """The precision to train in."""
         return self._rungs[self._rung]
 
-    def fault(self, step: int) -> bool:
+    def count_fault(self, step: int) -> bool:
         """Count a step that overflowed in this precision alone; True when the precision is raised for it."""
         self._clean = 0
         self._faults.append(step)
@@ -46,7 +46,7 @@ class PrecisionLadder:
         self._faults.clear()
         return True
 
-    def clean(self) -> bool:
+    def count_clean(self) -> bool:
         """Count a healthy step; True when the precision goes down a rung for it."""
         self._clean += 1
         if not self._rung or self._clean < self._hold:

@@ -1,187 +1,208 @@
-"""Puts the training state back: what is poisoned in place, or all of it from a trusted snapshot."""
+"""Puts the training state back: what is not finite in place, or all of it from a trusted snapshot."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from yolo_gradsafe.adapter import Host
-from yolo_gradsafe.clipping import Clipper
-from yolo_gradsafe.recovery.batchnorm import BatchNormShadow
-from yolo_gradsafe.recovery.events import EventLog
+from yolo_gradsafe.adapter import TrainerAdapter
 from yolo_gradsafe.recovery.learning_rate import bearable_factor
 from yolo_gradsafe.recovery.options import RecoveryOptions
+from yolo_gradsafe.recovery.savepoint import Savepoint
 from yolo_gradsafe.recovery.snapshot import SUSPICIOUS, Snapshot, within
 from yolo_gradsafe.recovery.snapshot_buffer import SnapshotBuffer
+from yolo_gradsafe.state_registry import StateRegistry
+from yolo_gradsafe.telemetry.incident_log import IncidentLog
+from yolo_gradsafe.telemetry.schema import Kind, Place, Remedy
 
-__all__ = ["RollbackManager"]
+__all__ = ["Rollback", "RollbackManager"]
 
 _GIB = 2**30
+_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """A return to a snapshot."""
+
+    snapshot: int
+    """Optimizer steps that had been taken when it was made."""
+    undone: int
+    """Optimizer steps that were taken back."""
+    bearable_lr: float
+    """Factor on the learning rate that the weights' movement since the snapshot asks for; 1 where it is blameless."""
 
 
 class RollbackManager:
     """Takes snapshots while all is well, and goes back to them.
 
-    What it decides it decides on all ranks alike; each heals its own buffers.
+    What it decides it decides on all ranks alike; each repairs its own buffers.
 
     Args:
-        host: The trainer.
+        trainer: The trainer.
         options: How many snapshots, how often, in how much memory.
-        batchnorm: The copy of the batch-norm statistics, to be renewed with them.
-        clipper: What has a state to take back, too.
-        log: Where to say what was done.
+        savepoint: Its copy of the batch-norm statistics is renewed with them.
+        registry: What is learnt along with the weights, and goes back with them.
+        incidents: Where to say what was done.
     """
 
     def __init__(
-        self, host: Host, options: RecoveryOptions, batchnorm: BatchNormShadow, clipper: Clipper, log: EventLog
+        self,
+        trainer: TrainerAdapter,
+        options: RecoveryOptions,
+        savepoint: Savepoint,
+        registry: StateRegistry,
+        incidents: IncidentLog,
     ) -> None:
-        self._host = host
+        self._trainer = trainer
         self._options = options
-        self._batchnorm = batchnorm
-        self._clipper = clipper
-        self._log = log
-        self._ring: SnapshotBuffer | None = None
-        self._waits = options.enabled and options.snapshots > 0
-        self._unsound = False
+        self._savepoint = savepoint
+        self._registry = registry
+        self._incidents = incidents
+        self._buffer: SnapshotBuffer | None = None
         self._returned_to = -1
-        self.lr_sum = 0.0
+        self._lr_sum = 0.0
         """Sum of the learning rates of all steps taken."""
+        self.needs_first_snapshot = options.enabled and options.snapshots > 0
+        """Whether the first snapshot is still to be taken, before the first step."""
+        self.unsound_snapshot = False
+        """Whether a snapshot turned out not to be finite, and this was not mended yet."""
 
     @property
     def trusted(self) -> Snapshot | None:
         """The newest snapshot to go back to."""
-        return self._ring.trusted[0] if self._ring is not None and self._ring.trusted else None
+        return self._buffer.trusted[0] if self._buffer is not None and self._buffer.trusted else None
 
     @property
-    def waits(self) -> bool:
-        """Whether the first snapshot is still to be taken, before the first step."""
-        return self._waits
+    def snapshot_interval(self) -> int:
+        """Steps from one snapshot to the next; 0 where none are taken."""
+        return 0 if self._buffer is None else self._buffer.interval
 
-    def pause(self) -> None:
-        """Leave the time until the next step out of account."""
-        if self._ring is not None:
-            self._ring.pause()
-
-    def start_over(self, step: int) -> None:
-        """Take a first snapshot, and give up all that there are. Synchronises. Collective."""
-        self._ring, self._waits = None, False
-        ring = self._new_ring() if self._options.enabled and self._options.snapshots > 0 else None
-        if ring is not None:
-            sound = ring.begin(step)
-            if self._host.largest([not sound])[0] and sound:
-                ring.distrust()
-            self._ring = ring
-
-    def healthy(self, step: int) -> None:
-        """Count a healthy step: prove and take snapshots, on this rank alone."""
-        if self._ring is not None and not self._ring.healthy(step):
-            self._unsound = True
-
-    @property
-    def opinion(self) -> list[float]:
-        """What the ranks have to agree on: whether a snapshot was not finite, and the steps from one to the next."""
-        return [self._unsound, 0.0 if self._ring is None else self._ring.interval]
-
-    def pace(self, interval: float) -> None:
+    def set_interval(self, interval: int) -> None:
         """Take snapshots as rarely as the slowest rank needs it."""
-        if self._ring is not None:
-            self._ring.interval = int(interval)
+        if self._buffer is not None:
+            self._buffer.interval = interval
 
-    def heal_unsound(self) -> None:
-        """Heal the state that a snapshot was taken of, after it was found not to be finite on a rank. Collective."""
-        if self._ring is not None and not self._unsound:
-            self._ring.distrust()
-        self._unsound = False
-        self.heal("a snapshot was not finite")
+    def pause_clock(self) -> None:
+        """Leave the time until the next step out of account."""
+        if self._buffer is not None:
+            self._buffer.pause_clock()
 
-    def doubt(self) -> None:
-        """Give up the snapshot on trial: it may be part of what is wrong."""
-        if self._ring is not None:
-            self._ring.doubt()
+    def restart(self, step: int) -> None:
+        """Take a first snapshot, and give up all that there are. Synchronises. Collective."""
+        self._buffer, self.needs_first_snapshot = None, False
+        buffer = self._new_buffer() if self._options.enabled and self._options.snapshots > 0 else None
+        if buffer is not None:
+            sound = buffer.take_first(step)
+            if self._trainer.ranks.all_reduce_max([not sound])[0] and sound:
+                buffer.revoke_newest()
+            self._buffer = buffer
 
-    def inspect(self) -> None:
-        """Look at the whole state, and heal it if it is not finite; before it is validated and saved.
+    def count_safe_step(self, step: int, lr: float, elevated: bool) -> None:
+        """Count a step that was taken: prove and take snapshots, on this rank alone.
+
+        Args:
+            step: Optimizer steps so far.
+            lr: Learning rate that it was taken with.
+            elevated: Whether losses are out of their range: the candidate may be part of what is wrong.
+        """
+        self._lr_sum += lr
+        if self._buffer is None:
+            return
+        if elevated:
+            self._buffer.drop_candidate()
+        elif not self._buffer.count_safe_step(step):
+            self.unsound_snapshot = True
+
+    def repair_unsound(self) -> None:
+        """Repair the state that a snapshot was taken of, after it was found not to be finite on a rank. Collective."""
+        if self._buffer is not None and not self.unsound_snapshot:
+            self._buffer.revoke_newest()
+        self.unsound_snapshot = False
+        self.repair_nonfinite(Place.SNAPSHOT)
+
+    def check_state(self) -> None:
+        """Look at the whole state, and repair it if it is not finite; before it is validated and saved.
 
         Ranks whose weights are no longer the same get those of the rank that has moved least since it was trusted.
         Synchronises. Collective.
         """
-        host, trusted = self._host, self.trusted
+        trainer, trusted = self._trainer, self.trusted
         if trusted is None:
             return
-        sound = within(list(host.state.tensors().values()), SUSPICIOUS)
-        mark = self._mark() if host.ranks.several else 0.0
-        bad, most, least = host.largest([not sound, mark, -mark])
+        sound = within(list(trainer.state.tensors().values()), SUSPICIOUS)
+        checksum = self._checksum() if trainer.ranks.several else 0.0
+        bad, most, least = trainer.ranks.all_reduce_max([not sound, checksum, -checksum])
         if bad:
-            self.heal("not finite, or far too large, at the end of the epoch")
+            self.repair_nonfinite(Place.EPOCH_END)
         elif most != -least:
-            host.level(cost=trusted.drift(host.state.model()))
-            self._renew_batchnorm()
-            why = "the ranks no longer had the same weights"
-            self._log.tell("healed", why, "took those of the one that had moved least")
+            trainer.broadcast_state(cost=trusted.drift(trainer.state.model()))
+            self._savepoint.renew()
+            self._incidents.log(Kind.HEALED, place=Place.RANKS, remedies=(Remedy.RANKS_SYNCED,))
 
-    def _mark(self) -> float:
-        """Return a number that differs where weights or optimizer state do. Synchronises."""
-        state = self._host.state
-        floats = [t for t in [*state.weights().values(), *state.optimizer().values()] if t.is_floating_point()]
-        norms = torch.stack([norm.float().to(floats[0].device) for norm in torch._foreach_norm(floats)])
-        return float(zlib.crc32(norms.cpu().numpy().tobytes()))
-
-    def heal(self, why: str) -> list[str]:
+    def repair_nonfinite(self, place: Place = Place.STATE) -> int:
         """Replace what is not finite or blown up in weights, buffers, EMA and optimizer state.
 
         Where another rank is sound, its weights and optimizer state are better than any snapshot's, and are taken.
         Synchronises. Collective.
 
+        Args:
+            place: Where it was seen, for the incident.
+
         Returns:
-            Names of what was healed, on any rank.
+            Number of tensors that were repaired, on all ranks.
         """
-        host, source = self._host, self.trusted or Snapshot()
-        healed = source.heal(host.state.tensors())
-        by_rank = host.ranks.gather(healed) if host.largest([bool(healed)])[0] else []
+        trainer, source = self._trainer, self.trusted or Snapshot()
+        repaired = source.repair_nonfinite(trainer.state.tensors())
+        by_rank = trainer.ranks.gather_objects(repaired) if trainer.ranks.all_reduce_max([bool(repaired)])[0] else []
         if not any(by_rank):
-            return []
-        origin = f"the snapshot of step {source.step}" if source.step >= 0 else "zeros: there is no snapshot"
-        if host.ranks.several:
-            host.level(cost=len(healed))
-            healed = [f"{name} on rank {rank}" for rank, names in enumerate(by_rank) for name in names]
-            origin += next((f", and the weights of rank {r}" for r, names in enumerate(by_rank) if not names), "")
-        self._renew_batchnorm()
-        named = ", ".join(healed[:3]) + (f" and {len(healed) - 3} more" if len(healed) > 3 else "")
-        self._log.tell("healed", f"{why}: {named}", f"took the elements concerned from {origin}")
-        return healed
+            return 0
+        remedies: tuple[Remedy, ...] = (Remedy.REPAIRED,)
+        sound_rank = -1
+        if trainer.ranks.several:
+            trainer.broadcast_state(cost=len(repaired))
+            repaired = [f"{name} on rank {rank}" for rank, names in enumerate(by_rank) for name in names]
+            remedies = (Remedy.REPAIRED, Remedy.RANKS_SYNCED)
+            sound_rank = next((rank for rank, names in enumerate(by_rank) if not names), -1)
+        self._savepoint.renew()
+        self._incidents.log(
+            Kind.HEALED,
+            place=place,
+            remedies=remedies,
+            tensors=repaired[:_NAMED],
+            tensor_count=len(repaired),
+            repaired=len(repaired),
+            snapshot=source.step,
+            count=sound_rank,
+        )
+        return len(repaired)
 
-    def bearable_lr(self) -> float:
-        """Return the factor on the learning rate that the weights' movement asks for; before going back. Collective."""
-        trusted = self.trusted
-        if trusted is None:
-            return 1.0
-        drift = trusted.drift(self._host.state.model())
-        factor = bearable_factor(drift, self.lr_sum - trusted.extra["lr_sum"], self._host.lr_ahead)
-        return self._host.ranks.smallest(factor)
-
-    def roll_back(self, steps: int, why: str) -> str:
+    def roll_back(self, steps: int) -> Rollback:
         """Go back to the newest trusted snapshot, or the one before if that was gone back to already. Collective.
 
         Args:
             steps: Optimizer steps taken so far.
-            why: What was wrong.
 
-        Returns:
-            What was done, in words.
+        Raises:
+            LookupError: There is no trusted snapshot.
         """
         trusted = self.trusted
-        assert trusted is not None
-        assert self._ring is not None
+        if trusted is None or self._buffer is None:
+            raise LookupError("there is no snapshot to go back to")
+        bearable = self._bearable_lr(trusted)
         if trusted.step == self._returned_to:
-            self._ring.drop_newest()
+            self._buffer.drop_newest()
             trusted = self.trusted or trusted
         self._go_back(trusted)
-        self._host.level()  # what one rank had lost before it was seen is in its snapshot, too
-        return self._note(steps, trusted, why)
+        self._trainer.broadcast_state()  # what one rank had lost before it was seen is in its snapshot, too
+        self._log_rollback(steps, trusted, Place.STATE)
+        return Rollback(trusted.step, steps - trusted.step, bearable)
 
-    def rescue(self, steps: int) -> Callable[[bool], None] | None:
+    def rescue_validation(self, steps: int) -> Callable[[bool], None] | None:
         """Go back to a trusted snapshot for a validation that was not finite.
 
         Args:
@@ -194,59 +215,74 @@ class RollbackManager:
         if trusted is None or trusted.step >= steps:
             return None
         kept = Snapshot()
-        kept.take(steps, self._host.state.tensors(), self._extra())
+        kept.take(steps, self._trainer.state.tensors(), self._extra())
         self._go_back(trusted)
 
         def settle(helped: bool) -> None:
             if helped:
-                self._note(steps, trusted, "validation was not finite, and is with the weights of before")
+                self._log_rollback(steps, trusted, Place.VALIDATION)
             else:
                 self._go_back(kept)
 
         return settle
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run goes on from: the sum of the learning rates."""
+        return {"lr_sum": self._lr_sum}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        self._lr_sum = float(state["lr_sum"])
+
+    def _bearable_lr(self, trusted: Snapshot) -> float:
+        """Return the factor on the learning rate that the weights' movement asks for; before going back. Collective."""
+        drift = trusted.drift(self._trainer.state.model())
+        lr_since = self._lr_sum - trusted.extra["lr_sum"]
+        return self._trainer.ranks.all_reduce_min(bearable_factor(drift, lr_since, self._trainer.lr_ahead))
+
     def _go_back(self, snapshot: Snapshot) -> None:
-        state = self._host.state
+        state = self._trainer.state
         state.forget(snapshot.restore(state.tensors()))
         state.set_extra(snapshot.extra)
-        self._clipper.load_state_dict(snapshot.extra["clipper"])
+        self._registry.load_state_dict(snapshot.extra["learnt"])
+        self._lr_sum = snapshot.extra["lr_sum"]
         if self._options.reset_moments:
             state.reset_moments()
-        self._renew_batchnorm()
+        self._savepoint.renew()
 
-    def _note(self, steps: int, snapshot: Snapshot, why: str) -> str:
-        self.doubt()
+    def _log_rollback(self, steps: int, snapshot: Snapshot, place: Place) -> None:
+        if self._buffer is not None:
+            self._buffer.drop_candidate()
         self._returned_to = snapshot.step
-        lost = steps - snapshot.step
-        done = f"went back to the snapshot of step {snapshot.step} ({lost} steps lost)"
-        self._log.tell("rollback", why, done, lost)
-        return done
+        undone = steps - snapshot.step
+        self._incidents.log(
+            Kind.ROLLBACK,
+            place=place,
+            remedies=(Remedy.ROLLED_BACK,),
+            snapshot=snapshot.step,
+            undone=undone,
+            steps_lost=undone,
+        )
 
-    def _renew_batchnorm(self) -> None:
-        self._batchnorm.look()
-        self._batchnorm.keep()
+    def _checksum(self) -> float:
+        """Return a number that differs where weights or optimizer state do. Synchronises."""
+        state = self._trainer.state
+        floats = [t for t in [*state.weights().values(), *state.optimizer().values()] if t.is_floating_point()]
+        norms = torch.stack([norm.float().to(floats[0].device) for norm in torch._foreach_norm(floats)])
+        return float(zlib.crc32(norms.cpu().numpy().tobytes()))
 
-    def _extra(self) -> dict[str, object]:
-        return {**self._host.state.extra(), "clipper": self._clipper.state_dict(), "lr_sum": self.lr_sum}
+    def _extra(self) -> dict[str, Any]:
+        learnt = self._registry.state_dict(with_weights_only=True)
+        return {**self._trainer.state.extra(), "lr_sum": self._lr_sum, "learnt": learnt}
 
-    def _new_ring(self) -> SnapshotBuffer | None:
+    def _new_buffer(self) -> SnapshotBuffer | None:
         """Make room for as many snapshots as fit."""
-        options, state = self._options, self._host.state
+        options, state = self._options, self._trainer.state
         # Two moments a weight are what the optimizers of Ultralytics have at most, and none before the first step.
         size = Snapshot.nbytes(state.tensors()) + 2 * Snapshot.nbytes(state.model())
         slots = min(max(options.snapshots, 2), int(options.snapshot_memory * _GIB / max(size, 1)))
         if slots < 2:
-            self._log.tell(
-                "no_snapshots",
-                f"a snapshot takes {size / _GIB:.1f} GiB of host memory and recovery.snapshot_memory is "
-                f"{options.snapshot_memory:g}, room for less than two",
-                "bad steps are skipped, but nothing can be healed or rolled back",
-            )
+            amounts = f"{size / _GIB:.1f} GiB each, {options.snapshot_memory:g} GiB allowed"
+            self._incidents.log(Kind.NO_SNAPSHOTS, detail=amounts)
             return None
-        return SnapshotBuffer(
-            state.tensors,
-            self._extra,
-            options.trust_steps,
-            options.snapshot_share,
-            slots,
-        )
+        return SnapshotBuffer(state.tensors, self._extra, options.trust_steps, options.snapshot_share, slots)

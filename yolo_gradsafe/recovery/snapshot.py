@@ -75,7 +75,7 @@ class Snapshot:
         return set(live) - set(self._tensors)
 
     @torch.no_grad()
-    def heal(self, live: Mapping[str, Tensor]) -> list[str]:
+    def repair_nonfinite(self, live: Mapping[str, Tensor]) -> list[str]:
         """Replace the elements that are not finite, or blown up, in place; zero where the snapshot has none.
 
         A weight beyond every size that training gives it (a flipped bit) has spoilt the batch-norm statistics behind
@@ -85,7 +85,7 @@ class Snapshot:
             Names of the tensors that had such elements.
         """
         self._wait()
-        healed, blown_up = [], False
+        repaired, blown_up = [], False
         for name, tensor in live.items():
             if not tensor.is_floating_point() or float(tensor.abs().max()) <= SUSPICIOUS:
                 continue
@@ -97,10 +97,10 @@ class Snapshot:
                 blown_up |= bool((tensor.isfinite() & ~sound).any())
             if not bool(sound.all()):
                 tensor.copy_(torch.where(sound, tensor, source))
-                healed.append(name)
+                repaired.append(name)
         if blown_up:
             self.restore({name: t for name, t in live.items() if _is_statistic(name)})
-        return healed
+        return repaired
 
     @torch.no_grad()
     def drift(self, live: Mapping[str, Tensor]) -> float:

@@ -15,14 +15,14 @@ __all__ = ["SnapshotBuffer"]
 
 
 class SnapshotBuffer:
-    """Keeps the newest snapshots that healthy steps have proven, and one that is on trial.
+    """Keeps the newest snapshots that healthy steps have proven, and one candidate.
 
     Args:
         live: Returns the state's tensors by name, as they are now.
         extra: Returns what goes with them.
         trust_steps: Healthy steps after which a snapshot is trusted.
         share: Share of the training time that snapshots may take.
-        slots: Snapshots held at most, the one on trial among them; at least 2.
+        slots: Snapshots held at most, the candidate among them; at least 2.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class SnapshotBuffer:
         self._share = share
         self._free = [Snapshot() for _ in range(slots)]
         self._trusted: list[Snapshot] = []
-        self._trial: Snapshot | None = None
+        self._candidate: Snapshot | None = None
         self._proof = 0
         self._take_seconds = self._proof_seconds = 0.0
         self._elapsed = 0.0
@@ -54,7 +54,7 @@ class SnapshotBuffer:
         """The trusted snapshots, newest first."""
         return list(reversed(self._trusted))
 
-    def begin(self, step: int) -> bool:
+    def take_first(self, step: int) -> bool:
         """Take the first snapshot, before the first step; trusted, if it is finite, for want of an older one.
 
         Returns:
@@ -66,20 +66,20 @@ class SnapshotBuffer:
         (self._trusted if sound else self._free).append(first)
         return sound
 
-    def distrust(self) -> None:
+    def revoke_newest(self) -> None:
         """Give up the newest trusted snapshot: it is not finite on another rank."""
         if self._trusted:
             self._free.append(self._trusted.pop())
 
-    def pause(self) -> None:
+    def pause_clock(self) -> None:
         """Leave the time until the next step out of account: validation, a new epoch."""
         self._last = 0.0
 
-    def healthy(self, step: int) -> bool:
-        """Count a healthy step that was taken; may promote the snapshot on trial, and take a new one.
+    def count_safe_step(self, step: int) -> bool:
+        """Count a healthy step that was taken; may promote the candidate, and take a new one.
 
         Returns:
-            False when the snapshot on trial turned out not to be finite, hence what it was taken from.
+            False when the candidate turned out not to be finite, hence what it was taken from.
         """
         sound = True
         now = time.perf_counter()
@@ -88,22 +88,22 @@ class SnapshotBuffer:
             self._steps_timed += 1
         self._since += 1
         self._proof += 1
-        if self._trial is not None and self._proof >= self._trust_steps:
+        if self._candidate is not None and self._proof >= self._trust_steps:
             sound = self._promote()
-        if self._trial is None and self._since >= self.interval:
+        if self._candidate is None and self._since >= self.interval:
             self._since = self._proof = 0
             snapshot = self._free.pop() if self._free else self._trusted.pop(0)
             self._take(snapshot, step)
-            self._trial = snapshot
-            self._pace()
+            self._candidate = snapshot
+            self._set_interval()
         self._last = time.perf_counter()
         return sound
 
-    def doubt(self) -> None:
-        """A step was not healthy: the snapshot on trial may be part of what is wrong."""
-        if self._trial is not None:
-            self._free.append(self._trial)
-        self._trial = None
+    def drop_candidate(self) -> None:
+        """A step was not healthy: the candidate may be part of what is wrong."""
+        if self._candidate is not None:
+            self._free.append(self._candidate)
+        self._candidate = None
         self._proof = 0
 
     def drop_newest(self) -> None:
@@ -112,10 +112,10 @@ class SnapshotBuffer:
             self._free.append(self._trusted.pop())
 
     def _promote(self) -> bool:
-        """Trust the snapshot on trial, if it is finite."""
-        assert self._trial is not None
+        """Trust the candidate, if it is finite."""
+        assert self._candidate is not None
         start = time.perf_counter()
-        snapshot, self._trial = self._trial, None
+        snapshot, self._candidate = self._candidate, None
         sound = snapshot.finite()
         (self._trusted if sound else self._free).append(snapshot)
         self._proof_seconds = time.perf_counter() - start
@@ -126,7 +126,7 @@ class SnapshotBuffer:
         snapshot.take(step, self._live(), self._extra())
         self._take_seconds = time.perf_counter() - start
 
-    def _pace(self) -> None:
+    def _set_interval(self) -> None:
         """Space the snapshots so that taking and proving one stays within its share of the time until the next."""
         if self._steps_timed:
             seconds = self._elapsed / self._steps_timed

@@ -31,9 +31,6 @@ class Recorder:
         run: The run's folder (Ultralytics' ``save_dir``).
         flush_steps: Rows of ``steps.csv`` held back at most.
         flush_seconds: Seconds that rows are held back at most.
-        resume: Append to what is there; otherwise records of an earlier run in the same folder are removed.
-        done: Epochs that the checkpoint of a resumed run has behind it. Records of later ones, which were cut short or
-            not saved, are removed: these epochs are trained once more. None keeps all.
         tell: Called with the first failure, in one sentence.
     """
 
@@ -42,8 +39,6 @@ class Recorder:
         run: Path,
         flush_steps: int = 100,
         flush_seconds: float = 5.0,
-        resume: bool = False,
-        done: int | None = None,
         tell: Callable[[str], None] = _logger.warning,
     ) -> None:
         self.paths = RunPaths(Path(run))
@@ -56,9 +51,22 @@ class Recorder:
         self._header: list[str] = []
         self._states: dict[int, dict[str, Any]] = {}
         self._flushed = time.monotonic()
-        start = (lambda: self._resume(done)) if resume else self._clear
+
+    def start(self, resume: bool = False, done: int | None = None) -> Recorder:
+        """Make the folder ready; to be called before anything is recorded.
+
+        Args:
+            resume: Append to what is there; otherwise records of an earlier run in the same folder are removed.
+            done: Epochs that the checkpoint of a resumed run has behind it. Records of later ones, which were cut short
+                or not saved, are removed: these epochs are trained once more. None keeps all.
+
+        Returns:
+            The recorder.
+        """
+        begin = (lambda: self._resume(done)) if resume else self._clear
         self.files.attempt(self.paths.folder, lambda: self.paths.folder.mkdir(parents=True, exist_ok=True))
-        self.files.attempt(self.paths.folder, start)
+        self.files.attempt(self.paths.folder, begin)
+        return self
 
     def _clear(self) -> None:
         """Remove the records of an earlier run."""

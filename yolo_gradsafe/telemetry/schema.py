@@ -12,13 +12,34 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SCHEMA_VERSION", "Incident", "LayerRow", "RunInfo", "RunPaths", "StepRow", "Verdict", "to_json"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Cause",
+    "Incident",
+    "Kind",
+    "LayerRow",
+    "Place",
+    "Remedy",
+    "RunInfo",
+    "RunPaths",
+    "StepRow",
+    "Verdict",
+    "to_json",
+]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: incidents have ``place``, ``remedies`` and the numbers and names behind their sentences."""
 
 
-class Verdict(str, Enum):
-    """What is said of an optimizer step; the same words in every file."""
+class Word(str, Enum):
+    """A word of the records: the same in every file, and equal to its text."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class Verdict(Word):
+    """What is said of an optimizer step."""
 
     OK = "ok"
     CLIPPED = "clipped"
@@ -29,8 +50,111 @@ class Verdict(str, Enum):
     DIVERGING = "diverging"
     STALLED = "stalled"
 
-    def __str__(self) -> str:
-        return self.value
+    @property
+    def bad(self) -> bool:
+        """Whether the step needs a remedy."""
+        return self in (Verdict.BAD_BATCH, Verdict.POISONED, Verdict.DIVERGING)
+
+
+class Kind(Word):
+    """What an incident is about."""
+
+    BAD_BATCH = "bad_batch"
+    """The verdict: a batch whose loss or gradients are not finite."""
+    POISONED = "poisoned"
+    """The verdict: weights, statistics or optimizer state are not finite."""
+    DIVERGING = "diverging"
+    """The verdict: losses have left their range, and trusted weights do better."""
+    STALLED = "stalled"
+    """The verdict: the gradients of a stage have vanished."""
+    NORM_OVERFLOW = "norm_overflow"
+    """The gradients are finite and their norm overflows fp32."""
+    ISOLATED = "isolated"
+    """A micro-batch was taken out of its accumulation window."""
+    QUARANTINE = "quarantine"
+    """An image is left out of later batches."""
+    HEALED = "healed"
+    """Elements that were not finite were replaced."""
+    ROLLBACK = "rollback"
+    """Training went back to a snapshot."""
+    LR_BACKOFF = "lr_backoff"
+    """The learning rate was lowered."""
+    LR_RAMP = "lr_ramp"
+    """The learning rate is back."""
+    PRECISION = "precision"
+    """Training or validation goes on in another precision."""
+    STOP = "stop"
+    """The budgets of the recovery are spent."""
+    NO_SNAPSHOTS = "no_snapshots"
+    """There is no memory for snapshots."""
+    INTERNAL_ERROR = "internal_error"
+    """A fault of the plugin itself."""
+    NATIVE_RECOVERY = "native_recovery"
+    """Ultralytics redid an epoch."""
+    OBSERVE_ONLY = "observe_only"
+    """A version of Ultralytics that is not known well enough to act."""
+
+
+class Cause(Word):
+    """Where a bad batch came from."""
+
+    DATA = "data"
+    """It fails under trusted weights in full precision, too."""
+    PRECISION = "precision"
+    """It is fine in full precision."""
+    WEIGHTS = "weights"
+    """It is fine under trusted weights."""
+    TRANSIENT = "transient"
+    """It does not fail again."""
+    UNKNOWN = "unknown"
+    """It could not be looked into."""
+
+
+class Place(Word):
+    """Where an incident was seen."""
+
+    NONE = ""
+    LOSS = "loss"
+    GRADIENTS = "gradients"
+    WINDOW = "window"
+    """An earlier micro-batch of the accumulation window, or another rank."""
+    OPEN_WINDOW = "open_window"
+    """A micro-batch that had not come to a step when the epoch ended."""
+    BATCHNORM = "batchnorm"
+    STATE = "state"
+    """Weights, EMA, buffers or optimizer state."""
+    SNAPSHOT = "snapshot"
+    EPOCH_END = "epoch_end"
+    """The look at the whole state before validation."""
+    VALIDATION = "validation"
+    RANKS = "ranks"
+    """The ranks of a distributed training, compared with each other."""
+
+
+class Remedy(Word):
+    """What was done about an incident."""
+
+    SKIPPED = "skipped"
+    """The optimizer was not called."""
+    STATISTICS_RESTORED = "statistics_restored"
+    """Batch-norm statistics were put back."""
+    REPAIRED = "repaired"
+    """Non-finite elements were replaced from a snapshot."""
+    ROLLED_BACK = "rolled_back"
+    LR_LOWERED = "lr_lowered"
+    LR_RESTORED = "lr_restored"
+    PRECISION_RAISED = "precision_raised"
+    PRECISION_LOWERED = "precision_lowered"
+    STOPPED = "stopped"
+    MICRO_BATCH_DROPPED = "micro_batch_dropped"
+    QUARANTINED = "quarantined"
+    CLIPPED = "clipped"
+    """Clipped by the true norm."""
+    RANKS_SYNCED = "ranks_synced"
+    """All ranks took over the state of one."""
+    LEFT_TO_ULTRALYTICS = "left_to_ultralytics"
+    OBSERVED = "observed"
+    """Nothing: recovery is off."""
 
 
 @dataclass(frozen=True)
@@ -173,30 +297,40 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Incident:
-    """Something that needed a remedy, or a fault of our own: a line of ``incidents.jsonl``."""
+    """Something that needed a remedy, or a fault of our own: a line of ``incidents.jsonl``.
 
-    kind: str
-    """A verdict; a remedy (``healed``, ``rollback``, ``lr_backoff``, ``lr_ramp``, ``precision``, ``isolated``,
-    ``quarantine``, ``stop``, ``no_snapshots``); ``norm_overflow``; ``internal_error`` (a fault of the plugin);
-    ``native_recovery`` (Ultralytics redid an epoch); or ``observe_only`` (a version that is not known)."""
-    epoch: int
-    step: int
-    batch: int
-    message: str
+    ``message`` and ``action`` are for people and made of the other fields; programs read the fields.
+    """
+
+    kind: Kind
+    epoch: int = 0
+    """Epoch, from 1; 0 before the first."""
+    step: int = 0
+    """Optimizer step of the run, from 1."""
+    batch: int = 0
+    """Batch of the epoch, from 1."""
+    message: str = ""
     """One plain sentence: what was seen."""
-    action: str
+    action: str = ""
     """One plain sentence: what was done."""
+    place: Place = Place.NONE
+    remedies: tuple[Remedy, ...] = ()
+    """What was done, in order."""
     loss: float = math.nan
     items: dict[str, float] = field(default_factory=dict)
     grad_norm: float = math.nan
     amp_scale: float = 1.0
     tensors: list[str] = field(default_factory=list)
-    """Parameters whose gradient was not finite before clipping, in the model's order, at most ten."""
+    """Parameters whose gradient was not finite before clipping, or tensors that were repaired; at most ten."""
+    tensor_count: int = 0
+    """How many there were in all."""
+    stages: list[str] = field(default_factory=list)
+    """Stages whose gradients have vanished."""
     images: list[str] = field(default_factory=list)
     """Image files to blame, or of the whole batch where that is not known; under mosaic or mixup each is the first of
     several that were composed."""
     cause: str = ""
-    """Where a bad batch came from: ``data``, ``precision``, ``weights``, ``transient``; empty when unknown."""
+    """Where a bad batch came from, a ``Cause``; empty when it was not looked into."""
     culprit: str = ""
     """What was found to be the matter, one plain sentence; empty when it was not looked into."""
     layer: str = ""
@@ -207,6 +341,26 @@ class Incident:
     """Contact sheet of the batch, relative to the run's folder, or empty."""
     steps_lost: int = 0
     """Optimizer steps that were given up: skipped, or taken back by a rollback."""
+    repaired: int = 0
+    """Tensors that were repaired."""
+    snapshot: int = -1
+    """Step of the snapshot that was used; -1 for none."""
+    undone: int = 0
+    """Optimizer steps that a rollback took back."""
+    lr_factor: float = 1.0
+    """Factor on the host's learning rate from here on."""
+    precision: str = ""
+    """Precision from here on, where it changed, and"""
+    precision_before: str = ""
+    """the one before."""
+    rank: int = -1
+    """Rank that knows best, where there are several; -1 for none."""
+    budget: str = ""
+    """Option whose budget is spent: ``max_skips`` or ``max_rollbacks``; or empty."""
+    count: int = 0
+    """What was counted against it."""
+    detail: str = ""
+    """Text from outside: an error, a difference, an amount."""
     time: str = ""
     """When, ISO 8601 with the time zone."""
 

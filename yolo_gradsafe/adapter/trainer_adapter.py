@@ -6,7 +6,7 @@ up when it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,10 +23,10 @@ from yolo_gradsafe.adapter.stepping import Stepping
 from yolo_gradsafe.adapter.trainer_info import TrainerInfo
 from yolo_gradsafe.adapter.validation import SafeValidation
 
-__all__ = ["Host"]
+__all__ = ["TrainerAdapter"]
 
 
-class Host(TrainerInfo, Stepping, TrainerDisplay):
+class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
     """A trainer.
 
     Args:
@@ -70,7 +70,7 @@ class Host(TrainerInfo, Stepping, TrainerDisplay):
         """Let the trainer call ``step`` instead of its own ``optimizer_step``."""
         self._replace("optimizer_step", step)
 
-    def own_step(self) -> None:
+    def call_own_step(self) -> None:
         """Take the step that the trainer would take by itself."""
         self._own["optimizer_step"][0]()
 
@@ -93,7 +93,9 @@ class Host(TrainerInfo, Stepping, TrainerDisplay):
 
     def watch_validation(self, told: Callable[[], None], rescue: Callable[[], Callable[[bool], None] | None]) -> None:
         """Validate in fp32 from the first time on that fp16 overflows, and with trusted weights where that is NaN."""
-        self._replace("validate", SafeValidation(self.trainer, self.trainer.validate, self.largest, told, rescue))
+        self._replace(
+            "validate", SafeValidation(self.trainer, self.trainer.validate, self.ranks.all_reduce_max, told, rescue)
+        )
 
     def release(self) -> None:
         """Give the trainer its own methods back, where nobody has put another in the place of ours since."""
@@ -154,18 +156,7 @@ class Host(TrainerInfo, Stepping, TrainerDisplay):
 
     # Ranks ----------------------------------------------------------------------------------------------------------
 
-    def largest(self, values: Sequence[float]) -> list[float]:
-        """Return the largest of each value over the ranks: one small all-reduce under DDP, nothing otherwise.
-
-        Args:
-            values: Numbers; flags as 0 and 1.
-
-        Raises:
-            RankFailed: Another rank has failed meanwhile.
-        """
-        return self.ranks.largest(values)
-
-    def level(self, cost: float = 0.0) -> None:
+    def broadcast_state(self, cost: float = 0.0) -> None:
         """Give every rank the weights, averages, optimizer state and loss scale of one of them; collective.
 
         Batch-norm statistics stay each rank's own, as Ultralytics has it.
@@ -176,9 +167,9 @@ class Host(TrainerInfo, Stepping, TrainerDisplay):
         if not self.ranks.several:
             return
         updates = torch.tensor(float(self.state.extra()["ema_updates"]), dtype=torch.float64)
-        self.ranks.share({**self.state.weights(), "updates": updates}, cost)
+        self.ranks.broadcast_tensors({**self.state.weights(), "updates": updates}, cost)
         self.state.set_extra({"ema_updates": int(updates)})
-        if not self.ranks.share({**self.state.optimizer(), **self._scaler_tensors()}, cost):
+        if not self.ranks.broadcast_tensors({**self.state.optimizer(), **self._scaler_tensors()}, cost):
             self.state.reset_moments()  # one rank has stepped and another has not: they start anew together
 
     def _scaler_tensors(self) -> dict[str, Tensor]:

@@ -1,0 +1,105 @@
+"""What needed a remedy while a training runs: to the records, and once a kind to the console."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from yolo_gradsafe.telemetry.recorder import Recorder
+from yolo_gradsafe.telemetry.schema import Incident, Kind
+from yolo_gradsafe.telemetry.sentences import action, message
+
+__all__ = ["IncidentLog", "Progress"]
+
+
+@dataclass
+class Progress:
+    """Where the training stands; epochs, batches and steps count from 1."""
+
+    epoch: int = 0
+    """Epoch; 0 before the first."""
+    batch: int = 0
+    """Batch of the epoch."""
+    step: int = 0
+    """Optimizer steps of the run, the one under way and those of a resumed run included."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """An epoch starts."""
+        self.epoch, self.batch = epoch, 0
+
+    def begin_batch(self) -> None:
+        """A batch starts."""
+        self.batch += 1
+
+    def begin_step(self) -> None:
+        """An optimizer step starts."""
+        self.step += 1
+
+
+class IncidentLog:
+    """Collects incidents, and writes them when a step or an event is over.
+
+    Args:
+        progress: Where the training stands.
+        recorder: Writes them; None on ranks that do not.
+        warn: Shows a sentence to the user.
+    """
+
+    def __init__(self, progress: Progress, recorder: Recorder | None, warn: Callable[[str], None]) -> None:
+        self._progress = progress
+        self._recorder = recorder
+        self._warn = warn
+        self._shown: set[Kind] = set()
+        self._pending: list[Incident] = []
+        self.written = 0
+        """Incidents so far, faults of the plugin not counted."""
+
+    def log(self, kind: Kind, **facts: Any) -> None:
+        """Note an incident of here and now; ``flush`` writes it.
+
+        Args:
+            kind: What it is about.
+            **facts: Fields of ``Incident``.
+        """
+        self._pending.append(self._incident(kind, facts))
+
+    def flush(self, first: Incident | None = None) -> None:
+        """Write what was noted.
+
+        Args:
+            first: An incident that the noted ones are a part of: the step's own, before what was done about it.
+        """
+        incidents, self._pending = [*([first] if first else ()), *self._pending], []
+        for incident in incidents:
+            self._write(replace(incident, message=message(incident), action=action(incident)))
+
+    def internal_error(self, place: str, trace: str) -> None:
+        """Record a fault of the plugin, at once; the recorder itself may be what is broken.
+
+        Args:
+            place: What could not be done, as in "could not ...".
+            trace: The traceback.
+        """
+        if self._recorder is None:
+            return
+        detail = f"{place}: {trace.strip().splitlines()[-1]}"
+        incident = self._incident(Kind.INTERNAL_ERROR, {"detail": detail})
+        try:
+            self._recorder.incident(replace(incident, message=message(incident), action=action(incident)))
+        except Exception as error:
+            self._warn(f"the fault could not be recorded either: {error}")
+
+    def _incident(self, kind: Kind, facts: dict[str, Any]) -> Incident:
+        now = self._progress
+        return Incident(**{"kind": kind, "epoch": now.epoch, "step": now.step, "batch": now.batch, **facts})
+
+    def _write(self, incident: Incident) -> None:
+        self.written += 1
+        if incident.kind not in self._shown:
+            self._shown.add(incident.kind)
+            where = f"epoch {incident.epoch}, batch {incident.batch}"
+            seen = f"{incident.message} ({incident.culprit})" if incident.culprit else incident.message
+            self._warn(f"{where}: {seen}; {incident.action}. More of this kind is only recorded.")
+        if self._recorder:
+            self._recorder.incident(incident)
