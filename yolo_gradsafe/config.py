@@ -15,7 +15,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from yolo_gradsafe.clipping.options import ClipOptions
+from yolo_gradsafe.clipping.clip_options import ClipOptions
 from yolo_gradsafe.errors import ConfigError, nearest
 from yolo_gradsafe.forensics.options import ForensicsOptions
 from yolo_gradsafe.loggers.options import LoggersOptions

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 from yolo_gradsafe import adapter
-from yolo_gradsafe.clipping.options import ClipOptions
+from yolo_gradsafe.clipping.clip_options import ClipOptions
 from yolo_gradsafe.guard import GradSafe
 
 __all__ = ["VARIABLE", "guarded"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_gradsafe.clipping import Clip, Clipper, Observation, build
-from yolo_gradsafe.clipping.options import ClipOptions
+from yolo_gradsafe.clipping.clip_options import ClipOptions
 from yolo_gradsafe.gradients.norms import GradientMeter, Gradients, scaled_norm
 
 ADAPTIVE = ("percentile", "zscore", "adagc", "auto")

@@ -172,8 +172,8 @@ def type_of(rule) -> str:
     """Return the mode of a clipper that was built by the fixture."""
     name = type(getattr(rule, "baseline", rule)).__name__
     return {
-        "PercentileBaseline": "percentile",
-        "ZScoreBaseline": "zscore",
+        "AutoClipBaseline": "percentile",
+        "ZClipBaseline": "zscore",
         "AutoBaseline": "auto",
         "AdaGCClipper": "adagc",
     }[name]

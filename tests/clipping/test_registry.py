@@ -1,10 +1,12 @@
-"""A rule of the user's own."""
+"""How rules are found: the built-in ones by their files, the user's own by registration."""
 
 from __future__ import annotations
 
 import csv
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -15,9 +17,9 @@ import pytest
 from tests.arm import Arm
 from tests.clipping.measured import STAGES, clipper, step
 from yolo_gradsafe import clipping
-from yolo_gradsafe.clipping import Clip, build, register
-from yolo_gradsafe.clipping.modes import BUILT_IN
-from yolo_gradsafe.clipping.registry import _BUILDERS
+from yolo_gradsafe.clipping import Clip, build, register, rules
+from yolo_gradsafe.clipping.registry import RuleSection, built_in, mode_names
+from yolo_gradsafe.clipping.rules import BUILT_IN
 from yolo_gradsafe.config import Config, ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,9 +47,71 @@ class Share:
 
 
 def test_every_built_in_mode_has_a_builder():
-    assert set(_BUILDERS) == set(BUILT_IN)
-    for mode in BUILT_IN:
-        assert step(clipper(STAGES, mode=mode), 1.0).scale > 0
+    for rule in BUILT_IN:
+        assert step(clipper(STAGES, mode=rule.mode), 1.0).scale > 0
+
+
+def test_a_built_in_rule_is_one_file_of_its_name():
+    files = {path.stem for path in Path(rules.__file__).parent.glob("*.py")} - {"__init__"}
+    assert {rule.mode for rule in BUILT_IN} == files
+    for rule in BUILT_IN:
+        built = rule.section().build(Config().clip, STAGES)
+        parts = {type(part).__module__ for part in (built, getattr(built, "baseline", built))}
+        assert rule.section.__module__ == f"{rules.__name__}.{rule.mode}"
+        assert rule.section.__module__ in parts
+
+
+def test_the_order_of_the_rules_is_that_of_the_options():
+    modes = [rule.mode for rule in BUILT_IN]
+    assert modes == ["norm", "value", "agc", "percentile", "zscore", "adagc", "auto", "none"]
+    assert mode_names()[: len(modes)] == modes
+    sections = [name for name in Config().clip.model_dump() if name in modes]
+    assert sections == ["value", "agc", "percentile", "zscore", "adagc", "auto"]
+
+
+def test_two_files_of_one_mode_are_refused():
+    with pytest.raises(ValueError, match=r"^clip mode 'agc' is in yolo_gradsafe\.clipping\.rules\.agc already$"):
+
+        @built_in("agc", "another one")
+        class Other(RuleSection):
+            """Another one."""
+
+
+def test_the_rule_of_the_contributing_guide_works_when_its_file_is_put_in_place(tmp_path):
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    (code,) = re.findall(r"\(`rules/tensor\.py`\):\n\n  ```python\n(.*?)\n  ```", guide, re.DOTALL)
+    package = tmp_path / "yolo_gradsafe"
+    shutil.copytree(ROOT / "yolo_gradsafe", package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "clipping" / "rules" / "tensor.py").write_text(textwrap.dedent(code))
+    script = """
+        import sys
+        from yolo_gradsafe.config import Config
+        config = Config.load({"clip": {"mode": "tensor", "tensor": {"limit": 2.0}}})
+        assert "torch" not in sys.modules
+        text = config.to_yaml()
+        assert "  # Mode tensor: each tensor by its own norm\\n  tensor:\\n" in text
+        assert text.index("  auto:") < text.index("  tensor:") < text.index("  options:")
+        assert "log norms), tensor (each tensor by its own norm), none (measure only)" in " ".join(
+            line.strip("# ") for line in text.splitlines()
+        )
+
+        import torch
+        from yolo_gradsafe.clipping import Observation, build
+        from yolo_gradsafe.gradients.norms import GradientMeter
+        parameters = [(name, torch.nn.Parameter(torch.zeros(2))) for name in "ab"]
+        for (_, parameter), grad in zip(parameters, ([3.0, 4.0], [1.0, 0.0])):
+            parameter.grad = torch.tensor(grad)
+        gradients, reading = GradientMeter(parameters).measure([])
+        clip = build(config.clip).clip_(gradients, Observation(reading.norm, reading.tensor_norms, 1))
+        assert torch.allclose(parameters[0][1].grad, torch.tensor([1.2, 1.6]))
+        assert parameters[1][1].grad.tolist() == [1.0, 0.0]
+        assert abs(clip.scale - (5 / 26) ** 0.5) < 1e-6
+    """
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_a_registered_rule_is_built_by_its_name():

@@ -19,7 +19,7 @@ OLD = tuple(map(int, ultralytics.__version__.split(".")[:3])) < (8, 4, 89)
 pytestmark = pytest.mark.skipif(OLD, reason="up to 8.4.88 rank 0's batch-norm statistics are everybody's")
 
 SHORT = {"epochs": 1}
-CLIP = "yolo_gradsafe.clipping.norm:NormClipper.clip_"
+CLIP = "yolo_gradsafe.clipping.rules.norm:NormClipper.clip_"
 TREAT = "yolo_gradsafe.recovery.manager:RecoveryManager.treat"
 TRAININGS = [
     Two("healthy"),

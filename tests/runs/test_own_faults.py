@@ -16,7 +16,7 @@ BROKEN = {
     "layers": "import yolo_gradsafe.telemetry.recorder as m\n"
     "def broken(self, rows): raise OSError('disk full')\n"
     "m.Recorder.layers = broken",
-    "clipper": "import yolo_gradsafe.clipping.norm as m\n"
+    "clipper": "import yolo_gradsafe.clipping.rules.norm as m\n"
     "def broken(self, *_): raise ZeroDivisionError('planted')\n"
     "m.NormClipper.clip_ = broken",
     "trend": "import yolo_gradsafe.judge.loss_trend as m\n"

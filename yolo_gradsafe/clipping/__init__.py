@@ -1,7 +1,6 @@
-"""Clipping rules: one clipper a file, one protocol, one registry.
+"""Clipping: the protocol of a clipper, the options, and the built-in rules, one a file in ``rules/``.
 
-The public names are loaded when they are first used, so that the options can know the names of the rules without
-importing torch.
+Nothing here imports torch before a clipper is built, because the options are checked without it.
 
 A rule of your own is a class with the three methods of ``Clipper``::
 
@@ -19,26 +18,13 @@ A rule of your own is a class with the three methods of ``Clipper``::
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from yolo_gradsafe.clipping.base import Clip, Clipper, Observation
-    from yolo_gradsafe.clipping.modes import register
-    from yolo_gradsafe.clipping.registry import build
+from yolo_gradsafe.clipping.base import Clip, Clipper, Observation
+from yolo_gradsafe.clipping.builder import build
+from yolo_gradsafe.clipping.registry import register
 
 __all__ = ["Clip", "Clipper", "Observation", "build", "register"]
 
-_HOMES = {"Clip": "base", "Clipper": "base", "Observation": "base", "build": "registry", "register": "modes"}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module on first use."""
-    if name in _HOMES:
-        return getattr(import_module(f"yolo_gradsafe.clipping.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'yolo_gradsafe.clipping' has no attribute {name!r}")
-
 
 def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
+    """List the public names."""
     return sorted(__all__)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from yolo_gradsafe.gradients.norms import Gradients
+if TYPE_CHECKING:
+    from yolo_gradsafe.gradients.norms import Gradients
 
 __all__ = ["NOT_CLIPPED", "Clip", "Clipper", "Observation"]
 

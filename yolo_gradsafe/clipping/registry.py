@@ -1,102 +1,134 @@
-"""How a clipper is built from the options."""
+"""How a clipping rule gets its name: the built-in rules, and those that users add; imports no torch."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from yolo_gradsafe.clipping.adagc import AdaGCClipper
-from yolo_gradsafe.clipping.adaptive import AdaptiveClipper, Baseline
-from yolo_gradsafe.clipping.agc import AGCClipper
-from yolo_gradsafe.clipping.auto import AutoBaseline
-from yolo_gradsafe.clipping.base import Clipper
-from yolo_gradsafe.clipping.match import select
-from yolo_gradsafe.clipping.none import NoClipper
-from yolo_gradsafe.clipping.norm import NormClipper
-from yolo_gradsafe.clipping.options import ClipOptions, RuleOptions
-from yolo_gradsafe.clipping.per_image import PerImageClipper
-from yolo_gradsafe.clipping.percentile import PercentileBaseline
-from yolo_gradsafe.clipping.staged import StagedClipper
-from yolo_gradsafe.clipping.value import ValueClipper
-from yolo_gradsafe.clipping.zscore import ZScoreBaseline
-from yolo_gradsafe.errors import ConfigError
+from yolo_gradsafe.section import Section
 
-__all__ = ["build"]
+if TYPE_CHECKING:
+    from yolo_gradsafe.clipping.base import Clipper
+    from yolo_gradsafe.clipping.clip_options import SharedOptions
+
+__all__ = ["BuiltIn", "RuleSection", "Stages", "built_in", "built_in_rules", "mode_names", "register", "registered"]
 
 Stages = Mapping[str, str]
+"""Stage of each parameter (``backbone``, ``neck``, ``head.box``), by the parameter's name."""
 
 
-def build(options: ClipOptions, stages: Stages | None = None) -> Clipper:
-    """Build the clipper that the options describe.
+class RuleSection(Section):
+    """The options of one built-in rule, and how its clipper is built from them.
+
+    The options are read before torch is imported, so a rule's file imports torch inside its methods.
+    """
+
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """Which of ``warmup_steps``, ``patience`` and ``ceiling`` the rule uses; the descriptions of these name it."""
+
+    @abstractmethod
+    def build(self, shared: SharedOptions, stages: Stages) -> Clipper:
+        """Build the clipper.
+
+        Args:
+            shared: The options that are not of one rule alone, such as ``max_norm``.
+            stages: Stage of each parameter, for options that name parts of the model.
+
+        Raises:
+            ConfigError: An option names a part that the model does not have.
+        """
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A built-in rule, as the options list it."""
+
+    mode: str
+    """Its name in ``clip.mode``; its options are the section of the same name."""
+    summary: str
+    """What it does, in a few words, for the description of ``clip.mode``."""
+    heading: str
+    """What it is, for the description of its section."""
+    position: int
+    """Its place in the options; rules with the same one are listed by name."""
+    section: type[RuleSection]
+
+
+_built_in: dict[str, BuiltIn] = {}
+_registered: dict[str, type[Clipper]] = {}
+_METHODS = ("clip_", "state_dict", "load_state_dict")
+
+OwnSection = TypeVar("OwnSection", bound=type[RuleSection])
+Rule = TypeVar("Rule", bound="type[Clipper]")
+
+
+def built_in(
+    mode: str, summary: str, heading: str | None = None, position: int = 50
+) -> Callable[[OwnSection], OwnSection]:
+    """Make a rule in ``clipping/rules/`` selectable as ``clip.mode``; decorates the section of its options.
 
     Args:
-        options: What to clip, and how.
-        stages: Stage of each parameter (``backbone``, ``neck``, ``head.box``), by the parameter's name; None when it
-            is not known, and then no stage and no glob matches.
+        mode: The mode's name.
+        summary: What the rule does, for the description of ``clip.mode``.
+        heading: What it is, for the description of its section; default: the summary.
+        position: Its place among the rules.
+
+    Returns:
+        A decorator that returns the class as it is.
 
     Raises:
-        ConfigError: A stage or glob that matches no parameter, or none that an earlier one has left over.
+        ValueError: Another file has taken the name.
     """
-    stages = stages or {}
-    clipper = _build_rule(options, stages)
-    if options.stages:
-        clipper = StagedClipper(
-            clipper,
-            {key: _build_rule(options.rule_for(key), stages) for key in options.stages},
-            _part_of(options, stages),
-        )
-    return PerImageClipper(clipper) if options.per_image else clipper
+
+    def add(section: OwnSection) -> OwnSection:
+        if (other := _built_in.get(mode)) and other.section.__module__ != section.__module__:
+            raise ValueError(f"clip mode '{mode}' is in {other.section.__module__} already")
+        _built_in[mode] = BuiltIn(mode, summary, heading or summary, position, section)
+        return section
+
+    return add
 
 
-def _build_rule(options: RuleOptions, stages: Stages) -> Clipper:
-    if options.rule is not None:
-        return options.rule(**options.options)
-    return _BUILDERS[options.mode](options, stages)
+def register(name: str) -> Callable[[Rule], Rule]:
+    """Make a class with the methods of ``Clipper`` selectable as ``clip.mode``.
+
+    Its constructor is called with ``clip.options`` as keywords. Registering a name again replaces the class, so that a
+    notebook cell can be run twice. The options carry the class itself, so it reaches DDP workers with them.
+
+    Args:
+        name: The mode's name; not one of the built-in ones.
+
+    Returns:
+        A decorator that returns the class as it is.
+
+    Raises:
+        ValueError: The name is a built-in mode.
+        TypeError: The class lacks a method of ``Clipper``.
+    """
+    if name in _built_in:
+        raise ValueError(f"clip mode '{name}' is built in; choose another name")
+
+    def add(rule: Rule) -> Rule:
+        if missing := [method for method in _METHODS if not callable(getattr(rule, method, None))]:
+            raise TypeError(f"clip mode '{name}': {rule!r} has no {', '.join(missing)}")
+        _registered[name] = rule
+        return rule
+
+    return add
 
 
-def _part_of(options: ClipOptions, stages: Stages) -> dict[str, str]:
-    """Give each parameter to the first override that matches it."""
-    part_of: dict[str, str] = {}
-    for key in options.stages:
-        matched = select(key, stages, "clip.stages")
-        free = [name for name in matched if name not in part_of]
-        if not free:
-            earlier = ", ".join(dict.fromkeys(f"'{part_of[name]}'" for name in matched))
-            raise ConfigError(
-                f"clip.stages: '{key}' is left nothing by {earlier}; the first match wins, so put it first."
-            )
-        part_of |= dict.fromkeys(free, key)
-    return part_of
+def built_in_rules() -> list[BuiltIn]:
+    """List the built-in rules in the order in which options, presets and docs have them."""
+    return sorted(_built_in.values(), key=lambda rule: (rule.position, rule.mode))
 
 
-def _agc(options: RuleOptions, stages: Stages) -> Clipper:
-    agc = options.agc
-    excluded = [name for pattern in agc.exclude for name in select(pattern, stages, "clip.agc.exclude")]
-    return AGCClipper(agc.clip_factor, agc.eps, excluded)
+def registered(name: str) -> type[Clipper] | None:
+    """Return the class that a user registered under a name; None for built-in and unknown ones."""
+    return _registered.get(name)
 
 
-def _adagc(options: RuleOptions, _: Stages) -> Clipper:
-    adagc = options.adagc
-    return AdaGCClipper(options.max_norm, options.warmup_steps, options.patience, adagc.factor, adagc.beta, adagc.shift)
-
-
-def _adaptive(baseline: Callable[[RuleOptions], Baseline]) -> Callable[[RuleOptions, Stages], Clipper]:
-    """Return the builder of an adaptive rule."""
-
-    def build_it(options: RuleOptions, _: Stages) -> Clipper:
-        shared = options.max_norm, options.warmup_steps, options.patience, options.ceiling
-        return AdaptiveClipper(baseline(options), *shared)
-
-    return build_it
-
-
-_BUILDERS: dict[str, Callable[[RuleOptions, Stages], Clipper]] = {
-    "norm": lambda options, _: NormClipper(options.max_norm),
-    "value": lambda options, _: ValueClipper(options.value.limit),
-    "agc": _agc,
-    "percentile": _adaptive(lambda o: PercentileBaseline(o.percentile.percentile, o.percentile.window)),
-    "zscore": _adaptive(lambda o: ZScoreBaseline(o.zscore.z, o.zscore.alpha, o.zscore.sigma_floor)),
-    "adagc": _adagc,
-    "auto": _adaptive(lambda o: AutoBaseline(o.auto.deviations, o.auto.window, o.auto.sigma_floor)),
-    "none": lambda options, _: NoClipper(),
-}
-"""One builder for each name in ``modes.BUILT_IN``."""
+def mode_names() -> list[str]:
+    """List what ``clip.mode`` accepts."""
+    return [*(rule.mode for rule in built_in_rules()), *sorted(_registered)]

@@ -1,4 +1,4 @@
-"""Checks on what a clipper is asked to go on from: nothing in it is ignored."""
+"""The state that a clipper goes on from: checks that ignore nothing in it, and what a rule without one inherits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["count", "fields", "number", "numbers"]
+__all__ = ["Stateless", "count", "fields", "number", "numbers"]
 
 
 def fields(state: object, *names: str) -> dict[str, Any]:
@@ -55,3 +55,19 @@ def count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"clipper state: expected a count, got {value!r}")
     return value
+
+
+class Stateless:
+    """What a rule inherits that learns nothing from step to step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Accept nothing.
+
+        Raises:
+            ValueError: There is something.
+        """
+        fields(state)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 __all__ = ["MAD_TO_SIGMA", "usual_range"]
 
 MAD_TO_SIGMA = 1.4826
@@ -28,6 +26,8 @@ def usual_range(norms: Sequence[float], deviations: float, floor: float) -> tupl
     Returns:
         The lower and the upper end; (0, inf) when there are no norms.
     """
+    import numpy as np  # not above: the options of clipping rules are read without it
+
     if not norms:
         return 0.0, math.inf
     logs = np.log(np.asarray(norms, dtype=np.float64))

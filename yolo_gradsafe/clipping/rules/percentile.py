@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pydantic import Field
 
-from yolo_gradsafe.clipping.remembered import RememberedNorms
+from yolo_gradsafe.clipping.adaptive import AdaptiveSection, RememberedNorms
+from yolo_gradsafe.clipping.registry import built_in
 from yolo_gradsafe.gradients.robust import usual_range
 
-__all__ = ["PercentileBaseline"]
+__all__ = ["AutoClipBaseline", "PercentileOptions"]
 
 _DEVIATIONS, _FLOOR = 3.0, 0.1
 """Reach of the usual range on either side, and the smallest deviation of the log norm; as in mode ``auto``."""
 
 
-class PercentileBaseline(RememberedNorms):
+@built_in("percentile", "AutoClip", heading="AutoClip, arXiv 2007.14469", position=4)
+class PercentileOptions(AdaptiveSection):
+    """AutoClip."""
+
+    percentile: float = Field(
+        default=10.0,
+        ge=0,
+        le=100,
+        description="(float) 0 to 100, percentile of the recent norms that is the threshold; 10 is the paper's and "
+        "scales nine steps in ten, 90 to 99 touches only the large ones",
+    )
+    window: int = Field(
+        default=1000,
+        ge=2,
+        description="(int) >= 2, optimizer steps whose norms are remembered; the paper remembers all and so never "
+        "follows a change late in training",
+    )
+
+    def baseline(self) -> AutoClipBaseline:
+        """Return the baseline, with nothing learnt."""
+        return AutoClipBaseline(self.percentile, self.window)
+
+
+class AutoClipBaseline(RememberedNorms):
     """``threshold = percentile(norms so far, this one included)``.
 
     Seetharaman et al. 2020, "AutoClip: Adaptive gradient clipping for source separation networks", arXiv 2007.14469.
@@ -32,12 +56,14 @@ class PercentileBaseline(RememberedNorms):
         super().__init__(window)
         self.percentile = percentile
 
-    def usual(self) -> tuple[float, float]:
+    def usual_range(self) -> tuple[float, float]:
         """Return the median of the log norms and three deviations to either side."""
         return usual_range(self._norms, _DEVIATIONS, _FLOOR)
 
-    def judge(self, norm: float) -> float:
+    def next_threshold(self, norm: float) -> float:
         """Remember the norm, winsorised, and return the percentile."""
-        low, high = self.usual()
+        import numpy as np
+
+        low, high = self.usual_range()
         self._norms.append(min(max(norm, low), high))
         return float(np.percentile(self._norms, self.percentile))

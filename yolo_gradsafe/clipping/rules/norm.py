@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
-from yolo_gradsafe.clipping import state as check
 from yolo_gradsafe.clipping.base import NOT_CLIPPED, Clip, Observation
-from yolo_gradsafe.gradients.norms import Gradients, clip_by_norm_
+from yolo_gradsafe.clipping.registry import RuleSection, Stages, built_in
+from yolo_gradsafe.clipping.state import Stateless
 
-__all__ = ["NormClipper"]
+if TYPE_CHECKING:
+    from yolo_gradsafe.clipping.clip_options import SharedOptions
+    from yolo_gradsafe.gradients.norms import Gradients
+
+__all__ = ["NormClipper", "NormOptions"]
 
 
-class NormClipper:
+@built_in("norm", "scale all gradients when their global L2 norm is over max_norm", position=1)
+class NormOptions(RuleSection):
+    """Global norm: ``clip.max_norm`` is its option."""
+
+    def build(self, shared: SharedOptions, stages: Stages) -> NormClipper:
+        """Build the clipper."""
+        return NormClipper(shared.max_norm)
+
+
+class NormClipper(Stateless):
     """Scale all gradients by ``max_norm / norm`` when their global L2 norm is larger.
 
     Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", arXiv 1211.5063.
@@ -26,15 +39,9 @@ class NormClipper:
 
     def clip_(self, gradients: Gradients, observation: Observation) -> Clip:
         """Scale in place; costs no pass over the gradients when the norm is below. Does not synchronise."""
+        from yolo_gradsafe.gradients.norms import clip_by_norm_
+
         if not math.isfinite(observation.norm):
             return NOT_CLIPPED
         threshold = self.max_norm * observation.unit
         return Clip(threshold, clip_by_norm_(gradients, observation.norm, threshold))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the rule does not learn."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Accept nothing: the rule does not learn."""
-        check.fields(state)

@@ -1,18 +1,70 @@
-"""Rules for parts of the model, each clipped apart from the rest."""
+"""Parts of the model: which parameters a stage or a glob means, and a rule for each part."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
 
 from yolo_gradsafe.clipping import state as check
 from yolo_gradsafe.clipping.base import NOT_CLIPPED, Clip, Clipper, Observation
+from yolo_gradsafe.clipping.registry import Stages
 from yolo_gradsafe.clipping.scaling import true_norms
-from yolo_gradsafe.gradients.norms import Gradients
+from yolo_gradsafe.errors import ConfigError, nearest
 
-__all__ = ["StagedClipper"]
+if TYPE_CHECKING:
+    from yolo_gradsafe.gradients.norms import Gradients
+
+__all__ = ["StagedClipper", "parts_by_parameter", "select"]
+
+
+def select(pattern: str, stages: Stages, option: str) -> list[str]:
+    """Return the parameters that a pattern matches: a stage with its sub-stages, or a glob over parameter names.
+
+    Args:
+        pattern: ``head`` (matches the stages ``head`` and ``head.box``), or ``model.22.cv3.*``.
+        stages: Stage of each parameter, by the parameter's name.
+        option: The option that the pattern stands in, for the error.
+
+    Raises:
+        ConfigError: Nothing matches.
+    """
+    matched = [
+        name
+        for name, stage in stages.items()
+        if stage == pattern or stage.startswith(f"{pattern}.") or fnmatchcase(name, pattern)
+    ]
+    if not matched:
+        known = _known(stages)
+        raise ConfigError(
+            f"{option}: '{pattern}' matches no stage and no parameter of this model. Stages: "
+            f"{', '.join(known) or 'none known'}.{nearest(pattern, known)}"
+        )
+    return matched
+
+
+def parts_by_parameter(patterns: Iterable[str], stages: Stages) -> dict[str, str]:
+    """Give each parameter to the first pattern of ``clip.stages`` that matches it.
+
+    Returns:
+        The pattern of each parameter that has one, by the parameter's name.
+
+    Raises:
+        ConfigError: A pattern matches no parameter, or none that an earlier one has left over.
+    """
+    part_of: dict[str, str] = {}
+    for pattern in patterns:
+        matched = select(pattern, stages, "clip.stages")
+        free = [name for name in matched if name not in part_of]
+        if not free:
+            earlier = ", ".join(dict.fromkeys(f"'{part_of[name]}'" for name in matched))
+            raise ConfigError(
+                f"clip.stages: '{pattern}' is left nothing by {earlier}; the first match wins, so put it first."
+            )
+        part_of |= dict.fromkeys(free, pattern)
+    return part_of
 
 
 class StagedClipper:
@@ -74,3 +126,12 @@ class StagedClipper:
         self.main.load_state_dict(values["main"])
         for name, rule in self.parts.items():
             rule.load_state_dict(parts[name])
+
+
+def _known(stages: Stages) -> list[str]:
+    """List the stages and those that contain them, in the model's order."""
+    names = []
+    for stage in stages.values():
+        parts = stage.split(".")
+        names += [".".join(parts[: end + 1]) for end in range(len(parts))]
+    return list(dict.fromkeys(names))

@@ -4,23 +4,57 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from yolo_gradsafe.clipping import state as check
 from yolo_gradsafe.clipping.base import NOT_CLIPPED, Clip, Observation
+from yolo_gradsafe.clipping.registry import RuleSection, Stages, built_in
 from yolo_gradsafe.clipping.scaling import measured_scale
-from yolo_gradsafe.gradients.norms import Gradients
+from yolo_gradsafe.clipping.stages import select
+from yolo_gradsafe.clipping.state import Stateless
 
-__all__ = ["AGCClipper"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from yolo_gradsafe.clipping.clip_options import SharedOptions
+    from yolo_gradsafe.gradients.norms import Gradients
+
+__all__ = ["AGCClipper", "AGCOptions"]
 
 _LARGE, _SHRINK = 1e15, 1e-25
 """Elements over the first are multiplied by the second before they are squared, where squares overflow fp32."""
 
 
-class AGCClipper:
+@built_in("agc", "each unit by its weight norm", heading="adaptive gradient clipping, arXiv 2102.06171", position=3)
+class AGCOptions(RuleSection):
+    """Adaptive gradient clipping, unit by unit."""
+
+    clip_factor: float = Field(
+        default=0.01,
+        gt=0,
+        description="(float) > 0, largest ratio of a unit's gradient norm to its weight norm; 0.01 is the paper's, for "
+        "gradients that are means over the batch. Ultralytics sums over the batch: set clip.per_image as well",
+    )
+    eps: float = Field(
+        default=1e-3,
+        gt=0,
+        description="(float) > 0, smallest weight norm that counts, so that a zero-initialised unit can train; the "
+        "paper's",
+    )
+    exclude: list[str] = Field(
+        default=["head"],
+        description="(list) stage names or globs over parameter names that are left alone; the head, because the paper "
+        "found that the final classifier must not be clipped",
+    )
+
+    def build(self, shared: SharedOptions, stages: Stages) -> AGCClipper:
+        """Build the clipper; ConfigError when a pattern of ``exclude`` matches nothing."""
+        excluded = [name for pattern in self.exclude for name in select(pattern, stages, "clip.agc.exclude")]
+        return AGCClipper(self.clip_factor, self.eps, excluded)
+
+
+class AGCClipper(Stateless):
     """Scale each unit's gradient to ``clip_factor * max(weight norm, eps)`` when its norm is larger.
 
     Brock et al. 2021, "High-performance large-scale image recognition without normalization", arXiv 2102.06171. A unit
@@ -39,19 +73,23 @@ class AGCClipper:
         self.eps = eps
         self.excluded = frozenset(excluded)
 
-    @torch.no_grad()
     def clip_(self, gradients: Gradients, observation: Observation) -> Clip:
         """Scale in place. Synchronises once, to report the scale; three times when a norm overflows fp32."""
+        import torch
+
         chosen = [i for i, name in enumerate(gradients.names) if name not in self.excluded]
         if not chosen or not math.isfinite(observation.norm) or observation.norm <= 0:
             return NOT_CLIPPED
-        for members in _same_units(gradients, chosen):
-            overflow = not all(math.isfinite(observation.tensor_norms[i]) for i in members)
-            self._clip_alike(gradients, members, self.clip_factor * observation.unit, overflow)
+        with torch.no_grad():
+            for members in _same_units(gradients, chosen):
+                overflow = not all(math.isfinite(observation.tensor_norms[i]) for i in members)
+                self._clip_alike(gradients, members, self.clip_factor * observation.unit, overflow)
         return Clip(math.inf, measured_scale(gradients, observation))
 
     def _clip_alike(self, gradients: Gradients, members: list[int], ratio: float, overflow: bool) -> None:
         """Clip tensors that have the same units, together."""
+        import torch
+
         tensors = [gradients.tensors[i] for i in members]
         units = tensors[0].shape[0] if tensors[0].ndim > 1 else 1
         weights = torch.stack([gradients.parameters[i].reshape(units, -1).float() for i in members])
@@ -68,14 +106,6 @@ class AGCClipper:
             _multiply_units_(tensors, shrink.where(large, 1.0))
         _multiply_units_(tensors, (limits / norms).where(large, 1.0))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the rule does not learn."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Accept nothing: the rule does not learn."""
-        check.fields(state)
-
 
 def _same_units(gradients: Gradients, chosen: list[int]) -> list[list[int]]:
     """Group tensors by number and size of their units, so that a group's norms are one operation."""
@@ -89,6 +119,8 @@ def _same_units(gradients: Gradients, chosen: list[int]) -> list[list[int]]:
 
 def _multiply_units_(tensors: list[Tensor], factors: Tensor) -> None:
     """Multiply the units of each tensor by its row of factors, in place."""
+    import torch
+
     shapes = [(-1, *[1] * (tensor.ndim - 1)) if tensor.ndim else () for tensor in tensors]
     rows = [row.reshape(shape) for row, shape in zip(factors, shapes, strict=True)]
     torch._foreach_mul_(tensors, [row.to(tensor.dtype) for row, tensor in zip(rows, tensors, strict=True)])

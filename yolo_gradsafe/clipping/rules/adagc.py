@@ -5,15 +5,51 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
 
 from yolo_gradsafe.clipping import state as check
+from yolo_gradsafe.clipping.adaptive import LevelShift
 from yolo_gradsafe.clipping.base import NOT_CLIPPED, Clip, Observation
+from yolo_gradsafe.clipping.registry import RuleSection, Stages, built_in
 from yolo_gradsafe.clipping.scaling import scale_, true_norms
-from yolo_gradsafe.clipping.shift import LevelShift
-from yolo_gradsafe.gradients.norms import Gradients
 
-__all__ = ["AdaGCClipper"]
+if TYPE_CHECKING:
+    from yolo_gradsafe.clipping.clip_options import SharedOptions
+    from yolo_gradsafe.gradients.norms import Gradients
+
+__all__ = ["AdaGCClipper", "AdaGCOptions"]
+
+
+@built_in("adagc", "each tensor by its own past", heading="AdaGC, arXiv 2502.11034", position=6)
+class AdaGCOptions(RuleSection):
+    """AdaGC."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"warmup_steps", "patience"})
+
+    factor: float = Field(
+        default=1.05,
+        gt=1,
+        description="(float) > 1, times a tensor's own moving norm to which its gradient is clipped; the paper's",
+    )
+    beta: float = Field(
+        default=0.98,
+        gt=0,
+        lt=1,
+        description="(float) 0 to 1, share of the past in the moving norm of a tensor, of an optimizer step; the "
+        "paper's",
+    )
+    shift: float = Field(
+        default=2.0,
+        gt=1,
+        description="(float) > 1, times (or part of) the moving norm beyond which a raw norm counts toward "
+        "clip.patience; the paper has none and needs over 1000 steps to follow a threefold rise",
+    )
+
+    def build(self, shared: SharedOptions, stages: Stages) -> AdaGCClipper:
+        """Build the clipper."""
+        return AdaGCClipper(shared.max_norm, shared.warmup_steps, shared.patience, self.factor, self.beta, self.shift)
 
 
 @dataclass
@@ -70,7 +106,7 @@ class AdaGCClipper:
         if not all(map(math.isfinite, [total, *norms])) or total <= 0:
             return NOT_CLIPPED
         shared = min(1.0, self.max_norm / total)
-        limits = [self._judge(name, norm, shared) for name, norm in zip(gradients.names, norms, strict=True)]
+        limits = [self._limit_for(name, norm, shared) for name, norm in zip(gradients.names, norms, strict=True)]
         factors = [min(1.0, limit / norm) if norm > 0 else 1.0 for limit, norm in zip(limits, norms, strict=True)]
         scale_(gradients.tensors, factors)
         known = [self._tensors[name] for name in gradients.names if name in self._tensors]
@@ -81,7 +117,7 @@ class AdaGCClipper:
         kept = math.hypot(*(factor * norm for factor, norm in zip(factors, norms, strict=True)))
         return Clip(threshold * unit, min(1.0, kept / total))
 
-    def _judge(self, name: str, norm: float, shared: float) -> float:
+    def _limit_for(self, name: str, norm: float, shared: float) -> float:
         """Return the norm that a tensor shall have at most, and learn from the one it has."""
         if norm <= 0:
             return 0.0
@@ -91,7 +127,7 @@ class AdaGCClipper:
             kept = shared * norm
             tensor.usual = min(tensor.usual, kept) if tensor.usual > 0 else kept
             return kept
-        if level := tensor.shift.see(norm, tensor.usual / self.shift, tensor.usual * self.shift):
+        if level := tensor.shift.update(norm, tensor.usual / self.shift, tensor.usual * self.shift):
             tensor.usual = statistics.median(level)
         limit = self.factor * tensor.usual
         tensor.usual = self.beta * tensor.usual + (1 - self.beta) * min(norm, limit)

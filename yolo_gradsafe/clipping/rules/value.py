@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
+from pydantic import Field
 
-from yolo_gradsafe.clipping import state as check
 from yolo_gradsafe.clipping.base import NOT_CLIPPED, Clip, Observation
+from yolo_gradsafe.clipping.registry import RuleSection, Stages, built_in
 from yolo_gradsafe.clipping.scaling import measured_scale
-from yolo_gradsafe.gradients.norms import Gradients
+from yolo_gradsafe.clipping.state import Stateless
 
-__all__ = ["ValueClipper"]
+if TYPE_CHECKING:
+    from yolo_gradsafe.clipping.clip_options import SharedOptions
+    from yolo_gradsafe.gradients.norms import Gradients
+
+__all__ = ["ValueClipper", "ValueOptions"]
 
 
-class ValueClipper:
+@built_in("value", "clamp every element", heading="elementwise clamp", position=2)
+class ValueOptions(RuleSection):
+    """Elementwise clamp."""
+
+    limit: float = Field(
+        default=1.0,
+        gt=0,
+        description="(float) > 0, magnitude to which every gradient element is clamped; 1.0 is Detectron2's value",
+    )
+
+    def build(self, shared: SharedOptions, stages: Stages) -> ValueClipper:
+        """Build the clipper."""
+        return ValueClipper(self.limit)
+
+
+class ValueClipper(Stateless):
     """Clamp every gradient element to ``[-limit, limit]``, as ``torch.nn.utils.clip_grad_value_`` does.
 
     The direction of the gradient changes; its signs do not. Mikolov 2012, "Statistical language models based on neural
@@ -28,9 +47,10 @@ class ValueClipper:
     def __init__(self, limit: float) -> None:
         self.limit = limit
 
-    @torch.no_grad()
     def clip_(self, gradients: Gradients, observation: Observation) -> Clip:
         """Clamp in place. Synchronises once, to report the scale, and only when an element may be over the limit."""
+        import torch
+
         limit = self.limit * observation.unit
         if not math.isfinite(observation.norm):
             return NOT_CLIPPED
@@ -42,14 +62,7 @@ class ValueClipper:
         ]
         if not suspects:
             return NOT_CLIPPED
-        torch._foreach_clamp_min_(suspects, -limit)
-        torch._foreach_clamp_max_(suspects, limit)
+        with torch.no_grad():
+            torch._foreach_clamp_min_(suspects, -limit)
+            torch._foreach_clamp_max_(suspects, limit)
         return Clip(math.inf, measured_scale(gradients, observation))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the rule does not learn."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Accept nothing: the rule does not learn."""
-        check.fields(state)

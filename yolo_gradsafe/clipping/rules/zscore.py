@@ -7,13 +7,45 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import Field
+
 from yolo_gradsafe.clipping import state as check
+from yolo_gradsafe.clipping.adaptive import AdaptiveSection
+from yolo_gradsafe.clipping.registry import built_in
 from yolo_gradsafe.gradients.robust import MAD_TO_SIGMA
 
-__all__ = ["ZScoreBaseline"]
+__all__ = ["ZClipBaseline", "ZScoreOptions"]
 
 
-class ZScoreBaseline:
+@built_in("zscore", "ZClip", heading="ZClip, arXiv 2504.02507", position=5)
+class ZScoreOptions(AdaptiveSection):
+    """ZClip."""
+
+    z: float = Field(
+        default=2.5,
+        gt=0,
+        description="(float) > 0, standard deviations above the mean from which a norm is an outlier; the paper's",
+    )
+    alpha: float = Field(
+        default=0.97,
+        gt=0,
+        lt=1,
+        description="(float) 0 to 1, share of the past in the moving mean and variance of an optimizer step; the "
+        "paper's",
+    )
+    sigma_floor: float = Field(
+        default=0.05,
+        ge=0,
+        description="(float) >= 0, smallest standard deviation as a share of the mean; without it (0, the paper) the "
+        "variance shrinks on the clipped values it is fed until every step is an outlier",
+    )
+
+    def baseline(self) -> ZClipBaseline:
+        """Return the baseline, with nothing learnt."""
+        return ZClipBaseline(self.z, self.alpha, self.sigma_floor)
+
+
+class ZClipBaseline:
     """Norms whose z-score is over ``z`` are scaled to ``mean + z * sigma * z / score``: the higher, the harder.
 
     Kumar et al. 2025, "ZClip: Adaptive spike mitigation for LLM pre-training", arXiv 2504.02507: reciprocal clipping,
@@ -38,7 +70,7 @@ class ZScoreBaseline:
         self._mean = 0.0
         self._variance = 0.0
 
-    def start(self, norms: Sequence[float]) -> None:
+    def restart(self, norms: Sequence[float]) -> None:
         """Begin with the mean and variance of these norms, spikes winsorised."""
         self._mean = self._variance = 0.0
         if not norms:
@@ -50,7 +82,7 @@ class ZScoreBaseline:
         self._mean = statistics.fmean(usual)
         self._variance = statistics.fmean((norm - self._mean) ** 2 for norm in usual)
 
-    def usual(self) -> tuple[float, float]:
+    def usual_range(self) -> tuple[float, float]:
         """Return the mean times and over the same factor, the upper end being ``mean + z * sigma``.
 
         Symmetric in the log domain: ``mean - z * sigma`` is soon below zero, and no fall would ever be seen.
@@ -60,7 +92,7 @@ class ZScoreBaseline:
         factor = 1 + self.z * self._sigma / self._mean
         return self._mean / factor, self._mean * factor
 
-    def judge(self, norm: float) -> float:
+    def next_threshold(self, norm: float) -> float:
         """Return ``mean + z * sigma``, or for an outlier the norm that it is scaled to; learn the clipped norm."""
         if self._mean <= 0:
             self._mean = norm

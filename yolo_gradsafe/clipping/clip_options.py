@@ -6,72 +6,80 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, create_model, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from yolo_gradsafe.clipping.modes import mode_names, registered
-from yolo_gradsafe.clipping.sections import (
-    AdaGCOptions,
-    AGCOptions,
-    AutoOptions,
-    PercentileOptions,
-    ValueOptions,
-    ZScoreOptions,
-)
+from yolo_gradsafe.clipping.registry import RuleSection, mode_names, registered
+from yolo_gradsafe.clipping.rules import BUILT_IN
 from yolo_gradsafe.section import Section
 
 if TYPE_CHECKING:
     from yolo_gradsafe.clipping.base import Clipper
 
-__all__ = ["ClipOptions", "RuleOptions"]
+__all__ = ["ClipOptions", "RuleOptions", "SharedOptions"]
 
 
-class RuleOptions(Section):
-    """One clipping rule and its settings."""
+def _readers(option: str, word: str) -> str:
+    """Name the rules that read a shared option, those that read the most of them first: ``zscore, auto and adagc``."""
+    rules = sorted(BUILT_IN, key=lambda rule: -len(rule.section.reads))
+    *names, last = [rule.mode for rule in rules if option in rule.section.reads]
+    return f"{', '.join(names)} {word} {last}"
+
+
+def _with_sections(options: type[Section]) -> type[Section]:
+    """Add the options of each built-in rule, as a section named like its mode; a rule may have none."""
+    sections: dict[str, Any] = {
+        rule.mode: (
+            rule.section,
+            Field(default_factory=rule.section, description=f"Mode {rule.mode}: {rule.heading}"),
+        )
+        for rule in BUILT_IN
+        if rule.section.model_fields
+    }
+    return create_model(options.__name__, __base__=options, __module__=options.__module__, **sections)
+
+
+@_with_sections
+class SharedOptions(Section):
+    """Which rule, and what several rules read."""
 
     mode: str = Field(
         default="norm",
         json_schema_extra={"examples": [*mode_names()]},
-        description="(str) clipping rule: norm (scale all gradients when their global L2 norm is over max_norm), value "
-        "(clamp every element), agc (each unit by its weight norm), percentile (AutoClip), zscore (ZClip), adagc "
-        "(each tensor by its own past), auto (median and MAD of recent log norms), none (measure only), or a name "
-        "given to yolo_gradsafe.clipping.register",
+        description=f"(str) clipping rule: {', '.join(f'{rule.mode} ({rule.summary})' for rule in BUILT_IN)}, "
+        "or a name given to yolo_gradsafe.clipping.register",
     )
     max_norm: float = Field(
         default=10.0,
         gt=0,
         description="(float) > 0, L2 norm of the unscaled gradients of one optimizer step above which they are scaled "
-        "down; 10.0 is the value that stock Ultralytics hard-codes. In percentile, zscore, auto and adagc it holds "
-        "during warmup_steps only",
+        "down; 10.0 is the value that stock Ultralytics hard-codes. "
+        f"In {_readers('warmup_steps', 'and')} it holds during warmup_steps only",
     )
     warmup_steps: int = Field(
         default=100,
         ge=0,
-        description="(int) >= 0, optimizer steps during which percentile, zscore, auto and adagc clip by max_norm as "
+        description=f"(int) >= 0, optimizer steps during which {_readers('warmup_steps', 'and')} clip by max_norm as "
         "stock does and only collect norms; 100 is the shortest warm-up of Ultralytics",
     )
     patience: int = Field(
         default=20,
         ge=2,
-        description="(int) >= 2, outliers on one side within twice as many optimizer steps after which percentile, "
-        "zscore, auto and adagc take them for the new level (end of warm-up, close_mosaic) and start again from them",
+        description="(int) >= 2, outliers on one side within twice as many optimizer steps after which "
+        f"{_readers('patience', 'and')} take them for the new level (end of warm-up, close_mosaic) and start again "
+        "from them",
     )
     ceiling: float | None = Field(
         default=None,
         gt=0,
-        description="(float) > 0 or null, norm that no threshold of percentile, zscore or auto exceeds after the "
+        description=f"(float) > 0 or null, norm that no threshold of {_readers('ceiling', 'or')} exceeds after the "
         "warm-up; null, because a level that stays is legitimate more often than not",
     )
-    value: ValueOptions = Field(default_factory=ValueOptions, description="Mode value: elementwise clamp")
-    agc: AGCOptions = Field(
-        default_factory=AGCOptions, description="Mode agc: adaptive gradient clipping, arXiv 2102.06171"
-    )
-    percentile: PercentileOptions = Field(
-        default_factory=PercentileOptions, description="Mode percentile: AutoClip, arXiv 2007.14469"
-    )
-    zscore: ZScoreOptions = Field(default_factory=ZScoreOptions, description="Mode zscore: ZClip, arXiv 2504.02507")
-    adagc: AdaGCOptions = Field(default_factory=AdaGCOptions, description="Mode adagc: AdaGC, arXiv 2502.11034")
-    auto: AutoOptions = Field(default_factory=AutoOptions, description="Mode auto: median and MAD of log norms")
+
+
+class RuleOptions(SharedOptions):
+    """One clipping rule and its settings."""
+
     options: dict[str, Any] = Field(
         default={}, description="(dict) keywords for the constructor of a registered rule; for no other mode"
     )
@@ -94,6 +102,13 @@ class RuleOptions(Section):
     def rule(self) -> type[Clipper] | None:
         """The class that a user registered under the mode; None for a built-in mode."""
         return self._rule
+
+    @property
+    def section(self) -> RuleSection:
+        """The options of the built-in rule that the mode names."""
+        section = {rule.mode: rule.section for rule in BUILT_IN}[self.mode]
+        options: RuleSection = getattr(self, self.mode) if section.model_fields else section()
+        return options
 
 
 class ClipOptions(RuleOptions):

@@ -5,10 +5,40 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from yolo_gradsafe.clipping.remembered import RememberedNorms
+from pydantic import Field
+
+from yolo_gradsafe.clipping.adaptive import AdaptiveSection, RememberedNorms
+from yolo_gradsafe.clipping.registry import built_in
 from yolo_gradsafe.gradients.robust import usual_range
 
-__all__ = ["AutoBaseline"]
+__all__ = ["AutoBaseline", "AutoOptions"]
+
+
+@built_in("auto", "median and MAD of recent log norms", heading="median and MAD of log norms", position=7)
+class AutoOptions(AdaptiveSection):
+    """The robust rule: median and MAD of log norms."""
+
+    deviations: float = Field(
+        default=3.0,
+        gt=0,
+        description="(float) > 0, robust standard deviations of the log norm above its median that are the threshold; "
+        "3 leaves a lognormal run alone in 999 steps of 1000",
+    )
+    window: int = Field(
+        default=200,
+        ge=2,
+        description="(int) >= 2, optimizer steps whose norms are remembered; outliers weigh nothing up to half of it",
+    )
+    sigma_floor: float = Field(
+        default=0.1,
+        gt=0,
+        description="(float) > 0, smallest standard deviation of the log norm, 0.1 is about 10 %: norms that hardly "
+        "vary are not clipped for varying a little",
+    )
+
+    def baseline(self) -> AutoBaseline:
+        """Return the baseline, with nothing learnt."""
+        return AutoBaseline(self.deviations, self.window, self.sigma_floor)
 
 
 class AutoBaseline(RememberedNorms):
@@ -31,16 +61,16 @@ class AutoBaseline(RememberedNorms):
         self.sigma_floor = sigma_floor
         self._usual = (0.0, math.inf)
 
-    def start(self, norms: Sequence[float]) -> None:
+    def restart(self, norms: Sequence[float]) -> None:
         """Begin with these norms."""
-        super().start(norms)
+        super().restart(norms)
         self._measure()
 
-    def usual(self) -> tuple[float, float]:
+    def usual_range(self) -> tuple[float, float]:
         """Return the range whose upper end is the threshold."""
         return self._usual
 
-    def judge(self, norm: float) -> float:
+    def next_threshold(self, norm: float) -> float:
         """Return the threshold from the norms before this one, and remember it."""
         threshold = self._usual[1]
         self._norms.append(norm)
