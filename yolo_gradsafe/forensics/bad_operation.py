@@ -41,7 +41,7 @@ _IS = {
     "all_inf": "inf throughout",
     "constant": "constant",
 }
-_LIMITS = {"float16": 65504.0, "bfloat16": 3.39e38, "float32": 3.40e38, "float64": 1.8e308}
+_LIMITS = {"float16": "65504", "bfloat16": "3.4e+38", "float32": "3.4e+38", "float64": "1.8e+308"}
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,8 @@ def fact_words(fact: Fact) -> str:
     if fact.kind == "smallest":
         return f"smallest {_single(fact.noun)} {fact.value:.3g}"
     if fact.kind == "largest":
-        limit = _LIMITS.get(fact.dtype)
-        ends = f", which ends at {limit:.3g}" if limit else ""
-        return f"largest {_single(fact.noun)} {fact.value:.3g} in {fact.dtype}{ends}"
+        limit = f" ({fact.dtype} holds up to {_LIMITS[fact.dtype]})" if fact.dtype in _LIMITS else ""
+        return f"largest {_single(fact.noun)} {fact.value:.3g}{limit}"
     return _counted(fact.count, fact.total, fact.noun, _IS[fact.kind])
 
 

@@ -52,7 +52,8 @@ _BACKWARD: dict[str, tuple[Rule, ...]] = {
     "hypot": (("result", "zero", "results"),),
     "exp": (("result", "inf", "results"),),
 }
-_NOUNS = {"weight": "weights", "target": "targets", "mask": "mask values", "other": "second inputs"}
+_NOUNS = {name: "inputs" for name in ("self", "input", "mat1", "mat2", "batch1", "batch2", "tensors", "source", "src")}
+_NOUNS |= {"weight": "weights", "target": "targets", "other": "second inputs", "result": "results"}
 _MOMENTS = ("std", "var", "std_mean", "var_mean")
 _ROWS = ("softmax", "log_softmax", "logsumexp", "min", "max", "amin", "amax")
 
@@ -68,6 +69,8 @@ def operand_facts(
         backward: Whether its gradient is what went wrong.
         dtype: The type of its output.
     """
+    if operands.get("training", kernel == "batch_norm_with_update"):  # it uses the batch's own statistics
+        operands = {name: value for name, value in operands.items() if not name.startswith("running_")}
     with torch.no_grad():
         told = _shape_facts(kernel, operands) or _counted_facts(kernel, operands, backward)
         return told or _not_finite(operands) or _magnitudes(kernel, operands, dtype)
@@ -139,7 +142,7 @@ def _not_finite(operands: Mapping[str, Any]) -> tuple[Fact, ...]:
     for name, values in _tensors(operands):
         for kind in kinds:
             if count := int(_TESTS[kind](values).sum()):
-                facts.append(Fact(kind, _NOUNS.get(name, "inputs"), count, values.numel()))
+                facts.append(Fact(kind, _NOUNS.get(name, f"values of {name}"), count, values.numel()))
     return tuple(facts)
 
 

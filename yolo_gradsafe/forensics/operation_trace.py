@@ -285,7 +285,10 @@ class _Trace:
         facts = operand_facts(made.kernel, _saved(node), backward=True, dtype=dtype)
         if not facts or facts[0].kind == "largest":
             facts = operand_facts(operator.name, operands, dtype=dtype)
-            facts = tuple(replace(fact, noun=f"{fact.noun} of its gradient") for fact in facts)
+            facts = tuple(
+                replace(fact, noun=f"{'values' if fact.noun == 'inputs' else fact.noun} of its gradient")
+                for fact in facts
+            )
         return _Origin(index, made, facts, *extent, backward=True)
 
 
