@@ -82,5 +82,13 @@ def test_a_notebooks_cell_has_its_text(monkeypatch):
 
 def test_this_installation_is_known():
     roots = CodeRoots.installed()
-    assert str(Path(ultralytics.__file__).resolve().parent) in roots.ultralytics
-    assert str(Path(torch.__file__).resolve().parent) in roots.libraries
+    assert str(Path(ultralytics.__file__).parent) in roots.ultralytics
+    assert str(Path(torch.__file__).parent) in roots.libraries
+
+
+def test_links_are_followed(tmp_path):
+    (tmp_path / "clone").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "clone")
+    for root, file in (("link", "clone"), ("clone", "link")):
+        roots = CodeRoots(ultralytics=(str(tmp_path / root),), libraries=())
+        assert roots.owner(str(tmp_path / file / "loss.py")) == "ultralytics"

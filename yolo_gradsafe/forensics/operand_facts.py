@@ -95,7 +95,7 @@ def _power(operands: Mapping[str, Any], backward: bool) -> tuple[Fact, ...]:
     if base is None or exponent is None:
         return ()
     exponent = exponent.to(base.device)
-    zero = (base == 0) & (exponent < (1 if backward else 0))
+    zero = (base == 0) & (exponent < (1 if backward else 0)) & (exponent != 0)
     negative = (base < 0) & (exponent != exponent.floor())
     counts: dict[Kind, Tensor] = {"zero": zero, "negative": negative}
     return tuple(Fact(kind, "inputs", n, t.numel()) for kind, t in counts.items() if (n := int(t.sum())))
@@ -124,7 +124,7 @@ def _shape_facts(kernel: str, operands: Mapping[str, Any]) -> tuple[Fact, ...]:
     rows = None
     if kernel in _ROWS:
         rows = _all(values.isinf(), operands.get("dim"))
-    elif kernel == "native_layer_norm":
+    elif kernel == "native_layer_norm" and float(operands.get("eps", 0.0)) < 1e-12:
         dims = tuple(range(-len(operands["normalized_shape"]), 0))
         rows = values.amax(dims) == values.amin(dims)
         return _row_facts("constant", rows)

@@ -41,7 +41,7 @@ _MOVES = frozenset({
     "add", "sub", "where", "masked_fill", "cat", "stack", "copy", "clone", "to_copy", "index", "index_put",
     "index_select", "gather", "scatter", "minimum", "maximum", "repeat", "masked_scatter",
 })  # fmt: skip
-_IDENTITIES = frozenset({"softmax", "log_softmax", "logsumexp", "min", "max", "amin", "amax"})
+_OF_NOTHING = frozenset({"logsumexp", "min", "max", "amin", "amax"})
 _OPERATORS = {
     "truediv": "/", "div": "/", "floordiv": "//", "mod": "%", "mul": "*", "add": "+", "sub": "-",
     "rsub": "-", "neg": "-", "pow": "**", "matmul": "@", "getitem": "[...]", "setitem": "[...] =",
@@ -156,12 +156,22 @@ class _Trace:
         self._repaired = repaired
         self._repairing = bool(repaired)
         self._index = 0
+        self._watching = True
         self._taints: dict[int, tuple[StorageWeakRef, frozenset[int]]] = {}
 
     def start_backward(self) -> None:
         """Forget what is not finite by now: the loss does not come from it."""
         self.backward = True
         self._taints.clear()
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Let operations pass: those of the look itself."""
+        self._watching = False
+        try:
+            yield
+        finally:
+            self._watching = True
 
     def count(self) -> int:
         """Number the operation that runs now."""
@@ -187,18 +197,20 @@ class _Trace:
 
     def operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation of PyTorch's core, and look at what it makes."""
+        if not self._watching:
+            return func(*args, **kwargs)
         index, operator = self.count(), _operator(func)
         if not self.backward:
             self._note_site(operator)
-        if self._repairing:
-            result = func(*args, **kwargs)
-            if index in self._repaired:
-                _repair(_floats(result))
-            return result
-        if operator.view or operator.name in _EMPTY:
+        if not self._repairing and (operator.view or operator.name in _EMPTY):
             return func(*args, **kwargs)
         operands = {**dict(zip(operator.arguments, args, strict=False)), **kwargs}
         written = [t for name in operator.written for t in _floats(operands.get(name))]
+        if self._repairing:
+            result = func(*args, **kwargs)
+            if index in self._repaired:
+                _repair([*_floats(result), *written])
+            return result
         operands = {name: value for name, value in operands.items() if name not in operator.overwritten}
         # What is written in place is copied first: what the operation was fed is asked for only afterwards.
         pairs = [(t, t.clone() if any(t is w for w in written) else t) for t in _floats(list(operands.values()))]
@@ -222,16 +234,17 @@ class _Trace:
     def gradient_of_python(self, forward_class: Any, incoming: Sequence[Any], outgoing: Sequence[Any]) -> None:
         """Look at what a user's ``backward`` made: numpy and other code that PyTorch does not see included."""
         index = self.count()
-        bad = [t for t in _floats(outgoing) if not _finite(t)]
-        if self._repairing:
-            if index in self._repaired:
-                _repair(bad)
-        elif bad and all(map(_finite, _floats(incoming))) and not any(map(self.taint, bad)):
-            code = forward_class.backward.__code__
-            site = _Site((_frame(code, code.co_firstlineno),), None, "")
-            self.origins[index] = _Origin(index, site, (), *_extent(bad), backward=True, written=True)
-            for t in bad:
-                self.mark(t, frozenset({index}))
+        with self.unwatched():
+            bad = [t for t in _floats(outgoing) if not _finite(t)]
+            if self._repairing:
+                if index in self._repaired:
+                    _repair(bad)
+            elif bad and all(map(_finite, _floats(incoming))) and not any(map(self.taint, bad)):
+                code = forward_class.backward.__code__
+                site = _Site((_frame(code, code.co_firstlineno),), None, "")
+                self.origins[index] = _Origin(index, site, (), *_extent(bad), backward=True, written=True)
+                for t in bad:
+                    self.mark(t, frozenset({index}))
 
     def _note_site(self, operator: _Operator) -> None:
         """Note where the latest autograd node was made: nodes are numbered, and made just before the operation runs."""
@@ -260,7 +273,7 @@ class _Trace:
         sources, inputs = self._sources(pairs)
         new_nan = any(t.isnan().any() for t in bad) and not any(t.isnan().any() for t in inputs)
         meant = all(self.origins[source].meant for source in sources)
-        if sources and not (meant and (new_nan or operator.name in _IDENTITIES)):
+        if sources and not (meant and (new_nan or operator.name in _OF_NOTHING)):
             return sources
         self.origins[index] = self._origin(index, operator, operands, bad, given=bool(inputs) and not sources)
         return frozenset({index})
@@ -279,7 +292,8 @@ class _Trace:
             facts = operand_facts(operator.name, operands, dtype=dtype)
             return _Origin(index, site, facts, *extent, backward=True, written=True)
         node = torch._C._current_autograd_node()
-        made = self.sites.get(_number(node)) if node is not None else None
+        # What an autograd function of the user's makes has frames: this is where gradients are added up after it.
+        made = None if node is None or hasattr(node, "_forward_cls") else self.sites.get(_number(node))
         if made is None:
             raise _GiveUp("a gradient is not finite, and the operation it belongs to is not known")
         facts = operand_facts(made.kernel, _saved(node), backward=True, dtype=dtype)
@@ -299,7 +313,7 @@ class _Kernels(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._trace = trace
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunction():
             return self._trace.operation(func, args, kwargs or {})
 
@@ -311,7 +325,7 @@ class _Calls(TorchFunctionMode):
         super().__init__()
         self._trace = trace
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._trace.called.append(func)
         try:
             return func(*args, **(kwargs or {}))
@@ -333,41 +347,49 @@ class _Search:
         trace = _Trace(self.deadline)
         try:
             bad, origins = self.watched(trace)
-        except Exception:
-            if not trace.stopped:
-                raise
+        except Exception as error:
+            # An operation was fed NaN or Inf and refused it? Then the pass works without them.
             bad, origins = True, trace.stopped
+            if not origins or _out_of_memory(error) or self.repaired(origins, states, trace.backward) is None:
+                raise
         if not bad:
             return None
         if not origins:
             raise _GiveUp("it was made where PyTorch's operations cannot be seen, as in compiled code or numpy")
         found = sorted((trace.origins[i] for i in origins), key=lambda origin: (origin.meant, origin.index))
-        if len({origin.site for origin in found}) == 1:
-            return found[0]
-        return self.only_cause(found, states, trace.backward)
+        return self.only_cause(found, states, trace)
 
-    def only_cause(self, found: list[_Origin], states: list[Tensor], backward: bool) -> _Origin:
-        """Return the first origin that alone, with all others repaired, gives a bad result."""
-        for origin in found:
-            others = frozenset(other.index for other in found if other is not origin)
-            with _random(states):
-                try:
-                    bad, _ = self.watched(_Trace(self.deadline, others), backward)
-                except Exception as error:
-                    if _out_of_memory(error):
-                        raise
-                    bad = True
-            if bad:
+    def only_cause(self, found: list[_Origin], states: list[Tensor], trace: _Trace) -> _Origin:
+        """Return the first origin whose line alone, with what the other lines make repaired, gives a bad result."""
+        firsts = list({origin.site: origin for origin in reversed(found)}.values())[::-1]
+        if len(firsts) == 1:
+            return firsts[0]
+        for origin in firsts:
+            others = frozenset(other.index for other in found if other.site != origin.site)
+            good = self.repaired(others, states, trace.backward)
+            if good is False or (good is None and trace.stopped):
                 return origin
         raise _GiveUp("several operations made it together")
+
+    def repaired(self, indices: frozenset[int], states: list[Tensor], backward: bool) -> bool | None:
+        """Return whether the pass is finite with what some operations make repaired; None where it fails."""
+        with _random(states):
+            try:
+                return not self.watched(_Trace(self.deadline, indices), backward)[0]
+            except Exception as error:
+                if _out_of_memory(error):
+                    raise
+                return None
 
     def watched(self, trace: _Trace, backward: bool = True) -> tuple[bool, frozenset[int]]:
         """Do one pass; return whether its loss or a gradient is not finite, and the origins of that."""
         with self.rewound(), _Kernels(trace):
             with torch.set_grad_enabled(bool(self.parameters)), _Calls(trace):
                 loss = _loss(self.run)
-            looked_at = [loss.detach()]
-            if backward and loss.requires_grad and self.parameters and _finite(loss):
+            with trace.unwatched():
+                loss_finite = _finite(loss)
+            looked_at = [loss]
+            if backward and loss.requires_grad and self.parameters and loss_finite:
                 trace.start_backward()
                 looked_at = self.gradients(loss, trace)
         bad = [t for t in looked_at if not _finite(t)]
@@ -381,7 +403,7 @@ class _Search:
                 look = partial(trace.gradient_of_python, type(node)._forward_cls)
                 hooks.callback(node.register_hook(lambda made, given, look=look: look(given, made)).remove)
             grads = torch.autograd.grad(loss, self.parameters, start, allow_unused=True)
-        return [g.detach() for g in grads if g is not None]
+        return [g for g in grads if g is not None]
 
 
 def _loss(run: Callable[[], Any]) -> Tensor:

@@ -62,7 +62,7 @@ class CodeRoots:
             *_package("numpy"),
             *_package("yolo_gradsafe"),
         ]
-        return cls(_resolved(_package("ultralytics")), _resolved(libraries))
+        return cls(tuple(_package("ultralytics")), tuple(libraries))
 
     def owner(self, file: str) -> Owner:
         """Return whose file it is."""
@@ -107,12 +107,11 @@ def _read(frame: Frame, owner: Owner) -> SourceLine:
 
 
 def _package(name: str) -> list[str]:
-    spec = find_spec(name)
+    try:
+        spec = find_spec(name)
+    except ValueError:  # a module that was put together by hand
+        spec = None
     return list(spec.submodule_search_locations or ()) if spec else []
-
-
-def _resolved(folders: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_real(folder) for folder in folders))
 
 
 @lru_cache(maxsize=4096)
@@ -122,4 +121,4 @@ def _real(file: str) -> str:
 
 def _depth(file: str, roots: Sequence[str]) -> int:
     """Return how deep the innermost of the folders lies that the file is in; 0 for none."""
-    return max((len(Path(root).parts) for root in roots if file.startswith(root.rstrip(os.sep) + os.sep)), default=0)
+    return max((len(Path(root).parts) for root in map(_real, roots) if file.startswith(root + os.sep)), default=0)
