@@ -396,7 +396,12 @@ BACKWARD = [
     (repaired_too_late, [0.0, 1.0], "torch.log", "1 of 2 inputs is 0"),
     (in_place_root_of_zero, [0.0, 1.0], "Tensor.sqrt_", "1 of 2 inputs is 0"),
     (root_in_a_view, [0.0, 0.0, 1.0], "Tensor.sqrt_", "1 of 2 divisors of its gradient is 0"),
-    (tiny_divisor, [1e-10, 1.0], "/", "smallest divisor 1e-35, largest input 1 (float32 holds up to 3.4e+38)"),
+    (
+        tiny_divisor,
+        [1e-10, 1.0],
+        "/",
+        "smallest divisor 1e-35, largest value of its gradient 1e+25 (float32 holds up to 3.4e+38)",
+    ),
 ]
 
 

@@ -296,13 +296,7 @@ class _Trace:
         made = None if node is None or hasattr(node, "_forward_cls") else self.sites.get(_number(node))
         if made is None:
             raise _GiveUp("a gradient is not finite, and the operation it belongs to is not known")
-        facts = operand_facts(made.kernel, _saved(node), backward=True, dtype=dtype)
-        if not facts or facts[0].kind == "largest":
-            facts = operand_facts(operator.name, operands, dtype=dtype)
-            facts = tuple(
-                replace(fact, noun=f"{'values' if fact.noun == 'inputs' else fact.noun} of its gradient")
-                for fact in facts
-            )
+        facts = _gradient_facts(made.kernel, _saved(node), operator.name, operands, dtype)
         return _Origin(index, made, facts, *extent, backward=True)
 
 
@@ -432,6 +426,27 @@ def _told(origin: _Origin, roots: CodeRoots) -> BadOperation:
         written_backward=origin.written,
         given=origin.given,
     )
+
+
+def _gradient_facts(
+    kernel: str, saved: dict[str, Any], step: str, operands: dict[str, Any], dtype: str
+) -> tuple[Fact, ...]:
+    """Say what an operation was fed whose gradient is not finite; what its gradient was, where that says nothing.
+
+    Args:
+        kernel: The operation that ran forward.
+        saved: What it keeps for its backward pass.
+        step: The operation of its backward pass that went wrong.
+        operands: What that was fed.
+        dtype: The type of the gradient.
+    """
+    facts = operand_facts(kernel, saved, backward=True, dtype=dtype)
+    if facts and facts[0].kind not in ("largest", "smallest"):
+        return facts
+    divisors = tuple(fact for fact in facts if fact.kind == "smallest")
+    gradient = [fact for fact in operand_facts(step, operands, dtype=dtype) if fact.kind != "smallest" or not divisors]
+    nouns = ("values" if fact.noun == "inputs" else fact.noun for fact in gradient)
+    return (*divisors, *(replace(f, noun=f"{n} of its gradient") for f, n in zip(gradient, nouns, strict=True)))
 
 
 def _name(site: _Site, source: str) -> str:
