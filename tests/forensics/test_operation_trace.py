@@ -412,6 +412,17 @@ def test_the_line_whose_gradient_is_not_finite(fault, values, operation, words):
     assert not found.written_backward
 
 
+def test_a_gradient_that_a_hook_drops_is_not_blamed():
+    def two(x):
+        y = x * 1
+        y.register_hook(lambda gradient: torch.where(torch.tensor([True, False]), gradient, 0.0))
+        kept = y[0].sqrt()  # here
+        dropped = y[1].sqrt()
+        return kept + dropped
+
+    check(search(two, [0.0, 0.0]), two, "Tensor.sqrt", "the input is 0", "backward")
+
+
 # Autograd functions and hooks of the user's own.
 
 
@@ -594,6 +605,12 @@ def overwritten(x):
     return y.sum()
 
 
+def gradient_repaired_in_time(x):
+    y = x * 1
+    y.register_hook(torch.nan_to_num)
+    return (y - y).sqrt().sum() + x.sum()
+
+
 def only_shown(x):
     print(torch.log(torch.zeros(3)).mean())
     return x.sum()
@@ -603,7 +620,7 @@ def only_shown(x):
     "healthy",
     [
         masked_attention, mask_as_a_buffer, repaired_values, safe_where, discarded_without_gradient, smallest_so_far,
-        padded_topk, norm_of_zero, overwritten, only_shown,
+        padded_topk, norm_of_zero, overwritten, gradient_repaired_in_time, only_shown,
     ],
 )  # fmt: skip
 def test_a_finite_pass_blames_nobody(healthy):
