@@ -23,6 +23,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.loss import BboxLoss
 from ultralytics.utils.metrics import bbox_iou
 
+from tests.arm import DETECT
 from tests.forensics.lab import fingerprint
 from yolo_gradsafe.adapter.replay import Replay
 from yolo_gradsafe.forensics.bad_operation import fact_words, sentence
@@ -920,7 +921,7 @@ def look(model: Any, batch: dict[str, Tensor]) -> Any:
     )
 
 
-@pytest.mark.parametrize("name", ["yolo26n.yaml", "yolov8n.yaml"])
+@pytest.mark.parametrize("name", [DETECT, "yolov8n.yaml"])
 def test_terms_and_blocks_of_the_user_in_a_detector(name):
     model, batch = detector(name)
     model(batch)
