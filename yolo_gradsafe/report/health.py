@@ -6,14 +6,14 @@ import textwrap
 from typing import Literal
 
 from yolo_gradsafe.report.parts import Run, Steps
-from yolo_gradsafe.telemetry.schema import Verdict
+from yolo_gradsafe.telemetry.schema import Kind, Verdict
 
 __all__ = ["DIVERGED", "HOPELESS", "Health", "Status", "headline", "health", "status"]
 
 Status = Literal["finished", "failed", "unfinished"]
 Health = Literal["healthy", "survived", "failed"]
 
-DIVERGED = ("diverging", "lr_backoff")
+DIVERGED = (Kind.DIVERGING, Kind.LR_BACKOFF)
 """Incidents that say that training ran away."""
 
 HOPELESS = 10

@@ -6,13 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from yolo_gradsafe.report.parts import IncidentEntry
+from yolo_gradsafe.telemetry.schema import Kind, Remedy
 
 __all__ = ["IncidentGroup", "incident_groups", "troubles"]
 
-REMEDIES = {"healed", "isolated", "lr_backoff", "no_snapshots", "precision", "quarantine", "rollback", "stop"}
+REMEDIES = {
+    Kind.HEALED,
+    Kind.ISOLATED,
+    Kind.LR_BACKOFF,
+    Kind.NO_SNAPSHOTS,
+    Kind.PRECISION,
+    Kind.QUARANTINE,
+    Kind.ROLLBACK,
+    Kind.STOP,
+}
 """Kinds that follow from another one in the same step, or stand alone where that was not a step's."""
-GOOD_NEWS = {"lr_ramp", "no_snapshots", "quarantine"}
+GOOD_NEWS = {Kind.LR_RAMP, Kind.NO_SNAPSHOTS, Kind.QUARANTINE}
 """Kinds that are no trouble when they stand alone: a remedy taken back, and book-keeping."""
+
+SAID: dict[str, str] = {Kind.ROLLBACK: Remedy.ROLLED_BACK, Kind.LR_BACKOFF: Remedy.LR_LOWERED, Kind.STOP: Remedy.STOPPED}
+"""Kinds of which the incident that they follow from says everything already, where it has the remedy."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +37,13 @@ class IncidentGroup:
 
     @property
     def done(self) -> list[IncidentEntry]:
-        """The incident itself, and the remedies whose action it does not say in its own words already."""
-        said = _words(self.main.action)
-        return [self.main, *(remedy for remedy in self.remedies if not _words(remedy.action) <= said)]
+        """The incident itself, and the remedies of which it does not say everything already."""
+        return [self.main, *(entry for entry in self.remedies if SAID.get(entry.kind) not in self.main.remedies)]
 
     @property
     def is_trouble(self) -> bool:
         """Whether something went wrong, as opposed to having become right again."""
-        back = self.main.kind == "precision" and self.main.action.startswith("back to")
+        back = Remedy.PRECISION_LOWERED in self.main.remedies
         return self.main.kind not in GOOD_NEWS and not back
 
 
@@ -42,17 +54,13 @@ def incident_groups(incidents: Sequence[IncidentEntry]) -> list[IncidentGroup]:
         places.setdefault((incident.epoch, incident.step), []).append(incident)
     found = []
     for entries in places.values():
-        mains = [entry for entry in entries if entry.kind not in REMEDIES and entry.kind != "lr_ramp"]
+        mains = [entry for entry in entries if entry.kind not in REMEDIES and entry.kind != Kind.LR_RAMP]
         remedies = [entry for entry in entries if entry not in mains]
         if mains:
             found += [IncidentGroup(mains[0], remedies), *map(IncidentGroup, mains[1:])]
         else:
             found.append(IncidentGroup(remedies[0], remedies[1:]))
     return found
-
-
-def _words(text: str) -> set[str]:
-    return {word.strip(".,;()") for word in text.lower().split()}
 
 
 def troubles(incidents: Sequence[IncidentEntry]) -> int:

@@ -86,13 +86,26 @@ class IncidentEntry(Part):
     epoch: int = Field(description="epoch, from 1")
     step: int = Field(description="optimizer step of the run, from 1")
     batch: int = Field(description="batch of the epoch, from 1")
-    message: str = Field(description="what was seen, a sentence")
-    action: str = Field(description="what was done, a sentence")
+    message: str = Field(description="what was seen, a sentence made of the other fields")
+    action: str = Field(description="what was done, a sentence made of the other fields")
+    place: str = Field(
+        default="",
+        description="where it was seen: loss, gradients, window, open_window, batchnorm, state, snapshot, epoch_end, "
+        "validation or ranks; or empty",
+    )
+    remedies: list[str] = Field(
+        default_factory=list,
+        description="what was done, in order: skipped, statistics_restored, repaired, rolled_back, lr_lowered, "
+        "lr_restored, precision_raised, precision_lowered, stopped, micro_batch_dropped, quarantined, clipped, "
+        "ranks_synced, left_to_ultralytics or observed",
+    )
     loss: Number = Field(default="nan", description="loss of the batch, summed over the images, before AMP scaling")
     items: dict[str, Number] = Field(default_factory=dict, description="loss items by name, as Ultralytics logs them")
     grad_norm: Number = Field(default="nan", description="global norm before clipping")
     amp_scale: Number = Field(default=1.0, description="loss scale of the GradScaler, 1 without one")
     tensors: list[str] = Field(default_factory=list, description="first parameters with a non-finite gradient, by name")
+    tensor_count: int = Field(default=0, description="how many tensors there were in all")
+    stages: list[str] = Field(default_factory=list, description="stages whose gradients have vanished")
     images: list[str] = Field(default_factory=list, description="image files of the batch")
     time: str = Field(default="", description="when, ISO 8601 with the time zone")
     culprit: str = Field(default="", description="the sample that did it, a sentence; empty where none was found")
@@ -101,6 +114,16 @@ class IncidentEntry(Part):
     cause: str = Field(default="", description="what the cause was found to be, or empty")
     picture: str = Field(default="", description="picture of the batch, relative to the run's folder, or empty")
     steps_lost: int = Field(default=0, description="optimizer steps that it cost")
+    repaired: int = Field(default=0, description="tensors that were repaired")
+    snapshot: int = Field(default=-1, description="step of the snapshot that was used; -1 for none")
+    undone: int = Field(default=0, description="optimizer steps that a rollback took back")
+    lr_factor: float = Field(default=1.0, description="factor on the learning rate from here on")
+    precision: str = Field(default="", description="precision from here on, where it changed")
+    precision_before: str = Field(default="", description="precision before, where it changed")
+    rank: int = Field(default=-1, description="rank that knows best, where there are several; -1 for none")
+    budget: str = Field(default="", description="option whose budget is spent: max_skips, max_rollbacks; or empty")
+    count: int = Field(default=0, description="what was counted against the budget")
+    detail: str = Field(default="", description="text from outside: an error, a difference, an amount")
 
     @model_validator(mode="before")
     @classmethod

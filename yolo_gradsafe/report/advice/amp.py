@@ -6,6 +6,7 @@ import re
 
 from yolo_gradsafe.report.advice.facts import Facts, plural
 from yolo_gradsafe.report.parts import Advice
+from yolo_gradsafe.telemetry.schema import Kind, Remedy
 
 __all__ = ["overflows", "wider"]
 
@@ -22,7 +23,7 @@ def overflows(facts: Facts) -> Advice | None:
     """Overflows that do not stop once the loss scale has settled, or steps that only overflow in fp16."""
     later = facts.rows.slice(SEARCH)
     count = int(later["overflow"].sum())
-    raised = facts.of_kind("precision")
+    raised = [i for i in facts.of_kind(Kind.PRECISION) if Remedy.PRECISION_LOWERED not in i.remedies]
     often = count >= FEWEST and count >= SHARE * later.height
     if not often and not raised:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 
 import polars as pl
@@ -11,6 +10,7 @@ from yolo_gradsafe.report.advice.amp import wider
 from yolo_gradsafe.report.advice.facts import Facts, plural, rounded
 from yolo_gradsafe.report.advice.learning_rate import muon, too_high
 from yolo_gradsafe.report.parts import Advice, IncidentEntry
+from yolo_gradsafe.telemetry.schema import Place
 
 __all__ = ["dead", "poisoned"]
 
@@ -18,12 +18,12 @@ REPEATED = 3
 """Incidents that make a pattern."""
 DEAD_EPOCHS = 2
 """Last epochs in which a layer had no gradient at all."""
-_STATISTICS = re.compile(r"running_(?:mean|var)|batch.?norm statistics (?:were|was|of|are)", re.IGNORECASE)
+_STATISTICS = ("running_mean", "running_var")
 
 
 def poisoned(facts: Facts) -> Advice | None:
     """Statistics of batch normalisation that went non-finite again and again."""
-    hit = [i for i in facts.of_kind("poisoned", "healed") if _STATISTICS.search(_words(i))]
+    hit = [i for i in facts.of_kind("poisoned", "healed") if _of_statistics(i)]
     if len({incident.step for incident in hit}) < REPEATED:
         return None
     layers = Counter(incident.layer for incident in hit if incident.layer).most_common(1)
@@ -65,5 +65,7 @@ def dead(facts: Facts) -> Advice | None:
     )
 
 
-def _words(incident: IncidentEntry) -> str:
-    return " ".join((incident.message, incident.action, incident.cause, incident.layer, *incident.tensors))
+def _of_statistics(incident: IncidentEntry) -> bool:
+    """Whether an incident is about statistics of batch normalisation."""
+    names = (name.split(" ")[0] for name in incident.tensors)  # "NAME on rank 1"
+    return incident.place == Place.BATCHNORM or any(name.endswith(_STATISTICS) for name in names)

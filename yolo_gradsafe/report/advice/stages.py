@@ -57,7 +57,7 @@ def vanishing(facts: Facts) -> Advice | None:
         name, ratio = min(low.items(), key=lambda item: item[1])
         evidence = f"{name.removeprefix(STAGE)} had {ratio:.1g} of the model's gradient norm in half of the steps."
     else:
-        evidence = f"In epoch {stalled[0].epoch}: {stalled[0].message}."
+        evidence = f"In epoch {stalled[0].epoch} the gradients of {', '.join(stalled[0].stages)} vanished."
     adaptive = facts.run.optimizer in {"Adam", "AdamW", "NAdam", "RAdam", "Adamax"}
     return Advice(
         rule="stage_vanishes",
