@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from tests.probe.toys import result
 from yolo_gradsafe.config import Config
-from yolo_gradsafe.probe import ProbeError, ProbeResult, console, plot
+from yolo_gradsafe.probe import ProbeError, ProbeResult, plot, result_table
 from yolo_gradsafe.probe.advice import clip_value, first_lr
 from yolo_gradsafe.probe.figures import brief
 from yolo_gradsafe.probe.norms import distribution
@@ -71,7 +71,7 @@ def test_yaml_is_a_configuration(tmp_path, name):
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_table_fits_a_terminal(name):
-    text = console.table(result(**RESULTS[name]))
+    text = result_table.table(result(**RESULTS[name]))
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 80
 
