@@ -17,13 +17,14 @@ from yolo_gradsafe.adapter.callbacks import (
 )
 from yolo_gradsafe.adapter.compatibility import UnsupportedTrainer
 from yolo_gradsafe.adapter.host import Host
-from yolo_gradsafe.adapter.launch import carries_guard
+from yolo_gradsafe.adapter.launch import Guard, carries_guard
 from yolo_gradsafe.adapter.log import complain, log, unknown, versions, warn
 from yolo_gradsafe.adapter.loggers import active_loggers, name_epoch_axis
 from yolo_gradsafe.adapter.ranks import Ranks
 
 __all__ = [
     "EVENTS",
+    "Guard",
     "Host",
     "Ranks",
     "UnsupportedTrainer",
