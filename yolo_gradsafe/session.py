@@ -25,7 +25,7 @@ from yolo_gradsafe.recovery.manager import TrainingStopped
 from yolo_gradsafe.recovery.step_record import StepRecord
 from yolo_gradsafe.report import build
 from yolo_gradsafe.report.console import epoch_line, table
-from yolo_gradsafe.report.errors import ReportError
+from yolo_gradsafe.report.parts import ReportError
 from yolo_gradsafe.report.summary import Summary
 from yolo_gradsafe.state_registry import StateRegistry
 from yolo_gradsafe.step import GuardedStep

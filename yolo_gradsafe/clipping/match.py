@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-from yolo_gradsafe.errors import ConfigError, nearest
+from yolo_gradsafe.config_base import ConfigError, nearest
 
 __all__ = ["select"]
 

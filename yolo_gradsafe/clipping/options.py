@@ -18,7 +18,7 @@ from yolo_gradsafe.clipping.sections import (
     ValueOptions,
     ZScoreOptions,
 )
-from yolo_gradsafe.section import Section
+from yolo_gradsafe.config_base import Section
 
 if TYPE_CHECKING:
     from yolo_gradsafe.clipping.base import Clipper

@@ -18,7 +18,7 @@ from yolo_gradsafe.clipping.percentile import PercentileBaseline
 from yolo_gradsafe.clipping.staged import StagedClipper
 from yolo_gradsafe.clipping.value import ValueClipper
 from yolo_gradsafe.clipping.zscore import ZScoreBaseline
-from yolo_gradsafe.errors import ConfigError
+from yolo_gradsafe.config_base import ConfigError
 
 __all__ = ["build"]
 

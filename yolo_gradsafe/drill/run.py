@@ -17,9 +17,9 @@ from typing import Any
 import yolo_gradsafe
 from yolo_gradsafe.drill.case import FULL, REPORT, RUN, Arm, Case, Recipe, clean_arm, draw, faulty_arm
 from yolo_gradsafe.drill.catalogue import find
+from yolo_gradsafe.drill.judgement import Clean, judge
 from yolo_gradsafe.drill.outcome import Outcome
 from yolo_gradsafe.drill.table import Row
-from yolo_gradsafe.drill.verdict import Clean, judge
 
 __all__ = ["run_arm", "run_case", "run_cases"]
 

@@ -16,9 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from yolo_gradsafe.probe.figures import brief
 from yolo_gradsafe.probe.layers import NORMS, Stage, leaves, stages, tapped, trainable
-from yolo_gradsafe.probe.parts import Dead, Init, Layer, Unnormalised
+from yolo_gradsafe.probe.parts import Dead, Init, Layer, Unnormalised, brief
 from yolo_gradsafe.probe.units import activation_sites, channels_dead, weight_scales
 
 __all__ = ["Flow", "chain_gain", "measure_init", "verdict"]
