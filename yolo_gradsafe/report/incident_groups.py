@@ -57,4 +57,4 @@ def _words(text: str) -> set[str]:
 
 def troubles(incidents: Sequence[IncidentEntry]) -> int:
     """Count what went wrong."""
-    return sum(occasion.is_trouble for occasion in incident_groups(incidents))
+    return sum(group.is_trouble for group in incident_groups(incidents))
