@@ -105,10 +105,10 @@ class AtRandom(Fault):
         self.here = (moment.epoch, moment.batch)
         return self.random.random() < self.rate
 
-    def strike(self, patient: FaultTarget, batch: dict[str, Any]) -> Undo | None:
+    def strike(self, target: FaultTarget, batch: dict[str, Any]) -> Undo | None:
         """Let a fault of a random kind do its harm."""
         fault = self.random.choice(self.kinds)
-        undo, self.fired = fault.strike(patient, batch), self.fired + 1
+        undo, self.fired = fault.strike(target, batch), self.fired + 1
         self.struck.append((*self.here, type(fault).__name__))
         return undo
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from yolo_gradsafe import YOLO, GradSafe
 from yolo_gradsafe.data import draw_detect
 from yolo_gradsafe.report.compare import compare, gather
-from yolo_gradsafe.report.page.compare import write_comparison
+from yolo_gradsafe.report.page.comparison import write_comparison
 
 data = draw_detect(Path("runs/examples/data/detect"), train=32, val=8, size=64)
 settings = {"data": str(data), "epochs": 3, "imgsz": 64, "batch": 4, "nbs": 4, "device": "cpu", "workers": 0}

@@ -9,14 +9,14 @@ from yolo_gradsafe.error_boundary import ErrorBoundary
 
 def test_a_fault_is_reported_once_and_counted():
     reports = []
-    shield = ErrorBoundary(lambda place, trace: reports.append((place, trace)))
+    boundary = ErrorBoundary(lambda place, trace: reports.append((place, trace)))
     for _ in range(3):
-        with shield("do something"):
+        with boundary("do something"):
             raise ValueError("planted")
     [(place, trace)] = reports
     assert place == "do something"
     assert "ValueError: planted" in trace
-    assert shield.faults == {"do something": 3}
+    assert boundary.faults == {"do something": 3}
 
 
 def test_what_is_no_fault_passes():

@@ -21,6 +21,10 @@ CARRIED = tuple(map(int, ultralytics.__version__.split(".")[:3])) >= (8, 4, 140)
 """Whether this Ultralytics ships callbacks to its workers, for which it needs cloudpickle."""
 
 
+class OwnGuard(GradSafe):
+    """A user's own kind of guard."""
+
+
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch):
     monkeypatch.setenv(VARIABLE, "{}")
@@ -49,6 +53,20 @@ def test_another_process_finds_it_by_module_and_name():
     code = f"from {made.__module__} import {made.__name__} as t; import json"
     found = elsewhere(f"{code}; print(json.dumps([t.__mro__[2].__name__, t.gradsafe_guard.config.clip.zscore.z]))")
     assert json.loads(found) == ["DetectionTrainer", 3.5]
+
+
+def test_another_process_makes_the_same_kind_of_guard():
+    made = OwnGuard().trainer(DetectionTrainer)
+    assert elsewhere(f"from {made.__module__} import {made.__name__} as t; print(type(t.gradsafe_guard).__name__)") == (
+        "OwnGuard"
+    )
+
+
+def test_a_guard_of_the_script_itself_is_made_there():
+    class Local(GradSafe):
+        """Nobody can import it."""
+
+    assert Local().trainer(DetectionTrainer).__module__ == "__main__"
 
 
 def test_it_goes_by_reference_where_classes_are_pickled():

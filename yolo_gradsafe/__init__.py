@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from yolo_gradsafe._version import __version__
     from yolo_gradsafe.config import Config, ConfigError
     from yolo_gradsafe.guard import GradSafe
     from yolo_gradsafe.models import RTDETR, YOLO
     from yolo_gradsafe.report.summary import Summary
 
-__version__ = "0.1.0"
 __all__ = ["RTDETR", "YOLO", "Config", "ConfigError", "GradSafe", "Summary", "__version__"]
 
 _HOMES = {
@@ -25,6 +25,7 @@ _HOMES = {
     "RTDETR": "models",
     "Summary": "report.summary",
     "YOLO": "models",
+    "__version__": "_version",
 }
 
 

@@ -16,11 +16,10 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from yolo_gradsafe.clipping.clip_options import ClipOptions
-from yolo_gradsafe.errors import ConfigError, nearest
+from yolo_gradsafe.config_base import ConfigError, Section, nearest
 from yolo_gradsafe.forensics.options import ForensicsOptions
-from yolo_gradsafe.loggers.options import LoggersOptions
+from yolo_gradsafe.loggers.steps import LoggersOptions
 from yolo_gradsafe.recovery.options import RecoveryOptions
-from yolo_gradsafe.section import Section
 
 __all__ = ["Config", "ConfigError", "nearest", "parse_value", "preset_names", "preset_path"]
 

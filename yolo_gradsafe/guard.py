@@ -29,6 +29,7 @@ from yolo_gradsafe.error_boundary import ErrorBoundary
 from yolo_gradsafe.report.summary import Summary
 from yolo_gradsafe.session import Session
 from yolo_gradsafe.step import GuardedStep
+from yolo_gradsafe.trainers import guarded
 
 __all__ = ["GradSafe"]
 
@@ -38,7 +39,7 @@ _SESSION = "_gradsafe_session"
 """Attribute of a trainer under way: its guard and its session, which go with it."""
 
 
-class GradSafe:
+class GradSafe(adapter.Guard):
     """Tracks, clips and repairs the gradients of a YOLO training.
 
     Args:
@@ -108,9 +109,7 @@ class GradSafe:
             >>> guard = GradSafe()
             >>> YOLO("yolo26n.yaml").train(trainer=guard.trainer(DetectionTrainer), data="coco8.yaml", device=[0, 1])
         """
-        from yolo_gradsafe.trainers import guarded
-
-        return guarded(base, self)
+        return guarded(base, self, self.config)
 
     def detach(self, target: Any = None) -> None:
         """Remove the callbacks, from one target or from all, and give trainers under way their own step back."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import ultralytics
-
 from yolo_gradsafe import adapter
+from yolo_gradsafe.adapter import stock_models
 from yolo_gradsafe.config import ConfigError, nearest
 from yolo_gradsafe.guard import GradSafe
 
@@ -69,7 +68,7 @@ class _TakesCallbacks:
         return super().tune(*args, **kwargs)  # type: ignore[misc]
 
 
-class YOLO(_TakesCallbacks, ultralytics.YOLO):  # type: ignore[misc]
+class YOLO(_TakesCallbacks, stock_models.YOLO):  # type: ignore[misc]
     """``ultralytics.YOLO`` whose ``train()`` takes ``callbacks=``.
 
     Examples:
@@ -79,7 +78,7 @@ class YOLO(_TakesCallbacks, ultralytics.YOLO):  # type: ignore[misc]
     """
 
 
-class RTDETR(_TakesCallbacks, ultralytics.RTDETR):  # type: ignore[misc]
+class RTDETR(_TakesCallbacks, stock_models.RTDETR):  # type: ignore[misc]
     """``ultralytics.RTDETR`` whose ``train()`` takes ``callbacks=``."""
 
 

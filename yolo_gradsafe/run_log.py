@@ -17,7 +17,7 @@ from yolo_gradsafe.loggers.steps import StepLogger
 from yolo_gradsafe.recovery.outcome import Outcome
 from yolo_gradsafe.report import build
 from yolo_gradsafe.report.console import epoch_line, table
-from yolo_gradsafe.report.errors import ReportError
+from yolo_gradsafe.report.parts import ReportError
 from yolo_gradsafe.report.summary import Summary
 from yolo_gradsafe.telemetry import Incident, Recorder, RunInfo, StepRow
 from yolo_gradsafe.telemetry.epoch_log import EpochLog

@@ -16,18 +16,18 @@ from typing import Any, ClassVar
 
 from yolo_gradsafe import adapter
 from yolo_gradsafe.clipping.clip_options import ClipOptions
-from yolo_gradsafe.guard import GradSafe
+from yolo_gradsafe.config import Config
 
 __all__ = ["VARIABLE", "guarded"]
 
 VARIABLE = "GRADSAFE_TRAINERS"
-"""Environment variable: JSON, from the name of a class to its base, its guard's options and what to import for them."""
+"""Environment variable: JSON, from the name of a class to its base, its guard's class and options, and imports."""
 
 
 class _Guarded:
     """The part of a trainer that attaches the guard as soon as there is a trainer."""
 
-    gradsafe_guard: ClassVar[GradSafe]
+    gradsafe_guard: ClassVar[adapter.Guard]
     callbacks: dict[str, list[Any]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -40,26 +40,28 @@ class _Guarded:
             self.gradsafe_guard.attach(self)
 
 
-def guarded(base: type[Any], guard: GradSafe) -> type[Any]:
+def guarded(base: type[Any], guard: adapter.Guard, config: Config) -> type[Any]:
     """Make a trainer class with a guard.
 
     Args:
         base: An Ultralytics trainer class.
-        guard: The guard; in other processes a new one with the same options.
+        guard: The guard; in other processes a new one of its class, made from the same options.
+        config: Its options.
 
     Raises:
         TypeError: The base is no trainer class.
     """
     if not adapter.is_trainer_class(base):
         raise TypeError(f"expected a trainer class of Ultralytics, such as DetectionTrainer; got {base!r}")
-    rules = [rule for rule in _rules(guard.config.clip) if rule is not None]
-    if not all(map(_importable, [base, *rules])):
+    rules = [rule for rule in _rules(config.clip) if rule is not None]
+    if not all(map(_importable, [base, type(guard), *rules])):
         # What the script itself defines can be shipped (8.4.140 and newer do) but not imported.
         return _make(f"Guarded{base.__name__}", base, guard, module="__main__")
     recipe = {
-        "base": [base.__module__, base.__qualname__],
+        "base": _reference(base),
+        "guard": _reference(type(guard)),
         "rules": sorted({rule.__module__ for rule in rules}),
-        "options": guard.config.model_dump(mode="json"),
+        "options": config.model_dump(mode="json"),
     }
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     name = f"Guarded{base.__name__}_{digest}"
@@ -67,7 +69,7 @@ def guarded(base: type[Any], guard: GradSafe) -> type[Any]:
     return _make(name, base, guard)
 
 
-def _make(name: str, base: type[Any], guard: GradSafe, module: str = __name__) -> type[Any]:
+def _make(name: str, base: type[Any], guard: adapter.Guard, module: str = __name__) -> type[Any]:
     about = {"__module__": module, "__qualname__": name, "__doc__": base.__doc__, "gradsafe_guard": guard}
     made = type(name, (_Guarded, base), about)
     if module == __name__:
@@ -83,6 +85,19 @@ def _importable(kind: type[Any]) -> bool:
     return kind.__module__ != "__main__" and "<locals>" not in kind.__qualname__
 
 
+def _reference(kind: type[Any]) -> list[str]:
+    return [kind.__module__, kind.__qualname__]
+
+
+def _found(reference: list[str]) -> Any:
+    """Import what a reference names."""
+    module, place = reference
+    found: Any = import_module(module)
+    for part in place.split("."):
+        found = getattr(found, part)
+    return found
+
+
 def _recipes() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(os.environ.get(VARIABLE, "{}"))
     return found
@@ -95,8 +110,4 @@ def __getattr__(name: str) -> type[Any]:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     for module in recipe["rules"]:  # which registers them
         import_module(module)
-    module, place = recipe["base"]
-    base = import_module(module)
-    for part in place.split("."):
-        base = getattr(base, part)
-    return _make(name, base, GradSafe(recipe["options"]))  # type: ignore[arg-type]
+    return _make(name, _found(recipe["base"]), _found(recipe["guard"])(recipe["options"]))

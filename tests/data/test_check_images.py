@@ -17,7 +17,7 @@ from PIL import Image
 from tests.data.sets import GOOD, example, kinds, picture, yolo_set
 from yolo_gradsafe.data import run_check
 from yolo_gradsafe.data.checks import images as images_module
-from yolo_gradsafe.data.tile import make_tile
+from yolo_gradsafe.data.worst_images import make_tile
 
 Write = Callable[[Path], object]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from yolo_gradsafe.drill.case import FULL, QUICK, Case
-from yolo_gradsafe.drill.run import run_case
+from yolo_gradsafe.drill.run import run_cases
 
 pytestmark = pytest.mark.slow
 
@@ -30,11 +30,11 @@ LONG = [Case("flipped-weight", "detect", "fp32", "AdamW"), Case("nan-batches-10"
 
 @pytest.mark.parametrize("case", SHORT, ids=str)
 def test_short(case, tmp_path):
-    row = run_case(case, tmp_path, QUICK, stock=False)
+    (row,) = run_cases([case], QUICK, tmp_path, seeds=1, stock=False)
     assert row.judgement.passed, row.judgement.reasons
 
 
 @pytest.mark.parametrize("case", LONG, ids=str)
 def test_long(case, tmp_path):
-    row = run_case(case, tmp_path, FULL, stock=False)
+    (row,) = run_cases([case], FULL, tmp_path, seeds=1, stock=False)
     assert row.judgement.passed, row.judgement.reasons

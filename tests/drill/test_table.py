@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.drill.test_verdict import CLEAN, FINITE, GOOD
+from tests.drill.test_judgement import CLEAN, FINITE, GOOD
 from yolo_gradsafe.drill.case import FULL, QUICK, Case, clean_arm, faulty_arm
 from yolo_gradsafe.drill.catalogue import QUICK_SET, SCENARIOS, SMALL_SET
+from yolo_gradsafe.drill.judgement import Judgement
 from yolo_gradsafe.drill.matrix import cover, matrix
 from yolo_gradsafe.drill.scenario import OPTIMIZERS, PRECISIONS, TASKS
 from yolo_gradsafe.drill.table import Row, outcome_words, table
-from yolo_gradsafe.drill.verdict import Judgement
 
 CASE = Case("nan-pixel")
 

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from tests.arm import DETECT, POSE
 from yolo_gradsafe.adapter.replay import Replay
-from yolo_gradsafe.forensics.samples import find_outliers, find_samples, label_fault, pixel_faults
+from yolo_gradsafe.forensics.samples import find_failing, find_outliers, label_fault, pixel_faults
+from yolo_gradsafe.forensics.slicing import image_name
 
 
-def losses(replay):
-    def loss_of(batch):
-        loss_of.calls += 1
-        seen = replay.run(batch)
-        return {**seen.items, "total": seen.total}
+def failing(replay):
+    """Return whether a batch's loss is not finite; the runs are counted."""
 
-    loss_of.calls = 0
-    return loss_of
+    def fails(batch):
+        fails.calls += 1
+        return not replay.run(batch).finite
+
+    fails.calls = 0
+    return fails
 
 
-def test_pixels_answer_without_a_pass(labs):
-    lab = labs(DETECT)
-    loss_of = losses(Replay(lab.model))
-    (finding,) = find_samples(loss_of, lab.with_nan_pixel(3))
-    assert (finding.index, finding.image, finding.reason) == (3, lab.batch["im_file"][3], "pixels")
-    assert loss_of.calls == 0
+def test_a_bad_pixel_is_told_by_its_image(labs):
+    assert pixel_faults(labs(DETECT).with_nan_pixel(3)) == {3: 1}
 
 
 @pytest.mark.parametrize("row", [0, 7, -1])
@@ -33,17 +33,19 @@ def test_a_bad_label_row_is_found_by_halving(labs, row):
     lab = labs(POSE)
     batch = lab.copy()
     batch["keypoints"][row] = float("nan")
-    loss_of = losses(Replay(lab.model))
-    (finding,) = find_samples(loss_of, batch)
+    fails = failing(Replay(lab.model))
     image = int(batch["batch_idx"][row])
-    assert (finding.index, finding.reason) == (image, "fails")
-    assert loss_of.calls <= 6  # the whole, three halvings of eight, the image alone, the others
+    assert list(find_failing(fails, batch).found) == [image]
+    assert fails.calls <= 5  # three halvings of eight, the image alone, the others
     assert "keypoints" in label_fault(batch, image)
 
 
 def test_a_healthy_batch_has_none(labs):
     lab = labs(DETECT)
-    assert find_samples(losses(Replay(lab.model)), lab.batch) == []
+    fails = failing(Replay(lab.model))
+    assert not pixel_faults(lab.batch)
+    assert not fails(lab.batch)
+    assert list(find_failing(fails, lab.batch).found) == []
 
 
 def test_an_outlier_is_compared_with_its_like():
@@ -97,8 +99,8 @@ def test_classification_has_neither_names_nor_objects():
     weight = model[1].weight.data.fill_(10.0)
     assert weight.isfinite().all()
 
-    def loss_of(part):
-        return {"loss": float(torch.nn.functional.cross_entropy(model(part["img"]), part["cls"]))}
+    def fails(part):
+        return not math.isfinite(torch.nn.functional.cross_entropy(model(part["img"]), part["cls"]))
 
-    (finding,) = find_samples(loss_of, batch)
-    assert (finding.index, finding.image) == (4, "image 5 of the batch")
+    assert list(find_failing(fails, batch).found) == [4]
+    assert image_name(batch, 4) == "image 5 of the batch"

@@ -9,7 +9,7 @@ from yolo_gradsafe.forensics.overflow import backward_overflow, forward_overflow
 from yolo_gradsafe.forensics.terms import first_bad_term, outlying_term
 
 
-def sight(name: str, peak: float, finite: bool = True, inputs: bool = True) -> ActivationStats:
+def stats(name: str, peak: float, finite: bool = True, inputs: bool = True) -> ActivationStats:
     return ActivationStats(name, "Conv2d", peak, "float16", finite, inputs)
 
 
@@ -27,8 +27,8 @@ def test_the_term_that_is_furthest_from_its_usual_value():
 
 
 def test_the_magnitude_is_that_of_the_same_run_in_fp32():
-    low = [sight("a", 3), sight("b", 5), sight("b", 60000, finite=False), sight("c", 0, finite=False, inputs=False)]
-    full = [sight("a", 3), sight("b", 5), sight("b", 7.1e4), sight("c", 8)]
+    low = [stats("a", 3), stats("b", 5), stats("b", 60000, finite=False), stats("c", 0, finite=False, inputs=False)]
+    full = [stats("a", 3), stats("b", 5), stats("b", 7.1e4), stats("c", 8)]
     found = forward_overflow(low, full)
     assert (found.layer, found.magnitude) == ("b", 7.1e4)
     assert forward_overflow(low).magnitude == 60000

@@ -65,8 +65,7 @@ def test_a_loss_that_falls_alone_is_none():
 
 def test_a_level_that_is_accepted_is_suspected_no_more():
     trend = settled(noise=0.0)
-    while not trend.observe(60, 100).suspect:
-        pass
+    assert any(trend.observe(60, 100).suspect for _ in range(50))
     trend.accept_level(60)
     assert not any(trend.observe(60, 100).suspect for _ in range(50))
     assert trend.usual == pytest.approx(60)

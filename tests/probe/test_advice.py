@@ -13,8 +13,8 @@ from tests.probe.toys import result
 from yolo_gradsafe.config import Config
 from yolo_gradsafe.probe import ProbeError, ProbeResult, plot, result_table
 from yolo_gradsafe.probe.advice import clip_value, first_lr
-from yolo_gradsafe.probe.figures import brief
 from yolo_gradsafe.probe.norms import distribution
+from yolo_gradsafe.probe.parts import brief
 from yolo_gradsafe.probe.steps import Step
 
 NAN, INF = math.nan, math.inf

@@ -52,7 +52,7 @@ def test_routine_overflows_are_left_to_the_scaler():
 
 
 def test_the_scale_does_not_fall_below_its_floor():
-    assert LossScaleKeeper(floor=16.0).overflow(20.0, 0.5) == 16.0
+    assert LossScaleKeeper(floor=16.0).after_overflow(20.0, 0.5) == 16.0
 
 
 def test_hysteresis_forgives_some_overflows():

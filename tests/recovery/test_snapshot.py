@@ -105,7 +105,7 @@ def test_the_drift_is_that_of_the_usual_matrix():
     assert snapshot.drift(live) == pytest.approx(0.5)
 
 
-def ring(live, trust: int = 3, slots: int = 3, share: float = 1.0) -> SnapshotBuffer:
+def buffer_of(live, trust: int = 3, slots: int = 3, share: float = 1.0) -> SnapshotBuffer:
     made = SnapshotBuffer(lambda: live, lambda: {}, trust, share, slots)
     made.take_first(0)
     return made
@@ -116,7 +116,7 @@ def walk(made: SnapshotBuffer, steps: range) -> list[bool]:
 
 
 def test_the_first_is_trusted_and_others_after_enough_healthy_steps():
-    made = ring(state())
+    made = buffer_of(state())
     assert [s.step for s in made.trusted] == [0]
     walk(made, range(1, 6))  # taken at step 3, proven by steps 4 to 6
     assert [s.step for s in made.trusted] == [0]
@@ -125,7 +125,7 @@ def test_the_first_is_trusted_and_others_after_enough_healthy_steps():
 
 
 def test_doubt_takes_the_one_on_trial_away():
-    made = ring(state())
+    made = buffer_of(state())
     walk(made, range(1, 5))
     made.drop_candidate()
     walk(made, range(5, 7))
@@ -133,7 +133,7 @@ def test_doubt_takes_the_one_on_trial_away():
 
 
 def test_memory_is_that_of_the_slots():
-    made = ring(state(), slots=2)
+    made = buffer_of(state(), slots=2)
     for step in range(1, 500):
         made.count_safe_step(step)
         assert 1 <= len(made.trusted) <= 2
@@ -141,7 +141,7 @@ def test_memory_is_that_of_the_slots():
 
 
 def test_going_back_further_gives_up_the_newest_but_never_the_last():
-    made = ring(state())
+    made = buffer_of(state())
     walk(made, range(1, 7))
     made.drop_newest()
     assert [s.step for s in made.trusted] == [0]
@@ -151,7 +151,7 @@ def test_going_back_further_gives_up_the_newest_but_never_the_last():
 
 def test_a_snapshot_that_is_not_finite_is_never_trusted_and_told_of():
     live = state()
-    made = ring(live)
+    made = buffer_of(live)
     walk(made, range(1, 3))
     live["ema/w"][0] = math.nan
     assert walk(made, range(3, 7)) == [True, True, True, False]
@@ -159,7 +159,7 @@ def test_a_snapshot_that_is_not_finite_is_never_trusted_and_told_of():
 
 
 def test_a_snapshot_that_another_rank_found_wanting_is_given_up():
-    made = ring(state())
+    made = buffer_of(state())
     walk(made, range(1, 7))
     made.revoke_newest()
     assert [s.step for s in made.trusted] == [0]
@@ -170,11 +170,11 @@ def test_a_snapshot_that_another_rank_found_wanting_is_given_up():
 def test_a_poisoned_start_is_not_trusted():
     live = state()
     live["model/w"][0, 0] = math.inf
-    assert ring(live).trusted == []
+    assert buffer_of(live).trusted == []
 
 
 def test_snapshots_are_spaced_to_stay_within_their_share():
     live = {"model/w": torch.randn(2_000_000)}
-    made = ring(live, trust=2, share=1e-6)
+    made = buffer_of(live, trust=2, share=1e-6)
     walk(made, range(1, 4))
     assert made.interval > 100

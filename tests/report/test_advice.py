@@ -165,15 +165,15 @@ def test_muon_is_not_limited_by_clipping(tmp_path):
 
 
 def test_batch_norm_that_is_poisoned_again_and_again(tmp_path):
-    found = [event(n, "healed", tensors=["model/model.3.bn.running_var on rank 1"], layer="model.3") for n in (10, 20, 30)]
+    found = [
+        event(n, "healed", tensors=["model/model.3.bn.running_var on rank 1"], layer="model.3") for n in (10, 20, 30)
+    ]
     advice = given(tmp_path / "a", steps=100, incidents=found, info=replace(INFO, amp="fp16"))["batchnorm_poisoned"]
     assert "3 steps, most often in model.3" in advice.evidence
     assert advice.arguments == "amp=False"
     assert given(tmp_path / "b", steps=100, incidents=found)["batchnorm_poisoned"].command == "gradsafe check d.yaml"
     assert "batchnorm_poisoned" not in given(tmp_path / "c", steps=100, incidents=found[:2])
-    others = [
-        event(n, "poisoned", place="state", tensors=["model.0.conv.weight"]) for n in range(5)
-    ]
+    others = [event(n, "poisoned", place="state", tensors=["model.0.conv.weight"]) for n in range(5)]
     assert "batchnorm_poisoned" not in given(tmp_path / "d", steps=100, incidents=others)
 
 
@@ -249,7 +249,7 @@ def test_a_stage_that_hears_nothing(tmp_path):
     frozen = given(tmp_path / "b", steps=200, change=stages(1.0, 0.0, size=5.0), info=info)
     assert "stage_vanishes" not in frozen
     told = given(tmp_path / "c", steps=60, incidents=[event(40, "stalled", stages=["neck"])])
-    assert "neck has vanished" in told["stage_vanishes"].evidence
+    assert "the gradients of neck vanished" in told["stage_vanishes"].evidence
 
 
 # The schedule

@@ -14,7 +14,7 @@ from tests.report import scenes
 from tests.report.browser import Browser
 from yolo_gradsafe.report.compare import compare, gather
 from yolo_gradsafe.report.page import write_page
-from yolo_gradsafe.report.page.compare import write_comparison
+from yolo_gradsafe.report.page.comparison import write_comparison
 from yolo_gradsafe.report.summarize import summarize
 
 pytestmark = pytest.mark.skipif(bool(chromium.MISSING), reason=chromium.MISSING)

@@ -11,8 +11,8 @@ from tests.report import scenes
 from tests.report.runs import INFO, row, write
 from tests.report.test_page import Page
 from yolo_gradsafe.report.compare import compare, gather
-from yolo_gradsafe.report.errors import ReportError
-from yolo_gradsafe.report.page.compare import write_comparison
+from yolo_gradsafe.report.page.comparison import write_comparison
+from yolo_gradsafe.report.parts import ReportError
 
 RESULTS = """epoch,time,metrics/mAP50(B),val/box_loss,lr/pg0
 1,{0},0.1,2.0,0.01

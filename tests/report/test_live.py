@@ -15,8 +15,8 @@ from rich.console import Console
 
 from tests.report import scenes
 from tests.report.runs import INFO, incident, row, write
-from yolo_gradsafe.report.errors import ReportError
 from yolo_gradsafe.report.live import look, sparkline
+from yolo_gradsafe.report.parts import ReportError
 from yolo_gradsafe.telemetry import Recorder, RunPaths
 
 

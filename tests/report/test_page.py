@@ -267,7 +267,7 @@ def test_what_was_done_about_an_incident_is_on_its_card(tmp_path):
 def test_what_an_incident_says_itself_is_not_said_twice(tmp_path):
     action = "skipped the step, went back to step 3 (2 steps lost), lowered the learning rate to x0.1"
     lines = [
-        incident(5, kind="diverging", action=action),
+        incident(5, kind="diverging", action=action, remedies=("skipped", "rolled_back", "lr_lowered")),
         incident(5, kind="rollback", action="went back to step 3 (2 steps lost)"),
         incident(5, kind="lr_backoff", action="learning rate x0.1"),
         incident(5, kind="precision", action="training goes on in bf16"),

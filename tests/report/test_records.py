@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.report.runs import INFO, bad, incident, row, write
-from yolo_gradsafe.report.errors import ReportError
+from yolo_gradsafe.report.parts import ReportError
 from yolo_gradsafe.report.records import loss_items, read_steps
 from yolo_gradsafe.report.summarize import summarize
 from yolo_gradsafe.telemetry import Recorder, RunPaths

@@ -15,8 +15,7 @@ import yaml
 
 from tests.report.runs import INF, INFO, NAN, bad, clipped, incident, overflow, row, write
 from yolo_gradsafe.report import build
-from yolo_gradsafe.report.errors import ReportError
-from yolo_gradsafe.report.parts import IncidentEntry, Run
+from yolo_gradsafe.report.parts import IncidentEntry, ReportError, Run
 from yolo_gradsafe.report.summarize import summarize
 from yolo_gradsafe.report.summary import Summary
 from yolo_gradsafe.telemetry import Incident, RunInfo, Verdict

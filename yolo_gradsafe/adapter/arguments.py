@@ -1,14 +1,20 @@
-"""Training arguments as words of a command line."""
+"""Training arguments as words of a command line, and the folder that Ultralytics is set to keep data sets in."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ultralytics.cfg import TASKS, check_dict_alignment, get_cfg, merge_equals_args, parse_key_value_pair
-from ultralytics.utils import DEFAULT_CFG_DICT
+from ultralytics.utils import DATASETS_DIR, DEFAULT_CFG_DICT
 
-__all__ = ["parse_arguments"]
+__all__ = ["datasets_folder", "parse_arguments"]
+
+
+def datasets_folder() -> Path:
+    """Return the folder that a data YAML's path is relative to where it is not found otherwise."""
+    return Path(DATASETS_DIR)
 
 
 def parse_arguments(words: Sequence[str]) -> dict[str, Any]:

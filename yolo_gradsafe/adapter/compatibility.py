@@ -3,6 +3,15 @@
 Nothing keeps a user from a newer Ultralytics than we know. So its source and its attributes are compared with what is
 relied upon, at attach, in some milliseconds. What differs is named, and nothing is guessed: such a training runs as
 stock and is only observed, or not even that.
+
+Three looks, each at what the others do not see:
+
+- The fingerprint of ``optimizer_step``: the guard stands in for this method, so any change of it counts.
+- Attributes and signatures of the trainer at hand: they are read, called and stood in for.
+- The order of the training loop, read from its source. The guard counts batches and windows by its events, heals and
+  rolls back at them, and reads ``loss_items`` where the loop has set them. A loop of the user's own, or of a newer
+  version, that comes to an event elsewhere raises no error: the guard would act on the wrong batch. A fingerprint
+  would not do here, as the loop's body also changes in ways that do not matter.
 """
 
 from __future__ import annotations
@@ -11,11 +20,11 @@ import ast
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from ultralytics.engine.trainer import BaseTrainer
 
@@ -121,15 +130,13 @@ def examine(trainer: Any) -> Compatibility:
     loop = _loop(trainer)
     if loop is None:
         incompatibilities.append("the source of the training loop cannot be read")
-        return Compatibility(tuple(missing), tuple(incompatibilities))
-    calls, stores = loop
-    if "optimizer_step" not in calls:
-        missing.append("the training loop does not call optimizer_step")
-    missing += [f"the training loop does not set trainer.{name}" for name in ("epoch", "loss") if name not in stores]
-    dropped = [name for name in ("tloss", *SET_BY_LOOP) if name not in stores]
-    incompatibilities += [f"the training loop does not set trainer.{name}" for name in dropped]
-    if moved := _out_of_order(calls):
-        incompatibilities.append(f"the training loop does not come to {', '.join(moved)} where it did")
+    else:
+        if "optimizer_step" not in loop.calls:
+            missing.append("the training loop does not call optimizer_step")
+        missing += _not_set(loop, "epoch", "loss")
+        incompatibilities += _not_set(loop, "tloss", *SET_BY_LOOP)
+        if moved := _out_of_order(loop.calls):
+            incompatibilities.append(f"the training loop does not come to {', '.join(moved)} where it did")
     return Compatibility(tuple(missing), tuple(incompatibilities))
 
 
@@ -161,21 +168,31 @@ def _callable(trainer: Any, name: str) -> bool:
     return True
 
 
-def _loop(trainer: Any) -> tuple[tuple[str, ...], frozenset[str]] | None:
-    """Return what the loop that trains calls and sets: the first ``_do_train`` of the class tree that takes steps."""
+class _Loop(NamedTuple):
+    calls: tuple[str, ...]
+    """Names of what it calls, and of the events that it comes to, in the order of the source."""
+    sets: frozenset[str]
+    """Attributes of the trainer that it sets."""
+
+
+def _loop(trainer: Any) -> _Loop | None:
+    """Read the loop that trains: the first ``_do_train`` of the class tree that takes steps."""
     loops = [vars(cls)["_do_train"] for cls in type(trainer).__mro__ if "_do_train" in vars(cls)]
     known = [read for loop in loops if (read := _read(loop))]
-    return next((read for read in known if "optimizer_step" in read[0]), known[0] if known else None)
+    return next((read for read in known if "optimizer_step" in read.calls), known[0] if known else None)
 
 
 @lru_cache
-def _read(function: Callable[..., Any]) -> tuple[tuple[str, ...], frozenset[str]] | None:
-    """Return a method's calls and events in the order of the source, and the attributes of ``self`` that it sets."""
+def _read(function: Callable[..., Any]) -> _Loop | None:
     node = _parsed(function)
     if node is None:
         return None
-    calls = sorted((n.lineno, n.col_offset, _name(n)) for n in ast.walk(node) if isinstance(n, ast.Call))
-    return tuple(name for *_, name in calls), frozenset(_stores(node))
+    parts = list(ast.walk(node))
+    calls = sorted((part.lineno, part.col_offset, _name(part)) for part in parts if isinstance(part, ast.Call))
+    stores = (part for part in parts if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store))
+    return _Loop(
+        tuple(name for *_, name in calls), frozenset(part.attr for part in stores if ast.unparse(part.value) == "self")
+    )
 
 
 def _name(call: ast.Call) -> str:
@@ -186,10 +203,8 @@ def _name(call: ast.Call) -> str:
     return str(name)
 
 
-def _stores(node: ast.AST) -> Iterator[str]:
-    for part in ast.walk(node):
-        if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store) and ast.unparse(part.value) == "self":
-            yield part.attr
+def _not_set(loop: _Loop, *names: str) -> list[str]:
+    return [f"the training loop does not set trainer.{name}" for name in names if name not in loop.sets]
 
 
 def _out_of_order(calls: tuple[str, ...]) -> list[str]:

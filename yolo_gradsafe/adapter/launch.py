@@ -1,25 +1,41 @@
-"""The processes of a multi-GPU training, as Ultralytics starts them."""
+"""What tells that a training is guarded, also in the processes of a multi-GPU training that Ultralytics starts."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import ultralytics
 from ultralytics.engine import trainer as engine
 
 from yolo_gradsafe.adapter.log import warn
 
-__all__ = ["carries_guard", "watch_launch"]
+__all__ = ["Guard", "carries_guard", "watch_launch"]
+
+Target = TypeVar("Target")
 
 _CARRIED_SINCE = (8, 4, 140)
 """From this version on the callbacks travel to the workers; before, they stay behind in silence."""
 
 
+class Guard(ABC):
+    """What a guard is to this folder, which knows by it whose callbacks guard a training."""
+
+    @property
+    @abstractmethod
+    def callbacks(self) -> dict[str, Callable[[Any], None]]:
+        """The callbacks by event: methods of this guard."""
+
+    @abstractmethod
+    def attach(self, target: Target) -> Target:
+        """Register the callbacks on a model or a trainer, and return it."""
+
+
 def carries_guard(callbacks: Mapping[str, Iterable[Callable[..., Any]]]) -> bool:
     """Whether a guard is among the callbacks."""
     owners = (getattr(function, "__self__", None) for function in callbacks.get("on_pretrain_routine_end", ()))
-    return any(type(owner).__module__ == "yolo_gradsafe.guard" for owner in owners)
+    return any(isinstance(owner, Guard) for owner in owners)
 
 
 def watch_launch() -> None:

@@ -8,6 +8,8 @@ import torch
 import ultralytics
 from ultralytics.utils import LOGGER, RANK, colorstr
 
+from yolo_gradsafe._version import __version__
+
 __all__ = ["complain", "log", "unknown", "versions", "warn"]
 
 
@@ -38,8 +40,6 @@ def unknown(differences: str) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions that a run depends on."""
-    from yolo_gradsafe import __version__
-
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),

@@ -1,4 +1,4 @@
-"""The bench: a real trainer, set up as for training but in a folder of its own, and driven batch by batch.
+"""A real trainer, set up as for training but in a folder of its own, and driven batch by batch.
 
 It serves the experiments of ``probe/``. The trainer runs in
 fp32: that shows how large numbers are, where fp16 would show only that they are too large.

@@ -31,14 +31,14 @@ def compare(
     from yolo_gradsafe.cli.progress import working
     from yolo_gradsafe.report.compare import compare as lay_side_by_side
     from yolo_gradsafe.report.compare import gather
-    from yolo_gradsafe.report.errors import ReportError
+    from yolo_gradsafe.report.parts import ReportError
 
     with explained(ReportError, OSError):
         with working(len(runs) + (html or open)) as tell:
             members = gather(runs, tell)
             comparison = lay_side_by_side(members)
             if html or open:
-                from yolo_gradsafe.report.page.compare import write_comparison
+                from yolo_gradsafe.report.page.comparison import write_comparison
 
                 tell(f"writing {out.name}")
                 write_comparison(out, members, comparison)

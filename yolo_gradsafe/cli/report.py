@@ -33,7 +33,7 @@ def report(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of stability.json and exit.")] = False,
 ) -> None:
     """Rebuild the report of a finished, crashed or running training from its records, and print it."""
-    from yolo_gradsafe.report.errors import ReportError
+    from yolo_gradsafe.report.parts import ReportError
     from yolo_gradsafe.report.summary import Summary
 
     if schema:

@@ -24,8 +24,8 @@ def watch(
     from rich.console import Console
     from rich.live import Live
 
-    from yolo_gradsafe.report.errors import ReportError
     from yolo_gradsafe.report.live import look
+    from yolo_gradsafe.report.parts import ReportError
     from yolo_gradsafe.report.records import locate
 
     console = Console()

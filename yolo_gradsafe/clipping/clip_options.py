@@ -11,7 +11,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from yolo_gradsafe.clipping.registry import RuleSection, mode_names, registered
 from yolo_gradsafe.clipping.rules import BUILT_IN
-from yolo_gradsafe.section import Section
+from yolo_gradsafe.config_base import Section
 
 if TYPE_CHECKING:
     from yolo_gradsafe.clipping.base import Clipper

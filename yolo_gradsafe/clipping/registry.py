@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from yolo_gradsafe.section import Section
+from yolo_gradsafe.config_base import Section
 
 if TYPE_CHECKING:
     from yolo_gradsafe.clipping.base import Clipper

@@ -18,7 +18,7 @@ from yolo_gradsafe.data.kinds import KINDS
 from yolo_gradsafe.data.read.header import Header
 from yolo_gradsafe.data.read.labels import read_label
 from yolo_gradsafe.data.read.source import Item, Source
-from yolo_gradsafe.data.tile import Tile, make_tile
+from yolo_gradsafe.data.worst_images import Tile, make_tile
 
 __all__ = ["CROWDED", "WEIGHTS", "Examined", "disagree", "examine"]
 

@@ -20,9 +20,8 @@ from yolo_gradsafe.data.examine import WEIGHTS, Examined, examine
 from yolo_gradsafe.data.findings import Health, KindCount, Split
 from yolo_gradsafe.data.kinds import KINDS, SEVERITIES, Severity
 from yolo_gradsafe.data.read import SPLITS, Data, Item, Source, open_data
-from yolo_gradsafe.data.sheet import MOST, save_sheet
 from yolo_gradsafe.data.tally import Tally, clean
-from yolo_gradsafe.data.tile import Tile
+from yolo_gradsafe.data.worst_images import MOST, Tile, save_sheet
 
 __all__ = ["check_source", "run_check"]
 

@@ -14,10 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import ultralytics
 
 from yolo_gradsafe import adapter
 from yolo_gradsafe.adapter.fault_target import FaultTarget, train_in
+from yolo_gradsafe.adapter.stock_models import YOLO
 from yolo_gradsafe.drill.case import REPORT, RUN, Arm, draw
 from yolo_gradsafe.drill.catalogue import find
 from yolo_gradsafe.drill.outcome import (
@@ -49,7 +49,7 @@ def train(arm: Arm) -> Outcome:
     make = find(arm.fault).make if arm.fault else None
     fault = make(arm.seed) if make else None
     precision, callbacks = train_in(arm.precision, device)
-    model, watch = ultralytics.YOLO(arm.model), Watch()
+    model, watch = YOLO(arm.model), Watch()
     if arm.guarded:
         GradSafe({"report": {"plot": False}}, **arm.options).attach(model)
     for table in (callbacks, fault.callbacks if fault else {}, watch.callbacks):  # in front of the others: below them

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import yolo_gradsafe
-from yolo_gradsafe.drill.case import FULL, REPORT, RUN, Arm, Case, Recipe, clean_arm, draw, faulty_arm
+from yolo_gradsafe.drill.case import REPORT, RUN, Arm, Case, Recipe, clean_arm, draw, faulty_arm
 from yolo_gradsafe.drill.catalogue import find
+from yolo_gradsafe.drill.judgement import Clean, judge
 from yolo_gradsafe.drill.outcome import Outcome
 from yolo_gradsafe.drill.table import Row
-from yolo_gradsafe.drill.verdict import Clean, judge
 
-__all__ = ["run_arm", "run_case", "run_cases"]
+__all__ = ["run_arm", "run_cases"]
 
 _PACKAGES = str(Path(yolo_gradsafe.__file__).parents[1])
 _LONGEST = 4 * 3600
@@ -69,11 +69,6 @@ def run_cases(
         judgement = judge(scenario.promise, scenario.make is not None, guarded, base, recipe.learns)
         rows.append(Row(case, unguarded[0] if unguarded else None, guarded, base, judgement, recipe.learns))
     return rows
-
-
-def run_case(case: Case, out: Path, recipe: Recipe = FULL, seeds: int = 1, **more: Any) -> Row:
-    """Run one case; for tests."""
-    return run_cases([case], recipe, out, seeds=seeds, **more)[0]
 
 
 def run_arm(arm: Arm, resume: bool = False) -> Outcome:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from yolo_gradsafe.drill.case import Case
+from yolo_gradsafe.drill.judgement import Clean, Judgement
 from yolo_gradsafe.drill.outcome import Outcome
 from yolo_gradsafe.drill.scenario import PARTS
-from yolo_gradsafe.drill.verdict import Clean, Judgement
 from yolo_gradsafe.report.console import shown
 
 __all__ = ["Row", "aligned", "outcome_words", "table"]

@@ -114,17 +114,17 @@ def activation_hooks(model: nn.Module) -> Iterator[ActivationHooks]:
             handle.remove()
 
 
-def first_bad(sights: Sequence[ActivationStats]) -> ActivationStats | None:
+def first_bad(stats: Sequence[ActivationStats]) -> ActivationStats | None:
     """Return the first module whose output was not finite while its inputs were; None when every output was finite.
 
     Inner modules finish before those that hold them, so it is the innermost one.
     """
-    return next((sight for sight in sights if sight.inputs_finite and not sight.finite), None)
+    return next((one for one in stats if one.inputs_finite and not one.finite), None)
 
 
-def first_bad_gradient(sights: Sequence[GradientStats]) -> GradientStats | None:
+def first_bad_gradient(stats: Sequence[GradientStats]) -> GradientStats | None:
     """Return the first gradient on the way back that was not finite."""
-    return next((sight for sight in sights if not sight.finite), None)
+    return next((one for one in stats if not one.finite), None)
 
 
 def bad_state(model: nn.Module) -> list[str]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yolo_gradsafe.contact_sheet import save_picture
 from yolo_gradsafe.forensics.archive import save_batch
+from yolo_gradsafe.forensics.batch_sheet import draw_batch
 from yolo_gradsafe.forensics.culprit import Culprit
-from yolo_gradsafe.forensics.sheet import contact_sheet, save_jpeg
 
 __all__ = ["Evidence", "Saved", "archive_of", "stem"]
 
@@ -91,7 +92,7 @@ class Evidence:
         if self._room(path, ".jpg"):
             try:
                 caption = f"epoch {epoch}, batch {number}: {culprit.sentence()}"
-                save_jpeg(contact_sheet(batch, caption, class_names, culprit.indices), path.with_suffix(".jpg"))
+                save_picture(draw_batch(batch, caption, class_names, culprit.indices), path.with_suffix(".jpg"))
                 picture = f"stability/{self.folder.name}/{name}.jpg"
             except Exception as error:  # a picture is never worth a run
                 problems.append(f"no picture: {type(error).__name__}: {error}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from yolo_gradsafe.section import Section
+from yolo_gradsafe.config_base import Section
 
 __all__ = ["ForensicsOptions"]
 

@@ -34,8 +34,8 @@ def forward_overflow(low: Sequence[ActivationStats], full: Sequence[ActivationSt
     if bad is None:
         return None
     # A module may run several times: the same run, by the order of runs of that name.
-    turn = [sight for sight in low if sight.name == bad.name].index(bad)
-    runs = [sight for sight in full if sight.name == bad.name]
+    turn = [one for one in low if one.name == bad.name].index(bad)
+    runs = [one for one in full if one.name == bad.name]
     return Overflow(bad.name or "the model", runs[turn].peak if turn < len(runs) else bad.peak)
 
 
@@ -50,6 +50,6 @@ def backward_overflow(low: Sequence[GradientStats], full: Sequence[GradientStats
     bad = first_bad_gradient(low)
     if bad is None:
         return None
-    turn = [sight for sight in low if sight.name == bad.name].index(bad)
-    runs = [sight for sight in full if sight.name == bad.name]
+    turn = [one for one in low if one.name == bad.name].index(bad)
+    runs = [one for one in full if one.name == bad.name]
     return Overflow(bad.name or "the model", runs[turn].peak * scale if turn < len(runs) else bad.peak)

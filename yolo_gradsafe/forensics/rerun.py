@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_gradsafe.adapter.replay import Replay, ReplayResult
-from yolo_gradsafe.adapter.weights import load_for_loss
+from yolo_gradsafe.adapter.stock_models import load_for_loss
 from yolo_gradsafe.forensics.activations import ActivationStats, activation_hooks
 from yolo_gradsafe.forensics.archive import load_batch
 from yolo_gradsafe.forensics.culprit import Culprit

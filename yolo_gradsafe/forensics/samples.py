@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from yolo_gradsafe.forensics.search import Exhausted, Suspects, search
-from yolo_gradsafe.forensics.slicing import image_name, images_in, objects_of, pick
+from yolo_gradsafe.forensics.slicing import images_in, objects_of, pick
 
-__all__ = ["LossOf", "SampleFinding", "find_failing", "find_outliers", "find_samples", "label_fault", "pixel_faults"]
+__all__ = ["LossOf", "SampleFinding", "find_failing", "find_outliers", "label_fault", "pixel_faults"]
 
 LossOf = Callable[[dict[str, Any]], Mapping[str, float]]
 """Computes the losses of a batch by name; may raise ``Exhausted``."""
@@ -27,39 +27,19 @@ _EXTREME_KEYPOINT = 100.0
 
 @dataclass(frozen=True)
 class SampleFinding:
-    """An image that is to blame."""
+    """An image whose loss alone is far above that of the others."""
 
     index: int
     """Place in the batch, from 0."""
-    image: str
-    """Its file, or its place in words."""
-    reason: str
-    """``pixels`` (NaN or Inf in it), ``fails`` (alone, too) or ``outlier`` (its loss alone is)."""
     detail: str
     """One clause in words."""
 
 
-def find_samples(loss_of: LossOf, batch: Mapping[str, Any], outliers: bool = False) -> list[SampleFinding]:
-    """Find the images whose loss alone is not finite or, if asked, an outlier among the batch's.
-
-    NaN pixels answer at once. Then the batch is halved until one image is left: in training mode batch norm spreads an
-    image's NaN over its whole half, which is what the halving wants.
-
-    Args:
-        loss_of: The losses of a batch of some of the images.
-        batch: The preprocessed batch.
-        outliers: Look for finite losses that are out of range when every loss is finite.
-    """
-    if pixels := pixel_faults(batch):
-        return [SampleFinding(i, image_name(batch, i), "pixels", f"{n} NaN or Inf pixels") for i, n in pixels.items()]
-    if not _finite(loss_of(dict(batch))):
-        found = find_failing(lambda part: not _finite(loss_of(part)), batch).found
-        return [SampleFinding(i, image_name(batch, i), "fails", "its loss alone is not finite") for i in found]
-    return find_outliers(loss_of, batch) if outliers else []
-
-
 def find_failing(fails: Callable[[dict[str, Any]], bool], batch: Mapping[str, Any]) -> Suspects:
     """Find the images that fail alone, given that the batch fails.
+
+    The batch is halved until one image is left: in training mode batch norm spreads an image's NaN over its whole half,
+    which is what the halving wants.
 
     Args:
         fails: Whether a batch of some of the images fails; may raise ``Exhausted``.
@@ -105,7 +85,7 @@ def find_outliers(
         usual = median(like) if like else math.nan
         if not math.isfinite(loss) or loss > factor * usual > 0:
             times = f"its loss alone is {loss / usual:.3g} times that of the others"
-            found.append(SampleFinding(i, image_name(batch, i), "outlier", times))
+            found.append(SampleFinding(i, times))
     return sorted(found, key=lambda finding: -losses[finding.index])
 
 
@@ -153,10 +133,6 @@ def _row_fault(key: str, value: Tensor, degenerate: bool) -> str:
     if key == "keypoints" and float(value[..., :2].abs().max()) > _EXTREME_KEYPOINT:
         return f"lie {float(value[..., :2].abs().max()):.3g} image sizes away"
     return ""
-
-
-def _finite(losses: Mapping[str, float]) -> bool:
-    return all(map(math.isfinite, losses.values()))
 
 
 def _total(losses: Mapping[str, float]) -> float:

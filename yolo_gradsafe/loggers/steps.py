@@ -9,11 +9,30 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol
 
+from pydantic import Field
+
+from yolo_gradsafe.config_base import Section
 from yolo_gradsafe.telemetry.schema import StepRow, Verdict
 
-__all__ = ["Sink", "StepLogger", "summed_up"]
+__all__ = ["LoggersOptions", "Sink", "StepLogger", "summed_up"]
 
 _COUNTED = [verdict.value for verdict in Verdict if verdict is not Verdict.OK]
+
+
+class LoggersOptions(Section):
+    """What is sent to the loggers beside the columns of ``results.csv``."""
+
+    steps: bool = Field(
+        default=False,
+        description="(bool) send gradient norm, threshold, verdicts and stages' norms of the optimizer steps to the "
+        "TensorBoard writer, W&B run and MLflow run that are active; off, since the epoch's columns reach them anyway",
+    )
+    every: int = Field(
+        default=10,
+        ge=1,
+        description="(int) >= 1, optimizer steps that one call to the loggers sums up: medians, the largest norm, "
+        "counts; 1 sends every step as it is, and costs a call a step",
+    )
 
 
 class Sink(Protocol):

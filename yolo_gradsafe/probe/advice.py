@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from yolo_gradsafe.probe.figures import brief, rounded
 from yolo_gradsafe.probe.lr_range import LEARNED
-from yolo_gradsafe.probe.parts import Headroom, Init, LrRange, Norms, Setup
+from yolo_gradsafe.probe.parts import Headroom, Init, LrRange, Norms, Setup, brief, rounded
 from yolo_gradsafe.probe.result import Advice
 from yolo_gradsafe.probe.steps import STOCK_MAX_NORM
 

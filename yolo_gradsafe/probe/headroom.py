@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yolo_gradsafe.probe.figures import brief
-from yolo_gradsafe.probe.layers import leaves, stages, tapped
-from yolo_gradsafe.probe.parts import Headroom, LayerRange
+from yolo_gradsafe.probe.layers import hooked, leaves, stages
+from yolo_gradsafe.probe.parts import Headroom, LayerRange, brief
 
 __all__ = ["BF16_MAX", "FP16_MAX", "Extremes", "judge_headroom", "measure_extremes"]
 
@@ -85,7 +84,7 @@ def measure_extremes(
             layer.small[i] += int(above[FIRST_EXPONENT - i + 10])
 
     model.zero_grad()
-    with tapped(watched, forward, backward):
+    with hooked(watched, forward, backward):
         total, _ = loss()
         total.backward()  # type: ignore[no-untyped-call]
     model.zero_grad()

@@ -16,9 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from yolo_gradsafe.probe.figures import brief
-from yolo_gradsafe.probe.layers import NORMS, Stage, leaves, stages, tapped, trainable
-from yolo_gradsafe.probe.parts import Dead, Init, Layer, Unnormalised
+from yolo_gradsafe.probe.layers import NORMS, Stage, hooked, leaves, stages, trainable
+from yolo_gradsafe.probe.parts import Dead, Init, Layer, Unnormalised, brief
 from yolo_gradsafe.probe.units import activation_sites, channels_dead, weight_scales
 
 __all__ = ["Flow", "chain_gain", "measure_init", "verdict"]
@@ -66,9 +65,9 @@ def measure_init(model: nn.Module, loss: Callable[[], tuple[Tensor, int]]) -> In
     owner = {id(module): stage.name for stage in row for module in stage.outputs}
     model.zero_grad()
     with (
-        tapped(parts, branch, lambda name, grad: gradient[name.rpartition(":")[0]].append(float(grad.float().norm()))),
-        tapped({name: module for name, (module, _) in sites.items()}, unit),
-        tapped(leaves(model), leaf),
+        hooked(parts, branch, lambda name, grad: gradient[name.rpartition(":")[0]].append(float(grad.float().norm()))),
+        hooked({name: module for name, (module, _) in sites.items()}, unit),
+        hooked(leaves(model), leaf),
     ):
         total, images = loss()
         total.backward()  # type: ignore[no-untyped-call]

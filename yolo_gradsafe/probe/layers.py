@@ -1,4 +1,4 @@
-"""A model as a row of stages from the input to the loss, and taps that see what flows through its modules."""
+"""A model as a row of stages from the input to the loss, and hooks that see what flows through its modules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NORMS", "Forward", "Stage", "first_tensor", "leaves", "stages", "tapped", "trainable"]
+__all__ = ["NORMS", "Forward", "Stage", "first_tensor", "hooked", "leaves", "stages", "trainable"]
 
 NORMS = (
     nn.modules.batchnorm._BatchNorm,
@@ -93,7 +93,7 @@ def first_tensor(value: Any) -> Tensor | None:
 
 
 @contextmanager
-def tapped(
+def hooked(
     modules: Mapping[str, nn.Module], forward: Forward, backward: Callable[[str, Tensor], None] | None = None
 ) -> Iterator[None]:
     """Watch modules during forward and backward passes; every hook is gone afterwards.

@@ -3,10 +3,12 @@
 Conventions: losses are means an image, as training back-propagates them; norms are global L2 norms of the gradients of
 one optimizer step before clipping, summed over its images as Ultralytics sums them; learning rates are ``lr0``, that of
 the groups that training does not give a multiple of it; shares go from 0 to 1; a number that does not exist is null.
+What is set or said of them has two significant digits.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field
@@ -24,7 +26,21 @@ __all__ = [
     "Setup",
     "Unnormalised",
     "WeightScale",
+    "brief",
+    "rounded",
 ]
+
+
+def rounded(value: float) -> float:
+    """Round to two significant digits."""
+    return float(f"{value:.1e}")
+
+
+def brief(value: float) -> str:
+    """Write a number with two significant digits, without an exponent where that is short: ``1100``, ``0.021``."""
+    if not math.isfinite(value) or (value != 0 and not 1e-4 <= abs(value) < 1e6):
+        return f"{value:.2g}"
+    return f"{rounded(value):.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
 class Setup(Part):

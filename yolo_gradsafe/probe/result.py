@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,9 @@ from yolo_gradsafe.report.parts import Part
 from yolo_gradsafe.telemetry.recorder import write_atomically
 
 __all__ = ["Advice", "ProbeError", "ProbeResult"]
+
+_WIDTH = 118
+"""Of the comments in YAML, characters."""
 
 
 class ProbeError(ValueError):
@@ -67,6 +71,31 @@ class ProbeResult(Part):
 
     def to_yaml(self) -> str:
         """Render the advice as YAML to paste: our options, and Ultralytics' arguments as comments, with reasons."""
-        from yolo_gradsafe.probe.fragment import render
+        setup, advice = self.setup, self.advice
+        lines = [
+            *_comment(
+                f"gradsafe probe: {setup.model} on {setup.data}, {setup.optimizer}, {setup.imgsz} px, "
+                f"batch {setup.batch} x {setup.accumulate}, seed {setup.seed}"
+            ),
+            *_comment(self.headline),
+            "clip:",
+            "  mode: norm",
+            *_comment(advice.max_norm_reason, "  "),
+            f"  max_norm: {advice.max_norm!r}",
+            "",
+            "# For Ultralytics, as arguments of the training:",
+            f"# lr0={advice.lr0:g}",
+            *_comment(advice.lr0_reason, "", "    "),
+            f"# amp={advice.amp}",
+            *_comment(advice.amp_reason, "", "    "),
+        ]
+        for note in advice.notes:
+            lines += _comment(f"- {note}")
+        return "\n".join(lines) + "\n"
 
-        return render(self)
+
+def _comment(text: str, pad: str = "", indent: str = "") -> list[str]:
+    """Return a text as comment lines; a line break in it, as in a file's name, does not end the comment."""
+    start = f"{pad}# {indent}"
+    line = "".join(char if char.isprintable() else " " for char in text)
+    return textwrap.wrap(line, _WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False)

@@ -12,12 +12,11 @@ from yolo_gradsafe import adapter
 from yolo_gradsafe.adapter.probe_trainer import ProbeTrainer, fresh_folder, progress, unchanged
 from yolo_gradsafe.probe import plot
 from yolo_gradsafe.probe.advice import advise, first_lr, headline
-from yolo_gradsafe.probe.figures import rounded
 from yolo_gradsafe.probe.headroom import judge_headroom, measure_extremes
 from yolo_gradsafe.probe.init import measure_init
 from yolo_gradsafe.probe.lr_range import measure_range
 from yolo_gradsafe.probe.norms import WARMUP, measure_norms
-from yolo_gradsafe.probe.parts import Norms, Setup
+from yolo_gradsafe.probe.parts import Norms, Setup, rounded
 from yolo_gradsafe.probe.result import ProbeError, ProbeResult
 
 __all__ = ["OWN_WORDS", "default_norm_steps", "probe", "run_probe"]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from yolo_gradsafe.section import Section
+from yolo_gradsafe.config_base import Section
 
 __all__ = ["RecoveryOptions"]
 

@@ -94,8 +94,8 @@ def _advice(advice: Advice) -> Iterator[str]:
 
 
 def _incidents(found: list[IncidentGroup]) -> Iterator[str]:
-    for occasion in found[:MOST_INCIDENTS]:
-        incident = occasion.main
+    for group in found[:MOST_INCIDENTS]:
+        incident = group.main
         yield f"epoch {incident.epoch}, batch {incident.batch}, step {incident.step}: {shown(incident.message)}"
         if incident.culprit:
             yield f"  culprit: {shown(incident.culprit)}"
@@ -104,7 +104,7 @@ def _incidents(found: list[IncidentGroup]) -> Iterator[str]:
             more = len(incident.images) - MOST_IMAGES
             yield f"  images: {names}{f' and {more} more' if more > 0 else ''}"
         yield f"  action: {shown(incident.action)}"
-        yield from (f"  {remedy.kind}: {shown(remedy.action)}" for remedy in occasion.done[1:])
+        yield from (f"  {remedy.kind}: {shown(remedy.action)}" for remedy in group.done[1:])
     more = len(found) - MOST_INCIDENTS
     if more > 0:
         yield f"and {more} more in stability/incidents.jsonl"

@@ -21,7 +21,7 @@ def figures(summary: Summary) -> list[tuple[str, str, str]]:
     steps, norm, amp = summary.steps, summary.grad_norm, summary.amp
     limit = "nothing clips" if summary.threshold is None else f"threshold {_number(summary.threshold)} at the end"
     spread = f"p95 {_number(norm.p95)}, largest {_number(norm.max)}" if norm else "no step had a finite one"
-    found = [occasion for occasion in incident_groups(summary.incidents) if occasion.is_trouble]
+    found = [group for group in incident_groups(summary.incidents) if group.is_trouble]
     if found:
         first = found[0].main
         happened = f"first in epoch {first.epoch}, batch {first.batch}"

@@ -24,7 +24,11 @@ REMEDIES = {
 GOOD_NEWS = {Kind.LR_RAMP, Kind.NO_SNAPSHOTS, Kind.QUARANTINE}
 """Kinds that are no trouble when they stand alone: a remedy taken back, and book-keeping."""
 
-SAID: dict[str, str] = {Kind.ROLLBACK: Remedy.ROLLED_BACK, Kind.LR_BACKOFF: Remedy.LR_LOWERED, Kind.STOP: Remedy.STOPPED}
+SAID: dict[str, str] = {
+    Kind.ROLLBACK: Remedy.ROLLED_BACK,
+    Kind.LR_BACKOFF: Remedy.LR_LOWERED,
+    Kind.STOP: Remedy.STOPPED,
+}
 """Kinds of which the incident that they follow from says everything already, where it has the remedy."""
 
 
@@ -65,4 +69,4 @@ def incident_groups(incidents: Sequence[IncidentEntry]) -> list[IncidentGroup]:
 
 def troubles(incidents: Sequence[IncidentEntry]) -> int:
     """Count what went wrong."""
-    return sum(occasion.is_trouble for occasion in incident_groups(incidents))
+    return sum(group.is_trouble for group in incident_groups(incidents))

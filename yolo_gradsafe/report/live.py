@@ -94,8 +94,8 @@ class View:
         yield Text()
         if len(found) > LAST:
             yield Text(f"{len(found) - LAST} incidents before these", style="dim")
-        for occasion in found[-LAST:]:
-            main = occasion.main
+        for group in found[-LAST:]:
+            main = group.main
             tone = COLORS[LABELS.get(main.kind, ("", "warn"))[1]]
             line = Text.assemble((f"{label(main.kind)}  ", tone), (f"epoch {main.epoch}, batch {main.batch}  ", "dim"))
             line.append(shown(main.culprit or main.message))

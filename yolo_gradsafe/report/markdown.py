@@ -50,13 +50,13 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield f"\nand {len(found) - MOST} more in `stability/incidents.jsonl`"
 
 
-def _incident(occasion: IncidentGroup) -> str:
-    main = occasion.main
+def _incident(group: IncidentGroup) -> str:
+    main = group.main
     seen = f"{label(main.kind)}: {main.message}" + f" ({main.culprit})" * bool(main.culprit)
     names = ", ".join(PureWindowsPath(image).name for image in main.images[:IMAGES])
     more = len(main.images) - IMAGES
     images = names + (f" and {more} more" if more > 0 else "")
-    done = "; ".join(entry.action.rstrip(".") for entry in occasion.done)
+    done = "; ".join(entry.action.rstrip(".") for entry in group.done)
     return f"| {main.epoch} | {main.batch} | {main.step} | {_plain(seen)} | {_plain(images)} | {_plain(done)} |"
 
 

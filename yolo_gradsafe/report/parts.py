@@ -12,11 +12,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from yolo_gradsafe.telemetry.schema import SCHEMA_VERSION, to_json
 
-__all__ = ["Advice", "Amp", "Epoch", "GradNorm", "IncidentEntry", "Number", "Part", "Run", "Steps"]
+__all__ = ["Advice", "Amp", "Epoch", "GradNorm", "IncidentEntry", "Number", "Part", "ReportError", "Run", "Steps"]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Number = Annotated[Finite | Literal["nan", "inf", "-inf"], BeforeValidator(to_json)]
 """A number that may be non-finite, and is a word then: JSON has no NaN, and a NaN would not equal itself."""
+
+
+class ReportError(ValueError):
+    """There is nothing to report on, or not what was expected; the message names the folder or file."""
 
 
 class Part(BaseModel):

@@ -11,8 +11,7 @@ import polars as pl
 import yaml
 from pydantic import ValidationError
 
-from yolo_gradsafe.report.errors import ReportError
-from yolo_gradsafe.report.parts import IncidentEntry, Run
+from yolo_gradsafe.report.parts import IncidentEntry, ReportError, Run
 from yolo_gradsafe.telemetry.schema import SCHEMA_VERSION, RunPaths, StepRow, Verdict, to_json
 
 __all__ = [

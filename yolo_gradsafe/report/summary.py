@@ -12,9 +12,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from yolo_gradsafe.report.errors import ReportError
 from yolo_gradsafe.report.health import HOPELESS, Health, Status
-from yolo_gradsafe.report.parts import Advice, Amp, Epoch, GradNorm, IncidentEntry, Part, Run, Steps
+from yolo_gradsafe.report.parts import Advice, Amp, Epoch, GradNorm, IncidentEntry, Part, ReportError, Run, Steps
 from yolo_gradsafe.telemetry.recorder import write_atomically
 
 __all__ = ["Summary"]

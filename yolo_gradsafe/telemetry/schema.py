@@ -27,8 +27,7 @@ __all__ = [
     "to_json",
 ]
 
-SCHEMA_VERSION = 2
-"""2: incidents have ``place``, ``remedies`` and the numbers and names behind their sentences."""
+SCHEMA_VERSION = 1
 
 
 class Word(str, Enum):

@@ -74,9 +74,9 @@ def _root(given: object, file: Path) -> Path:
         beside = file.parent / root
         if os.path.exists(beside):
             return beside
-        from ultralytics.utils import DATASETS_DIR  # imports torch: only where nothing else is left
+        from yolo_gradsafe.adapter.arguments import datasets_folder  # imports torch: only where nothing else is left
 
-        root = Path(DATASETS_DIR) / root
+        root = datasets_folder() / root
     return root
 
 

@@ -42,7 +42,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Card:
-    """One occasion, in words."""
+    """One group of incidents, in words."""
 
     kind: str
     label: str
@@ -79,7 +79,7 @@ def cards(incidents: Sequence[IncidentEntry], run: Path) -> Cards:
     """
     found = incident_groups(incidents)
     album = Album(run)
-    shown = [_card(occasion, album, number < OPEN) for number, occasion in enumerate(found[:MOST])]
+    shown = [_card(group, album, number < OPEN) for number, group in enumerate(found[:MOST])]
     counts: dict[str, int] = {}
     for card in shown:
         counts[card.kind] = counts.get(card.kind, 0) + 1
@@ -92,8 +92,8 @@ def label(kind: str) -> str:
     return LABELS.get(kind, (kind.replace("_", " ").capitalize(), ""))[0]
 
 
-def _card(occasion: IncidentGroup, album: Album, is_open: bool) -> Card:
-    main, remedies = occasion.main, occasion.remedies
+def _card(group: IncidentGroup, album: Album, is_open: bool) -> Card:
+    main, remedies = group.main, group.remedies
     everything = [main, *remedies]
     name = next((entry.picture for entry in everything if entry.picture), "")
     data = album.data(name)
@@ -105,7 +105,7 @@ def _card(occasion: IncidentGroup, album: Album, is_open: bool) -> Card:
         message=main.message,
         open=is_open,
         facts=_facts(everything),
-        done=[_sentence(main.action), *(f"{label(entry.kind)}: {entry.action}" for entry in occasion.done[1:])],
+        done=[_sentence(main.action), *(f"{label(entry.kind)}: {entry.action}" for entry in group.done[1:])],
         images=[image for entry in everything for image in entry.images],
         picture=data,
         link=album.link(name),
@@ -114,7 +114,7 @@ def _card(occasion: IncidentGroup, album: Album, is_open: bool) -> Card:
 
 
 def _facts(entries: Sequence[IncidentEntry]) -> list[tuple[str, str]]:
-    """Return what is known of an occasion, by name; what was not recorded is left out."""
+    """Return what is known of a group, by name; what was not recorded is left out."""
     main = entries[0]
     lost = sum(entry.steps_lost for entry in entries)
     items = ", ".join(f"{name} {_short(value)}" for name, value in main.items.items())

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from yolo_gradsafe.drill.judgement import Clean, judge, limit
 from yolo_gradsafe.drill.outcome import Outcome
 from yolo_gradsafe.drill.scenario import PARTS, Promise
-from yolo_gradsafe.drill.verdict import Clean, judge, limit
 
 FINITE = dict.fromkeys(PARTS, 0)
 GOOD = Outcome(fired=1, not_finite=FINITE, applied=127, map50=0.95)

@@ -1,4 +1,4 @@
-"""A model from a file, made ready to compute its training loss outside a trainer."""
+"""Ultralytics' own model classes, and a model from a file made ready to compute its training loss without a trainer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ultralytics import RTDETR, YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-__all__ = ["load_for_loss"]
+__all__ = ["RTDETR", "YOLO", "load_for_loss"]
 
 
 def load_for_loss(weights: str, device: str = "cpu") -> nn.Module:

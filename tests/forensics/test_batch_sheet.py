@@ -1,14 +1,13 @@
-"""The contact sheet: who is framed, what is magenta, and nothing that it cannot draw."""
+"""A batch on one page: who is framed, what is magenta, and nothing that it cannot draw."""
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
-from yolo_gradsafe.forensics.drawing import MAGENTA, RED, cut, plain
-from yolo_gradsafe.forensics.sheet import contact_sheet, save_jpeg
+from yolo_gradsafe.contact_sheet import MAGENTA, RED
+from yolo_gradsafe.forensics.batch_sheet import draw_batch
 
 
 def batch_of(count: int, side: int = 32, **more: object) -> dict[str, object]:
@@ -31,7 +30,7 @@ def share(sheet: np.ndarray, colour: tuple[int, int, int]) -> float:
 def test_it_is_of_a_size_to_look_at(count, side):
     if side == 640 and count > 16:
         pytest.skip("as slow as it is the same")
-    sheet = contact_sheet(batch_of(count, side), "caption", {0: "person"}, [count - 1])
+    sheet = draw_batch(batch_of(count, side), "caption", {0: "person"}, [count - 1])
     assert sheet.dtype == np.uint8
     assert max(sheet.shape[:2]) <= 2000
     assert min(sheet.shape[:2]) >= 480
@@ -40,15 +39,15 @@ def test_it_is_of_a_size_to_look_at(count, side):
 
 
 def test_only_the_culprit_is_framed():
-    sheet = contact_sheet(batch_of(4), "caption", ["person"], [3])
+    sheet = draw_batch(batch_of(4), "caption", ["person"], [3])
     height, width = sheet.shape[:2]
     assert share(sheet[height // 2 + 40 :, width // 2 + 10 :], RED) > 0
     assert share(sheet[: height // 2, :], RED) == 0
-    assert share(contact_sheet(batch_of(4), "caption"), RED) == 0
+    assert share(draw_batch(batch_of(4), "caption"), RED) == 0
 
 
 def test_of_many_images_the_culprits_are_shown():
-    sheet = contact_sheet(batch_of(100), "caption", (), [97])
+    sheet = draw_batch(batch_of(100), "caption", (), [97])
     assert share(sheet[:300, :300], RED) > 0
 
 
@@ -57,21 +56,21 @@ def test_of_many_images_the_culprits_are_shown():
 def test_a_single_bad_pixel_can_be_seen(value, side):
     batch = batch_of(1, side)
     batch["img"][0, 1, 3, 5] = value
-    assert share(contact_sheet(batch, "caption"), MAGENTA) > 1e-5
+    assert share(draw_batch(batch, "caption"), MAGENTA) > 1e-5
     batch["img"][:] = value
-    assert share(contact_sheet(batch, "caption"), MAGENTA) > 0.4
+    assert share(draw_batch(batch, "caption"), MAGENTA) > 0.4
 
 
 def test_colours_are_those_of_the_image():
     batch = batch_of(1, bboxes=torch.zeros(1, 4), cls=torch.zeros(1, 1), batch_idx=torch.tensor([7.0]))
     batch["img"][0] = torch.tensor([1.0, 0.5, 0.0]).view(3, 1, 1)  # RGB
-    assert share(contact_sheet(batch, "caption"), (0, 128, 255)) > 0.5
+    assert share(draw_batch(batch, "caption"), (0, 128, 255)) > 0.5
 
 
 def test_a_keypoint_is_drawn_where_it_is_visible():
     points = torch.tensor([[[0.25, 0.25, 2.0], [0.9, 0.9, 0.0]]])
-    drawn = contact_sheet(batch_of(1, keypoints=points), "caption")
-    hidden = contact_sheet(batch_of(1, keypoints=points * torch.tensor([1.0, 1.0, 0.0])), "caption")
+    drawn = draw_batch(batch_of(1, keypoints=points), "caption")
+    hidden = draw_batch(batch_of(1, keypoints=points * torch.tensor([1.0, 1.0, 0.0])), "caption")
     ys, xs = np.nonzero((drawn != hidden).any(axis=2))
     assert len(ys)
     assert max(xs) < drawn.shape[1] / 2
@@ -98,27 +97,9 @@ ODD = {
 
 @pytest.mark.parametrize("kind", ODD)
 def test_whatever_is_in_a_batch_is_drawn(kind):
-    sheet = contact_sheet({**batch_of(2), **ODD[kind]}, "caption\n%s {} \\", {0: "x" * 300}, [0])
+    sheet = draw_batch({**batch_of(2), **ODD[kind]}, "caption\n%s {} \\", {0: "x" * 300}, [0])
     assert share(sheet, RED) > 0
 
 
 def test_a_batch_of_classification_is_drawn():
-    contact_sheet({"img": torch.rand(3, 3, 16, 16), "cls": torch.tensor([0, 1, 2])}, "caption", ["a", "b"], [1])
-
-
-def test_text_becomes_what_the_font_has():
-    assert plain("Übergröße – 日本.jpg") == "Ubergro?e ? ??.jpg"
-    assert cut("0123456789" * 20 + "_end.jpg", 200, 0.42).endswith("end.jpg")
-    assert len(cut("0123456789" * 20, 200, 0.42)) < 50
-    assert cut("", 10, 0.42) == ""
-
-
-def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "new" / "täst.jpg"
-    save_jpeg(contact_sheet(batch_of(1), "caption"), path)
-    assert cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), 1) is not None
-    assert [p.name for p in path.parent.iterdir()] == ["täst.jpg"]
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
-        save_jpeg(contact_sheet(batch_of(1), "caption"), path.with_name("b.jpg"))
-    assert [p.name for p in path.parent.iterdir()] == ["täst.jpg"]
+    draw_batch({"img": torch.rand(3, 3, 16, 16), "cls": torch.tensor([0, 1, 2])}, "caption", ["a", "b"], [1])

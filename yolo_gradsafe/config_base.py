@@ -1,10 +1,18 @@
-"""What goes wrong with options, and how it is said."""
+"""What the sections of the options share: how they are checked, and how it is said when one is wrong."""
 
 from __future__ import annotations
 
 import difflib
 
-__all__ = ["ConfigError", "nearest"]
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["ConfigError", "Section", "nearest"]
+
+
+class Section(BaseModel):
+    """A group of options: no unknown keys, no silent conversions, no changes after it was built."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class ConfigError(ValueError):
