@@ -44,9 +44,7 @@ ONE, TWO = ("/data/000000000036.jpg",), ("/data/000000000036.jpg", "/data/b.jpg"
             "rle_loss is not finite with 000000000036.jpg although all outputs of the model are",
         ),
         (
-            Diagnosis(
-                "loss", backward=True, operation="my.py:3: torch.sqrt, the input is 0; its gradient there is inf"
-            ),
+            Diagnosis("loss", backward=True, operation="my.py:3: torch.sqrt, the input is 0; its gradient is inf"),
             "the gradient of the loss is not finite although the loss is; "
             "my.py:3: torch.sqrt, the input is 0; its gradient is inf",
         ),

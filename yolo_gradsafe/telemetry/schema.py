@@ -267,7 +267,8 @@ class StepRow:
     items: dict[str, float] = field(default_factory=dict)
     """The loss items by name, as Ultralytics logs them (``box_loss``, ``cls_loss``, ...): columns after ``loss``."""
     stages: dict[str, float] = field(default_factory=dict)
-    """L2 norm of each stage's gradients (``norm/backbone``, ``norm/head.box``, ...): columns after ``grad_norm``."""
+    """L2 norm of each stage's gradients (``norm/backbone``, ``norm/head.box``, ...): columns after ``grad_norm``;
+    nan for a stage without any gradient, such as a frozen one."""
 
     @staticmethod
     def fixed_columns() -> list[str]:
