@@ -182,13 +182,17 @@ class Core:
     Args:
         folder: The run's folder.
         trainer: The trainer; a new one without.
+        clip: Options of ``clip``.
         **recovery: Options of ``recovery``.
     """
 
-    def __init__(self, folder: Path, trainer: Tiny | None = None, **recovery: Any) -> None:
+    def __init__(
+        self, folder: Path, trainer: Tiny | None = None, clip: dict[str, Any] | None = None, **recovery: Any
+    ) -> None:
         self.raw = trainer or Tiny(folder)
         off = {"check_data": False, "pictures": 0, "archive": False}
-        self.guard = GradSafe(recovery={"trust_steps": 2, "snapshot_share": 1.0, **recovery}, forensics=off)
+        recovery = {"trust_steps": 2, "snapshot_share": 1.0, **recovery}
+        self.guard = GradSafe(clip=clip or {}, recovery=recovery, forensics=off)
         self.guard.attach(self.raw)
         session = self.guard._session(self.raw)
         assert session is not None
