@@ -17,6 +17,7 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.callbacks.base import get_default_callbacks
 from ultralytics.utils.torch_utils import EarlyStopping, ModelEMA
 
+from tests.arm import rows
 from yolo_gradsafe import GradSafe, adapter
 from yolo_gradsafe.adapter.ranks import RankFailed
 from yolo_gradsafe.session import Session
@@ -223,6 +224,11 @@ class Core:
         new, self._told = lines[self._told :], len(lines)
         assert not self.session.boundary.faults
         return [_incident(line) for line in new]
+
+    def rows(self) -> list[dict[str, str]]:
+        """Return the optimizer steps as they were recorded."""
+        self.session._recorder.flush()
+        return rows(self.session._recorder.paths.steps)
 
     def kinds(self) -> list[str]:
         """Return the kinds of what was recorded since the last time."""
