@@ -25,6 +25,13 @@ def ours_in(trainer: Tiny) -> dict[str, object]:
     }
 
 
+class Model:
+    """What the guard needs of a model that is trained."""
+
+    def __init__(self, trainer: Tiny) -> None:
+        self.trainer, self.callbacks, self.add_callback = trainer, trainer.callbacks, trainer.add_callback
+
+
 @pytest.fixture
 def quiet() -> GradSafe:
     return GradSafe(forensics={"check_data": False})
@@ -149,6 +156,18 @@ def test_attaching_again_changes_nothing(tmp_path):
     assert core.guard._session(core.raw) is core.session
     for event, function in core.guard.callbacks.items():
         assert core.raw.callbacks[event].count(function) == 1
+
+
+def test_to_let_go_of_a_model_is_to_let_go_of_the_trainer_that_it_trains_with(tmp_path, quiet):
+    others = quiet.attach(Tiny(tmp_path / "others"))
+    trainer = Tiny(tmp_path / "its")
+    model = Model(trainer)
+    quiet.attach(model)
+    trainer.run_callbacks("on_pretrain_routine_end")
+    assert quiet._session(trainer) is not None
+    quiet.detach(model)
+    assert not ours_in(trainer)
+    assert quiet._session(others) is not None
 
 
 def test_a_session_that_cannot_start_leaves_the_trainer_as_it_was(tmp_path, monkeypatch, quiet):
