@@ -25,7 +25,8 @@ def environment(**env: str) -> dict[str, str]:
     # Under pytest and in GitHub's actions Ultralytics would put its runs beside its own tests.
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "GITHUB_", "RUNNER_", "GRADSAFE_"))}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**kept, "PYTHONPATH": str(ROOT), "PATH": path, "COLUMNS": "200", "NO_COLOR": "1", **env}
+    places = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])
+    return {**kept, "PYTHONPATH": places, "PATH": path, "COLUMNS": "200", "NO_COLOR": "1", **env}
 
 
 def run(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
