@@ -160,6 +160,7 @@ def as_printed(workshop, monkeypatch):
     monkeypatch.setattr("yolo_gradsafe.probe.run_probe", ends)
     monkeypatch.setattr("yolo_gradsafe.drill.run.run_cases", ends)
     monkeypatch.setattr("yolo_gradsafe.drill.demo.run_demo", lambda _: True)
+    monkeypatch.setattr("yolo_gradsafe.cli.run._become", ends)
 
     def run(words: list[str]):
         from yolo_gradsafe.cli import app
@@ -193,6 +194,8 @@ def test_other_commands_name_what_exists(workshop, line, monkeypatch):
         assert all(word in script.read_text() for word in words[1:] if word.startswith("--"))
     elif program == "make":
         assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    elif program == "export":
+        assert words[0].partition("=")[0] == "GRADSAFE_CONFIG"
     elif program == "yolo":
         assert words[0] == "train"
         assert adapter.parse_arguments(words[1:])["data"] in PAGES["docs/tutorial.md"]

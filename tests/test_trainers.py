@@ -96,17 +96,19 @@ def test_only_a_trainer_class_will_do(wrong):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("route", ["trainer", "callbacks"])
+@pytest.mark.parametrize("route", ["trainer", "callbacks", "run"])
 def test_workers_that_ultralytics_starts_are_guarded_or_the_user_is_told(route, drawn, tmp_path):
     if CARRIED and not find_spec("cloudpickle"):
         pytest.skip("Ultralytics ships its workers' state with cloudpickle")
     command = [sys.executable, "-m", "tests.runs.worker_file", str(drawn["detect"]), str(tmp_path), route]
+    if route == "run":
+        command = [sys.executable, "-m", "yolo_gradsafe", "run", "--clip.max_norm=7.5", *command]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     options = tmp_path / "train" / "stability" / "options.yaml"
-    if route == "trainer" or CARRIED:
+    if route in {"trainer", "run"} or CARRIED:
         assert "\n  max_norm: 7.5" in options.read_text()
         assert len((options.parent / "steps.csv").read_text().splitlines()) == 3
         assert "NOT GUARDED" not in done.stdout + done.stderr

@@ -17,8 +17,8 @@ Callbacks = GradSafe | Mapping[str, Callback | Iterable[Callback]] | Iterable["C
 """What ``train(callbacks=...)`` takes: a guard, a dict of functions by event, or a list of these."""
 
 _TUNE = (
-    "tune() takes no callbacks: Ultralytics trains in other processes, without the guard. To search with it, call "
-    "train(callbacks=guard) for each setting and compare the runs with 'gradsafe compare'."
+    "tune() takes no callbacks: Ultralytics trains in other processes, without the guard. To search with it, start the "
+    "script with 'gradsafe run python ...', or call train(callbacks=guard) for each setting."
 )
 
 

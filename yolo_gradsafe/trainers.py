@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from copy import copy
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -28,16 +27,10 @@ class _Guarded:
     """The part of a trainer that attaches the guard as soon as there is a trainer."""
 
     gradsafe_guard: ClassVar[adapter.Guard]
-    callbacks: dict[str, list[Any]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Up to 8.4.139 they are the model's own, which is to train without the guard the next time.
-        self.callbacks = copy(self.callbacks)
-        for event, functions in self.callbacks.items():
-            self.callbacks[event] = list(functions)
-        if not adapter.carries_guard(self.callbacks):
-            self.gradsafe_guard.attach(self)
+        adapter.attach_for_this_training(self, lambda: self.gradsafe_guard)
 
 
 def guarded(base: type[Any], guard: adapter.Guard, config: Config) -> type[Any]:

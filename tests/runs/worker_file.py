@@ -1,7 +1,7 @@
 """Starts a two-rank training the way Ultralytics does: ``python -m tests.runs.worker_file DATA OUT ROUTE``.
 
-ROUTE is ``trainer`` (a guarded trainer class) or ``callbacks`` (a guard on the trainer). Ultralytics writes the file of
-the workers and the command; only the devices are two processes on the CPU.
+ROUTE is ``trainer`` (a guarded trainer class), ``callbacks`` (a guard on the trainer) or ``run`` (none here).
+Ultralytics writes the file of the workers and the command; only the devices are two processes on the CPU.
 """
 
 from __future__ import annotations

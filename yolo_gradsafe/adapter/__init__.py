@@ -16,7 +16,7 @@ from yolo_gradsafe.adapter.callbacks import (
     without_integrations,
 )
 from yolo_gradsafe.adapter.compatibility import UnsupportedTrainer
-from yolo_gradsafe.adapter.launch import Guard, carries_guard
+from yolo_gradsafe.adapter.launch import Guard, attach_for_this_training, carries_guard
 from yolo_gradsafe.adapter.log import complain, log, unknown, versions, warn
 from yolo_gradsafe.adapter.loggers import active_loggers, name_epoch_axis
 from yolo_gradsafe.adapter.ranks import Ranks
@@ -30,6 +30,7 @@ __all__ = [
     "UnsupportedTrainer",
     "active_loggers",
     "all_events",
+    "attach_for_this_training",
     "carries_guard",
     "change_batches",
     "complain",

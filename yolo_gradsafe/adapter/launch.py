@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from typing import Any, TypeVar
 
 import ultralytics
@@ -11,7 +12,7 @@ from ultralytics.engine import trainer as engine
 
 from yolo_gradsafe.adapter.log import warn
 
-__all__ = ["Guard", "carries_guard", "watch_launch"]
+__all__ = ["Guard", "attach_for_this_training", "carries_guard", "watch_launch"]
 
 Target = TypeVar("Target")
 
@@ -38,6 +39,22 @@ def carries_guard(callbacks: Mapping[str, Iterable[Callable[..., Any]]]) -> bool
     return any(isinstance(owner, Guard) for owner in owners)
 
 
+def attach_for_this_training(trainer: Any, guard: Callable[[], Guard]) -> None:
+    """Attach a guard to a trainer that has none, and to nothing that it shares its callbacks with.
+
+    Args:
+        trainer: A trainer.
+        guard: Makes the guard; not called where there is one.
+    """
+    if carries_guard(trainer.callbacks):
+        return
+    # Up to 8.4.139 they are the model's own, which is to train without the guard the next time.
+    trainer.callbacks = copy(trainer.callbacks)
+    for event, functions in trainer.callbacks.items():
+        trainer.callbacks[event] = list(functions)
+    guard().attach(trainer)
+
+
 def watch_launch() -> None:
     """Make sure that nobody believes workers to be guarded to whom this version of Ultralytics gives no callbacks."""
     start = engine.generate_ddp_command
@@ -47,11 +64,17 @@ def watch_launch() -> None:
     def generate_ddp_command(trainer: Any) -> Any:
         kind = type(trainer)
         if carries_guard(trainer.callbacks) and not hasattr(kind, "gradsafe_guard"):
-            warn(
-                f"Ultralytics {ultralytics.__version__} starts the processes of a multi-GPU training without "
-                "callbacks, so THIS TRAINING IS NOT GUARDED. Pass the guard as a trainer, "
-                f"model.train(trainer=guard.trainer({kind.__name__}), ...), or update to 8.4.140 or newer."
+            told = (
+                f"Ultralytics {ultralytics.__version__} starts the processes of a multi-GPU training without callbacks"
             )
+            if hasattr(engine.BaseTrainer._do_train, "by_gradsafe_run"):
+                warn(f"{told}: they are guarded with the options of 'gradsafe run', not with those of your guard.")
+            else:
+                warn(
+                    f"{told}, so THIS TRAINING IS NOT GUARDED. Start your command with 'gradsafe run', "
+                    f"pass the guard as a trainer, model.train(trainer=guard.trainer({kind.__name__}), ...), or update "
+                    "to 8.4.140 or newer."
+                )
         return start(trainer)
 
     generate_ddp_command.watched = True  # type: ignore[attr-defined]
