@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from yolo_gradsafe.forensics.culprit import Culprit
 
 from tests.fake_trainer import Core, TwoRanks, batch_of
 from yolo_gradsafe.forensics import investigator as module
-from yolo_gradsafe.forensics.culprit import Culprit
 from yolo_gradsafe.forensics.investigator import FaultInvestigator, place_of
 from yolo_gradsafe.forensics.options import ForensicsOptions
 from yolo_gradsafe.judge.verdict import BatchNormHealth, StepMetrics

@@ -8,9 +8,9 @@ import random
 import numpy as np
 import pytest
 import torch
+from yolo_gradsafe.recovery.cause_probe import CauseProbe
 
 from tests.fake_trainer import Core, TwoRanks, batch_of, differing, nan_batch
-from yolo_gradsafe.recovery.cause_probe import CauseProbe
 from yolo_gradsafe.telemetry.schema import Cause
 
 
