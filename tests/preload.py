@@ -6,6 +6,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import torch._dynamo  # which the search for a line of code loads
 import torch._inductor  # which deterministic algorithms load
 from ultralytics.engine import trainer
 from ultralytics.models import yolo
