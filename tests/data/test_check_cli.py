@@ -71,7 +71,7 @@ def test_train_on_coco_json(coco: Path, tmp_path: Path, monkeypatch: pytest.Monk
     log = done.stdout + done.stderr
     assert "converted annotations.json" in log
     assert "4 train images with 12 objects" in log
-    assert "2 entries were left out (2 keypoint_none)" in log
+    assert "14 annotations: 12 labels, 2 left out (2 keypoint_none)" in log
     assert "validation runs on the training images" in log
     assert (tmp_path / "run" / "stability.json").is_file()
 

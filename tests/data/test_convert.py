@@ -69,9 +69,10 @@ def test_what_cannot_be_trained_on_is_left_out_and_listed(tmp_path: Path, cache:
         "14": "category_unknown",
         "15": "image_unknown",
         "16": "crowd",
-        "": "json_structure",
+        "annotations[9]": "json_structure",
     }
-    assert any("7 entries were left out" in note and "left_out.csv" in note for note in made.notes)
+    assert made.notes[1].startswith("10 annotations: 3 labels, 7 left out (2 json_structure, ")
+    assert "left_out.csv" in made.notes[1]
     assert not run_check(made.data).errors
 
 
@@ -196,7 +197,9 @@ def test_nothing_to_train_on(tmp_path: Path, cache: Path, text: str, message: st
 
 
 def test_tasks_without_a_conversion(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(PrepareError, match="detect and pose"):
+    with pytest.raises(PrepareError, match="detect, pose, segment, obb only"):
+        prepare(coco_set(tmp_path), "classify", cache=cache)
+    with pytest.raises(PrepareError, match="no annotation has an outline"):
         prepare(coco_set(tmp_path), "segment", cache=cache)
     with pytest.raises(PrepareError, match="keypoints"):
         prepare(coco_set(tmp_path), "pose", cache=cache)

@@ -15,12 +15,13 @@ from yolo_gradsafe.data.checks.npy import check_npy
 from yolo_gradsafe.data.checks.objects import Objects, Problem, Rules
 from yolo_gradsafe.data.findings import Found
 from yolo_gradsafe.data.kinds import KINDS
+from yolo_gradsafe.data.label_row import lines, used_classes
 from yolo_gradsafe.data.read.header import Header
 from yolo_gradsafe.data.read.labels import read_label
 from yolo_gradsafe.data.read.source import Item, Source
 from yolo_gradsafe.data.tile import Tile, make_tile
 
-__all__ = ["CROWDED", "WEIGHTS", "Examined", "disagree", "examine"]
+__all__ = ["CROWDED", "WEIGHTS", "Examined", "disagree", "examine", "unusable"]
 
 CROWDED = 1000
 """Objects in one image from which it is told."""
@@ -37,6 +38,10 @@ class Examined:
     """Objects of each image."""
     classes: Counter[int] = field(default_factory=Counter)
     """Objects by class."""
+    written: int = 0
+    """Objects of a JSON that a conversion makes a label of."""
+    left: Counter[str] = field(default_factory=Counter)
+    """Objects of a JSON that a conversion leaves out, by the kind of finding."""
     images_read: int = 0
     tiles: list[Tile] = field(default_factory=list)
     """Pictures of the worst of them."""
@@ -78,6 +83,8 @@ def examine(
             found.append(Found("crowded", words, item.label or item.image, image=item.image))
         photo = photos.pop(item.image, None)
         pixels = None
+        if source.format == "coco":
+            _count(result, item, source, photo)
         if photo is not None:
             pixels, told = look(photo, source.channels)
             told = [*photo.told, *told, *disagree(item, photo.header), *check_npy(item.image)]
@@ -89,6 +96,26 @@ def examine(
             result.tiles = sorted([*result.tiles, made], key=Tile.rank)[:tiles]
         result.found += found
     return result
+
+
+def unusable(item: Item, photo: Photo | None) -> list[tuple[str, str]]:
+    """Return why no object of an image can be trained on, as kind and message."""
+    if photo is None:
+        return []
+    if photo.header is None:
+        return photo.told
+    return disagree(item, photo.header)
+
+
+def _count(result: Examined, item: Item, source: Source, photo: Photo | None) -> None:
+    """Count what a conversion would make of the objects of an image."""
+    if why := unusable(item, photo):
+        result.left[why[0][0]] += len(item.rows)
+        return
+    task = source.layout.task or "detect"
+    written, left = lines(item, source, used_classes(source, task), task)
+    result.written += len(written)
+    result.left.update(one.kind for one in left)
 
 
 def _size(item: Item, photo: Photo | None) -> tuple[int, int] | None:

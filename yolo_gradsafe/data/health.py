@@ -17,8 +17,9 @@ from pathlib import Path
 from yolo_gradsafe.data.checks.quiet import quiet_opencv
 from yolo_gradsafe.data.checks.sets import check_flip, check_set
 from yolo_gradsafe.data.examine import WEIGHTS, Examined, examine
-from yolo_gradsafe.data.findings import Health, KindCount, Split
+from yolo_gradsafe.data.findings import Annotations, Health, KindCount, Split
 from yolo_gradsafe.data.kinds import KINDS, SEVERITIES, Severity
+from yolo_gradsafe.data.label_row import FATAL
 from yolo_gradsafe.data.read import SPLITS, Data, Item, Source, open_data
 from yolo_gradsafe.data.sheet import MOST, save_sheet
 from yolo_gradsafe.data.tally import Tally, clean
@@ -118,6 +119,7 @@ def check_source(
     counts: dict[str, Split] = {}
     tiles: list[Tile] = []
     classes, images_read, complete = Counter[int](), 0, True
+    written, left = 0, Counter(one.kind for one in source.left)
     for split, items in source.splits.items():
         objects: list[int] = []
         for part in _in_threads(items, examine_chunk, AT_ONCE if read else LABELS_AT_ONCE, deadline):
@@ -128,6 +130,8 @@ def check_source(
             objects += part.objects
             classes += part.classes
             images_read += part.images_read
+            written += part.written
+            left += part.left
             tiles = sorted([*tiles, *part.tiles], key=Tile.rank)[:MOST]
             if progress is not None:
                 progress(len(objects) + sum(split.images for split in counts.values()), len(source.items))
@@ -136,6 +140,8 @@ def check_source(
     tally.add(check_set(source, counts, classes, batch) if complete else check_flip(source))
     kinds = tally.kinds()
     layout = source.layout
+    counted = source.format == "coco" and complete and not any(tally.count(kind) for kind in FATAL)
+    annotations = Annotations(total=source.annotations, labels=written, left_out=dict(left.most_common()))
     health = Health(
         headline=_headline(kinds, counts, complete),
         data=clean(name),
@@ -143,6 +149,7 @@ def check_source(
         classes=layout.classes,
         keypoints=[layout.points, layout.dims] if layout.points else None,
         splits={clean(split): count for split, count in counts.items()},
+        annotations=annotations if counted else None,
         imgsz=imgsz,
         batch=batch,
         images_read=images_read,

@@ -11,25 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from yolo_gradsafe.data.convert.write import SUMMARY, write_set
+from yolo_gradsafe.data.convert.write import SUMMARY, TASKS, write_set
 from yolo_gradsafe.data.findings import CheckError
 from yolo_gradsafe.data.place import cache_folder
-from yolo_gradsafe.data.read import find_data
-from yolo_gradsafe.data.read.coco import CocoPart, read_coco
-from yolo_gradsafe.data.read.coco_yaml import coco_parts
+from yolo_gradsafe.data.read import find_data, find_plan
+from yolo_gradsafe.data.read.coco import CocoPlan, read_coco
 from yolo_gradsafe.data.read.files import read_bytes, reason
-from yolo_gradsafe.data.read.folder import find_description
-from yolo_gradsafe.data.read.yolo_yaml import load_yaml
 
 __all__ = ["PrepareError", "Prepared", "is_coco", "prepare"]
 
-TASKS = ("detect", "pose")
-FORMAT = 1
+FORMAT = 2
 """Raised when a conversion of the same file would come out otherwise."""
 
 
@@ -50,11 +45,11 @@ class Prepared:
 
 
 def is_coco(data: object) -> bool:
-    """Tell whether data are COCO JSON, which Ultralytics does not train on: a JSON, or a YAML of JSONs."""
-    if not isinstance(data, (str, Path)) or os.path.isdir(data):
+    """Tell whether data are COCO JSON, which Ultralytics does not train on: a JSON, a YAML of JSONs, or a folder."""
+    if not isinstance(data, (str, Path)):
         return False
     try:
-        return bool(_parts(find_data(data))[0])
+        return find_plan(find_data(data)) is not None
     except (CheckError, OSError):
         return False
 
@@ -77,7 +72,7 @@ def prepare(
     Args:
         annotations: A COCO JSON, a folder that holds one, or a YAML that names them by split:
             ``train: train.json`` or ``train: {annotations: train.json, images: folder}``.
-        task: ``detect`` or ``pose``.
+        task: ``detect``, ``pose``, ``segment`` or ``obb``.
         images: Folder of the images of a JSON; found beside it where it is not given.
         cache: Folder that sets are kept in; the user's cache folder without it.
         split: Share of the images of a lone JSON that is held out for validation, in (0, 1); the same ones every
@@ -89,17 +84,17 @@ def prepare(
         PrepareError: Nothing in the annotations can be trained on, or the task has no conversion.
     """
     if task not in TASKS:
-        raise PrepareError(f"task '{task}': COCO JSON is converted for {' and '.join(TASKS)} only")
+        raise PrepareError(f"task '{task}': COCO JSON is converted for {', '.join(TASKS)} only")
     path = find_data(annotations)
-    parts, share = _parts(path, images)
-    split = share if split is None else split
-    if not parts:
+    plan = find_plan(path, images, task)
+    if plan is None or not (plan.parts or plan.found):
         raise PrepareError(f"{path} names no COCO JSON")
+    split = plan.held_out if split is None else split
     if split is not None and not 0 < split < 1:
         raise PrepareError(f"split is {split!r}, expected a share between 0 and 1")
-    folder = cache_folder("coco", cache).absolute() / f"{path.stem}-{_key(parts, task, split)}"
+    folder = cache_folder("coco", cache).absolute() / f"{path.stem}-{_key(plan, task, split)}"
     if not (kept := _kept(folder)):
-        source = read_coco(path, parts, task)
+        source = read_coco(path, plan, task)
         with TemporaryDirectory(prefix=f".{folder.name[:40]}-", dir=folder.parent) as room:
             fresh = Path(room, "fresh")
             problem = write_set(source, fresh, folder, task, split)
@@ -108,22 +103,6 @@ def prepare(
             _move(fresh, folder, Path(room, "old"))
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     return Prepared(folder / "data.yaml", not kept, summary["notes"])
-
-
-def _parts(path: Path, images: Path | None = None) -> tuple[list[CocoPart], float | None]:
-    """Return the splits of COCO JSON, none where the data are something else, and the share that is held out."""
-    if os.path.isdir(path):
-        path = find_description(path) or path
-    if path.suffix.lower() == ".json":
-        parts = [CocoPart("train", path, images)]
-        return parts + [CocoPart("val", sibling) for sibling in _siblings(path)][:1], None
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        return [], None
-    values = load_yaml(path)
-    if not isinstance(values, Mapping):
-        return [], None
-    share = values.get("split")
-    return coco_parts(values, path), float(share) if isinstance(share, (int, float)) else None
 
 
 def _move(fresh: Path, folder: Path, old: Path) -> None:
@@ -137,18 +116,10 @@ def _move(fresh: Path, folder: Path, old: Path) -> None:
             raise
 
 
-def _siblings(path: Path) -> list[Path]:
-    """Return the validation JSONs that lie beside a training one."""
-    places = [path.with_name(path.name.replace("train", "val"))]
-    if path.parent.name == "train":
-        places += [path.parent.with_name(name) / path.name for name in ("val", "valid")]
-    return [place for place in places if place != path and os.path.isfile(place)]
-
-
-def _key(parts: list[CocoPart], task: str, split: float | None) -> str:
+def _key(plan: CocoPlan, task: str, split: float | None) -> str:
     """Return a hash of what the set depends on, but for which images are there."""
-    digest = hashlib.sha256(f"{FORMAT} {task} {split}".encode())
-    for part in parts:
+    digest = hashlib.sha256(f"{FORMAT} {task} {split} {plan.asked} {plan.names} {plan.flip_idx}".encode())
+    for part in plan.parts:
         digest.update(f"\0{part.split}\0{part.json.absolute()}\0{part.images}\0".encode("utf-8", "surrogateescape"))
         try:
             digest.update(hashlib.sha256(read_bytes(str(part.json))).digest())
