@@ -72,21 +72,20 @@ def label_row(row: Row, label: int, task: str, size: tuple[int, int]) -> str:
     x, y, w, h = row.values[1:5]
     if not (w > 0 and h > 0):
         raise LeftOut("box_degenerate", f"width {w:g}, height {h:g} of the image")
-    x1, x2, y1, y2 = (min(max(value, 0.0), 1.0) for value in (x - w / 2, x + w / 2, y - h / 2, y + h / 2))
-    numbers = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
-    if not all(map(math.isfinite, numbers)) or not (x2 > x1 and y2 > y1):
+    x1, x2, y1, y2 = max(x - w / 2, 0.0), min(x + w / 2, 1.0), max(y - h / 2, 0.0), min(y + h / 2, 1.0)
+    if not (x2 > x1 and y2 > y1):  # NaN is no more than anything
         raise LeftOut("box_range", f"centre {x:.4g} {y:.4g}, size {w:.4g} {h:.4g} of the image")
     if task in ("segment", "obb"):
-        numbers = _outline(row, task, size)
-    written = [f"{value:.6g}" for value in numbers]
+        return " ".join([str(label), *(f"{value:.6g}" for value in _outline(row, task, size))])
+    line = f"{label} {(x1 + x2) / 2:.6g} {(y1 + y2) / 2:.6g} {x2 - x1:.6g} {y2 - y1:.6g}"
     if task == "pose":
         if row.fault:
             raise LeftOut("keypoint_syntax", row.fault)
         points = list(_points(row.values[5:]))
         if not any(flag != "0" for _, _, flag in points):
             raise LeftOut("keypoint_none", "no labelled keypoint inside the image")
-        written += [word for point in points for word in point]
-    return " ".join([str(label), *written])
+        line = " ".join([line, *(word for point in points for word in point)])
+    return line
 
 
 def _points(values: Sequence[float]) -> list[tuple[str, str, str]]:

@@ -110,13 +110,13 @@ def _row(file: CocoFile, one: Taken, values: list[float], layout: Layout) -> Row
     numbers = [float(one.label), *values]
     for k in range(0, len(one.keypoints), 3):
         numbers += [one.keypoints[k] / width, one.keypoints[k + 1] / height, one.keypoints[k + 2]]
+    outline = one.entry.get("segmentation") if layout.task in OUTLINED else None
     attributes = one.entry.get("attributes")
     rotation = number(attributes.get("rotation")) if isinstance(attributes, dict) else None
     if rotation is not None and not math.isfinite(rotation):
         rotation = None
     if rotation and one.extent is None and layout.task != "obb":
         file.note("box_rotated", f"it is turned by {rotation:g} degrees", one.place, one.item.image)
-    outline = one.entry.get("segmentation") if layout.task in OUTLINED else None
     return Row(one.place, numbers, one.fault, outline, rotation)
 
 

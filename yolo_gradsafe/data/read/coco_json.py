@@ -74,6 +74,8 @@ class CocoFile:
 
     def key(self, value: object, known: Mapping[Id, object]) -> Id | None:
         """Return the id among the known ones that a value means: ``7``, ``7.0`` and ``"7"`` mean the same."""
+        if type(value) is int and value in known:
+            return value
         name = identity(value)
         if name is None or name in known:
             if isinstance(value, float) and name is not None:
@@ -89,6 +91,8 @@ class CocoFile:
 
     def numbers(self, values: list[Any]) -> list[float] | None:
         """Return numbers, those that stand as text too; None where one of them is something else."""
+        if all(type(value) is float for value in values):
+            return list(values)
         result = [number(value) for value in values]
         if None in result:
             result = [_read(value) if one is None else one for one, value in zip(result, values, strict=True)]

@@ -32,15 +32,14 @@ def rings(segmentation: Any) -> list[Floats]:
 
 def extent(segmentation: Any) -> list[float] | None:
     """Return x1, y1, x2, y2 of an outline in pixels, None where there is none."""
-    if isinstance(segmentation, list) and segmentation and all(type(part) is list for part in segmentation):
+    if isinstance(segmentation, list):
         try:  # the usual form, without a detour
-            x1 = min(min(part[::2]) for part in segmentation)
-            y1 = min(min(part[1::2]) for part in segmentation)
-            x2 = max(max(part[::2]) for part in segmentation)
-            y2 = max(max(part[1::2]) for part in segmentation)
-            sides = float(x2 - x1), float(y2 - y1)
-            return [float(x1), float(y1), float(x2), float(y2)] if min(sides) > 0 and max(sides) < 1e9 else None
-        except (TypeError, ValueError, OverflowError):
+            x, y = segmentation[0][::2], segmentation[0][1::2]
+            for part in segmentation[1:]:
+                x, y = x + part[::2], y + part[1::2]
+            x1, y1, x2, y2 = float(min(x)), float(min(y)), float(max(x)), float(max(y))
+            return [x1, y1, x2, y2] if 0 < x2 - x1 < 1e9 and 0 < y2 - y1 < 1e9 and type(x[0]) is not str else None
+        except (TypeError, ValueError, IndexError, KeyError, OverflowError):
             pass
     if isinstance(segmentation, dict):
         mask = decode_mask(segmentation)
