@@ -27,7 +27,9 @@ def check(
     imgsz: Annotated[int, typer.Option(min=1, help="Training size that boxes are judged at, pixels.")] = 640,
     batch: Annotated[int, typer.Option(min=1, help="Images a batch, for the last batch of an epoch.")] = 16,
     images: Annotated[Path | None, typer.Option(help="Folder of the images of a COCO JSON.")] = None,
-    task: Annotated[str | None, typer.Option(help="Task that the labels are for: detect or pose.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task that the labels are for: detect, pose, segment or obb.")
+    ] = None,
     labels_only: Annotated[bool, typer.Option("--labels-only", help="Do not read the images.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     out: Annotated[

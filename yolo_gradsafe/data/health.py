@@ -17,7 +17,7 @@ from pathlib import Path
 from yolo_gradsafe.data.checks.quiet import quiet_opencv
 from yolo_gradsafe.data.checks.sets import check_flip, check_set
 from yolo_gradsafe.data.examine import WEIGHTS, Examined, examine
-from yolo_gradsafe.data.findings import Annotations, Health, KindCount, Split
+from yolo_gradsafe.data.findings import Annotations, CheckError, Health, KindCount, Split
 from yolo_gradsafe.data.kinds import KINDS, SEVERITIES, Severity
 from yolo_gradsafe.data.label_row import FATAL
 from yolo_gradsafe.data.read import SPLITS, Data, Item, Source, open_data
@@ -25,8 +25,10 @@ from yolo_gradsafe.data.sheet import MOST, save_sheet
 from yolo_gradsafe.data.tally import Tally, clean
 from yolo_gradsafe.data.tile import Tile
 
-__all__ = ["check_source", "run_check"]
+__all__ = ["TASKS", "check_source", "run_check"]
 
+TASKS = ("detect", "pose", "segment", "obb")
+"""Tasks whose labels are boxes, keypoints or outlines in text files."""
 THREADS = min(8, (os.cpu_count() or 1) + 1)
 AT_ONCE, LABELS_AT_ONCE = 16, 256
 """Images that a thread examines at once: their files are in memory together; without files it can be more."""
@@ -63,12 +65,14 @@ def run_check(
         What was found. Mistakes in the data are findings, never exceptions.
 
     Raises:
-        CheckError: There is no such file or folder.
+        CheckError: There is no such file or folder, or no such task.
         OSError: The sheet cannot be written.
         ValueError: ``imgsz`` or ``batch`` is less than 1.
     """
     if imgsz < 1 or batch < 1:
         raise ValueError(f"expected imgsz >= 1 and batch >= 1, got {imgsz} and {batch}")
+    if task is not None and task not in TASKS:
+        raise CheckError(f"task '{task}': expected one of {', '.join(TASKS)}")
     started = time.perf_counter()
     source = open_data(data, images, SPLITS, task)
     read = {item.image for item in source.items} if read_images else set()

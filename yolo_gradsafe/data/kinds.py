@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["KINDS", "SEVERITIES", "Kind", "Severity"]
+__all__ = ["HOPELESS", "KINDS", "SEVERITIES", "Kind", "Severity"]
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -62,6 +62,13 @@ KINDS: dict[str, Kind] = {
         "look at the other findings; label files belong into 'labels', as the images lie in 'images'",
     ),
     "task_keypoints": _error("a pose model needs keypoints", "add kpt_shape to the YAML, or train a detect model"),
+    "task_outlines": _error(
+        "a segment or OBB model needs outlines", "export polygons or masks, or train a detect model"
+    ),
+    "label_box": _error(
+        "a box where the task needs an outline: Ultralytics then drops the outlines of the whole set",
+        "write the object's outline, or train a detect model",
+    ),
     "outline_missing": _warning(
         "a box without an outline: the model learns a mask shaped like the box", "draw its outline, or remove it"
     ),
@@ -222,3 +229,5 @@ KINDS: dict[str, Kind] = {
         "visible keypoints in a box of next to no area: the OKS loss divides by it", "draw the box again, or remove it"
     ),
 }
+HOPELESS = ("yaml_syntax", "yaml_key", "foreign_format", "no_images", "no_labels", "task_keypoints", "label_box")
+"""Findings after which a training cannot begin, or learns nothing."""

@@ -16,7 +16,15 @@ from yolo_gradsafe.data.read.source import Item, Row, Source
 
 __all__ = ["FATAL", "LeftOut", "label_row", "lines", "used_classes"]
 
-FATAL = ("json_syntax", "path_missing", "foreign_format", "yaml_key", "box_format_unclear")
+FATAL = (
+    "json_syntax",
+    "foreign_format",
+    "yaml_key",
+    "path_missing",
+    "box_format_unclear",
+    "task_keypoints",
+    "task_outlines",
+)
 """Findings after which nothing is trained on."""
 
 Floats = npt.NDArray[np.float64]

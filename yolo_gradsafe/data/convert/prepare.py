@@ -1,4 +1,4 @@
-"""COCO JSON to a data YAML with label files, once for the same content.
+"""COCO JSON to a data YAML with label files, once for the same content; and a data YAML for a folder without one.
 
 Ultralytics' ``convert_coco`` does not serve here: it takes ``category_id - 1`` (or COCO's table) for the class, ends at
 the first annotation that is not as it should be, drops others without a word, leaves boxes beyond the image as they
@@ -15,14 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from yolo_gradsafe.data.convert.write import SUMMARY, TASKS, write_set
+import yaml
+
+from yolo_gradsafe.data.convert.write import SUMMARY, write_set
 from yolo_gradsafe.data.findings import CheckError
+from yolo_gradsafe.data.health import TASKS
 from yolo_gradsafe.data.place import cache_folder
 from yolo_gradsafe.data.read import find_data, find_plan
 from yolo_gradsafe.data.read.coco import CocoPlan, read_coco
 from yolo_gradsafe.data.read.files import read_bytes, reason
+from yolo_gradsafe.data.read.folder import NAME_FILES, find_yaml, read_folder, split_folders
+from yolo_gradsafe.data.read.foreign import name_file
 
-__all__ = ["PrepareError", "Prepared", "is_coco", "prepare"]
+__all__ = ["PrepareError", "Prepared", "for_training", "prepare"]
 
 FORMAT = 2
 """Raised when a conversion of the same file would come out otherwise."""
@@ -44,14 +49,66 @@ class Prepared:
     """What a user should know, sentences."""
 
 
-def is_coco(data: object) -> bool:
-    """Tell whether data are COCO JSON, which Ultralytics does not train on: a JSON, a YAML of JSONs, or a folder."""
-    if not isinstance(data, (str, Path)):
-        return False
+def for_training(data: object, task: str, cache: Path | None = None) -> Prepared | None:
+    """Return the data YAML of data that Ultralytics does not train on as they are; None where it does.
+
+    These are COCO JSON (a JSON, a YAML of JSONs, the folder of an export) and folders: of one that holds a data YAML it
+    is that, of one with label files and the names of its classes one is written.
+
+    Args:
+        data: ``data=`` of a training.
+        task: Ultralytics' task.
+        cache: Folder that sets are kept in; the user's cache folder without it.
+
+    Raises:
+        CheckError: A folder holds several descriptions.
+        OSError: The set cannot be written.
+        PrepareError: Nothing in the data can be trained on.
+    """
+    if not isinstance(data, (str, Path)) or task not in TASKS:
+        return None
     try:
-        return find_plan(find_data(data)) is not None
-    except (CheckError, OSError):
-        return False
+        path = find_data(data)
+    except CheckError:
+        return None  # Ultralytics may download it
+    if find_plan(path, None, task) is not None:
+        return prepare(path, task, cache=cache)
+    if told := name_file(path):
+        raise PrepareError(f"{path}: {told}")
+    if not os.path.isdir(path):
+        return None
+    inside = find_yaml(path)
+    return Prepared(inside, False, [f"data={path}: taking {inside}"]) if inside else _describe(path, task, cache)
+
+
+def _describe(folder: Path, task: str, cache: Path | None) -> Prepared:
+    """Write the data YAML of a folder of images and label files."""
+    source = read_folder(folder)
+    for one in source.found:
+        if one.kind == "foreign_format":
+            raise PrepareError(f"{folder}: {one.message}")
+    if not any(os.path.isfile(item.label) for item in source.items):
+        raise PrepareError(f"{folder} holds no data YAML, no COCO JSON, and no label files for its images")
+    if source.names is None:
+        raise PrepareError(
+            f"{folder} holds labels, but nothing names their classes: write {NAME_FILES[0]} (a name a line), or a data "
+            "YAML with path, train, val and names"
+        )
+    values: dict[str, object] = {"path": str(folder.absolute())}
+    values |= {split: [str(place.absolute()) for place in places] for split, places in split_folders(folder).items()}
+    notes = [f"{folder} has no data YAML: one was made of its folders and the names of its classes"]
+    if "val" not in values:
+        values["val"] = values["train"]
+        notes.append("validation runs on the training images, as there are no others: its metrics flatter")
+    values["names"] = source.names
+    if task == "pose" and source.layout.points:
+        values["kpt_shape"] = [source.layout.points, 3]
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    path = cache_folder("folders", cache).absolute() / f"{folder.absolute().name}-{key}.yaml"
+    fresh = not path.is_file()
+    path.write_text(f"# Made by gradsafe of a folder\n{text}", encoding="utf-8")
+    return Prepared(path, fresh, notes)
 
 
 def prepare(

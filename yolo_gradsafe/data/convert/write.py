@@ -24,10 +24,9 @@ from yolo_gradsafe.data.read.header import peek
 from yolo_gradsafe.data.read.source import Item, Source
 from yolo_gradsafe.data.tally import clean
 
-__all__ = ["LEFT_OUT", "SUMMARY", "TASKS", "write_set"]
+__all__ = ["LEFT_OUT", "SUMMARY", "write_set"]
 
 LEFT_OUT, SUMMARY = "left_out.csv", "conversion.json"
-TASKS = ("detect", "pose", "segment", "obb")
 ONE_SET = (
     "validation runs on the training images, as only one JSON was given: its metrics flatter. Name two in a YAML "
     "(train: a.json, val: b.json), or hold out a share of one (train: a.json, split: 0.1)"
@@ -49,7 +48,7 @@ def write_set(source: Source, folder: Path, home: Path, task: str, split: float 
         Why nothing of it can be trained on; empty when all is well.
     """
     classes = used_classes(source, task)
-    if problem := _problem(source, task, classes):
+    if problem := _problem(source):
         return clean(problem)
     left = [one for one in source.found if KINDS[one.kind].severity == "error" and one.annotation is None]
     left += source.left
@@ -101,17 +100,12 @@ def write_set(source: Source, folder: Path, home: Path, task: str, split: float 
     return ""
 
 
-def _problem(source: Source, task: str, classes: dict[int, int]) -> str:
+def _problem(source: Source) -> str:
     """Return why nothing of a set can be trained on; empty where something can."""
     for kind in FATAL:
         for one in source.found:
             if one.kind == kind:
                 return f"{one.message}; {KINDS[kind].remedy}"
-    if task == "pose" and (not source.layout.points or not classes):
-        return "no category has keypoints, and no annotation either; pose needs them"
-    outlined = any(row.outline or row.rotation is not None for item in source.items for row in item.rows)
-    if task in ("segment", "obb") and source.annotations and not outlined:
-        return f"no annotation has an outline (segmentation); {task} needs them"
     return ""
 
 

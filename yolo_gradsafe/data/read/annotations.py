@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from yolo_gradsafe.data.read.box_format import UNLIKE, BoxFormat, agreement, guess, to_corners
 from yolo_gradsafe.data.read.coco_json import CocoFile, Id, number, quoted
-from yolo_gradsafe.data.read.outlines import extent
+from yolo_gradsafe.data.read.outlines import extent, rings
 from yolo_gradsafe.data.read.source import Item, Layout, Row
 
-__all__ = ["MANY_CROWDS", "Asked", "add_rows"]
+__all__ = ["MANY_CROWDS", "OUTLINED", "Asked", "add_rows"]
 
 Flags = npt.NDArray[np.bool_]
 
@@ -78,16 +78,16 @@ def add_rows(
     form = asked.boxes or _form(file, taken, box, size, outline)
     corners = to_corners(box, size, form)
     missing: Flags = ~np.asarray((corners[:, 2:] > corners[:, :2]).all(1))
-    rings = ~np.isnan(outline).any(1)
-    corners[missing & rings] = outline[missing & rings]
+    outlined: Flags = ~np.isnan(outline).any(1)
+    corners[missing & outlined] = outline[missing & outlined]
     with np.errstate(all="ignore"):
-        unlike: Flags = np.asarray((agreement(corners, outline) < UNLIKE) & rings & ~missing)
+        unlike: Flags = np.asarray((agreement(corners, outline) < UNLIKE) & outlined & ~missing)
     centre = (corners[:, :2] + corners[:, 2:]) / 2 / size
     sides = (corners[:, 2:] - corners[:, :2]) / size
     shares = np.concatenate([centre, sides], axis=1).tolist()
     for index, one in enumerate(taken):
         values = shares[index]
-        if missing[index] and not rings[index]:
+        if missing[index] and not outlined[index]:
             derived = _around(one)
             if derived is not None:
                 values = derived
@@ -95,8 +95,8 @@ def add_rows(
                 words = f"bbox is {quoted(one.entry.get('bbox'))}, expected 4 numbers"
                 file.drop("json_structure", words, one.place, one.item.image)
                 continue
-        if missing[index] and (rings[index] or values is not shares[index]):
-            source = "its outline" if rings[index] else "its keypoints"
+        if missing[index] and (outlined[index] or values is not shares[index]):
+            source = "its outline" if outlined[index] else "its keypoints"
             words = f"bbox is {quoted(one.entry.get('bbox'))}; it is taken from {source}"
             file.note("box_derived", words, one.place, one.item.image)
         if unlike[index]:
@@ -117,6 +117,9 @@ def _row(file: CocoFile, one: Taken, values: list[float], layout: Layout) -> Row
         rotation = None
     if rotation and one.extent is None and layout.task != "obb":
         file.note("box_rotated", f"it is turned by {rotation:g} degrees", one.place, one.item.image)
+    if layout.task in OUTLINED and rotation is None and not rings(outline):
+        file.note("outline_missing", f"segmentation is {quoted(outline)}", one.place, one.item.image)
+        outline = None
     return Row(one.place, numbers, one.fault, outline, rotation)
 
 

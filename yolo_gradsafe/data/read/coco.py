@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from yolo_gradsafe.data.findings import Found
-from yolo_gradsafe.data.read.annotations import Asked, add_rows
+from yolo_gradsafe.data.read.annotations import OUTLINED, Asked, add_rows
 from yolo_gradsafe.data.read.coco_json import Category, CocoFile, Id, ImageEntry, load_json
 from yolo_gradsafe.data.read.find_images import ImageFinder, Match, claims
 from yolo_gradsafe.data.read.header import peek
@@ -90,6 +90,11 @@ def _read(path: Path, plan: CocoPlan, parts: list[CocoPart], task: str | None) -
             file.note("json_text", f"{words}; they are read")
         source.found += file.found
         source.left += file.left
+    rows = [row for item in source.items for row in item.rows]
+    if task == "pose" and not points:
+        source.note("task_keypoints", "no category has keypoints, and no annotation either")
+    if task in OUTLINED and rows and not any(row.outline or row.rotation is not None for row in rows):
+        source.note("task_outlines", f"none of {len(rows)} objects has an outline (segmentation)")
     return source
 
 

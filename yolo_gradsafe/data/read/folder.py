@@ -14,7 +14,7 @@ from yolo_gradsafe.data.read.listing import label_of, list_images
 from yolo_gradsafe.data.read.source import Item, Layout, Source
 from yolo_gradsafe.data.read.yolo_yaml import load_yaml
 
-__all__ = ["NAME_FILES", "find_yaml", "read_folder"]
+__all__ = ["NAME_FILES", "find_yaml", "read_folder", "split_folders"]
 
 TRIED = 200
 """Label files that are looked at to tell how many keypoints an object has."""
@@ -43,7 +43,7 @@ def find_yaml(folder: Path) -> Path | None:
 def read_folder(folder: Path) -> Source:
     """Read a folder of images and labels that no YAML describes: keypoints are told by look."""
     source = Source(folder, "folder", file=str(folder))
-    for split, places in _splits(folder).items():
+    for split, places in split_folders(folder).items():
         images = [image for place in places for image in list_images(place, source.found)]
         source.splits[split] = [Item(image, label_of(image)) for image in images]
     if not any(os.path.isfile(item.label) for item in source.items) and (told := name_folder(folder)):
@@ -53,7 +53,7 @@ def read_folder(folder: Path) -> Source:
     return source
 
 
-def _splits(folder: Path) -> dict[str, list[Path]]:
+def split_folders(folder: Path) -> dict[str, list[Path]]:
     """Return the folders of images by split; all of it is for training where nothing names a split."""
     images = folder / "images"
     root = images if os.path.isdir(images) else folder

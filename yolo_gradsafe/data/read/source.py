@@ -57,6 +57,8 @@ class Item:
     """Width and height that its annotations state."""
     name: str = ""
     """Name of the image in the JSON."""
+    named: str = ""
+    """Label file by the path that the YAML names, where links lead elsewhere; it is not read."""
 
 
 @dataclass
