@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -66,7 +67,13 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    with typer.progressbar(length=1, label="check", file=sys.stderr) as bar:
+    # A terminal of its own: the check catches what decoders write to the other.
+    with open(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as terminal:
+        yield from _bar(terminal)
+
+
+def _bar(terminal: TextIO) -> Iterator[Callable[[int, int], None]]:
+    with typer.progressbar(length=1, label="check", file=terminal) as bar:
 
         def move(done: int, total: int) -> None:
             bar.length = total

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from yolo_gradsafe.data.checks.boxes import check_boxes
-from yolo_gradsafe.data.checks.images import Photo, look, open_photo
+from yolo_gradsafe.data.checks.copies import Print, fingerprint
+from yolo_gradsafe.data.checks.images import DecoderLog, Photo, check_npy, look, open_photo
 from yolo_gradsafe.data.checks.keypoints import check_keypoints
-from yolo_gradsafe.data.checks.npy import check_npy
 from yolo_gradsafe.data.checks.objects import Objects, Problem, Rules
 from yolo_gradsafe.data.findings import Found
 from yolo_gradsafe.data.kinds import KINDS
@@ -43,12 +43,22 @@ class Examined:
     left: Counter[str] = field(default_factory=Counter)
     """Objects of a JSON that a conversion leaves out, by the kind of finding."""
     images_read: int = 0
+    prints: list[Print] = field(default_factory=list)
+    """What tells each image that was read from others, where there are several splits."""
+    noisy: list[str] = field(default_factory=list)
+    """Images that a decoder may have complained of."""
     tiles: list[Tile] = field(default_factory=list)
     """Pictures of the worst of them."""
 
 
 def examine(
-    items: Sequence[Item], source: Source, imgsz: int, read: Container[str], tiles: int, known: Counter[str]
+    items: Sequence[Item],
+    source: Source,
+    imgsz: int,
+    read: Container[str],
+    tiles: int,
+    known: Counter[str],
+    log: DecoderLog,
 ) -> Examined:
     """Examine some images.
 
@@ -59,6 +69,7 @@ def examine(
         read: Images whose files are read; of the others only the labels are looked at.
         tiles: Pictures that are made at most.
         known: Weight of what the reader of the set found already, by image.
+        log: What decoders print.
     """
     result = Examined()
     photos = {item.image: open_photo(item.image) for item in items if item.image in read}
@@ -86,7 +97,10 @@ def examine(
         if source.format == "coco":
             _count(result, item, source, photo)
         if photo is not None:
-            pixels, told = look(photo, source.channels)
+            pixels, told = look(photo, source.channels, log)
+            result.noisy += [item.image] if photo.noisy else []
+            if len(source.splits) > 1:
+                result.prints.append(fingerprint(item.image, photo.data, pixels))
             told = [*photo.told, *told, *disagree(item, photo.header), *check_npy(item.image)]
             found += [Found(kind, message, item.image, image=item.image) for kind, message in told]
         weight = _weight(found) + known[item.image]

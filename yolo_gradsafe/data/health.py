@@ -14,10 +14,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from yolo_gradsafe.data.checks.quiet import quiet_opencv
+from yolo_gradsafe.data.checks.copies import Print, find_copies
+from yolo_gradsafe.data.checks.images import DecoderLog, look_again
 from yolo_gradsafe.data.checks.sets import check_flip, check_set
 from yolo_gradsafe.data.examine import WEIGHTS, Examined, examine
-from yolo_gradsafe.data.findings import Annotations, CheckError, Health, KindCount, Split
+from yolo_gradsafe.data.findings import Annotations, CheckError, Found, Health, KindCount, Split
 from yolo_gradsafe.data.kinds import KINDS, SEVERITIES, Severity
 from yolo_gradsafe.data.label_row import FATAL
 from yolo_gradsafe.data.read import SPLITS, Data, Item, Source, open_data
@@ -117,30 +118,39 @@ def check_source(
         weights[image] += WEIGHTS[KINDS[kind].severity]
 
     def examine_chunk(items: list[Item]) -> Examined:
-        return examine(items, source, imgsz, read, MOST * pictures, weights)
+        return examine(items, source, imgsz, read, MOST * pictures, weights, log)
 
     deadline = None if seconds is None else started + seconds
     counts: dict[str, Split] = {}
     tiles: list[Tile] = []
     classes, images_read, complete = Counter[int](), 0, True
     written, left = 0, Counter(one.kind for one in source.left)
-    for split, items in source.splits.items():
-        objects: list[int] = []
-        for part in _in_threads(items, examine_chunk, AT_ONCE if read else LABELS_AT_ONCE, deadline):
-            if part is None:
-                complete = False
-                continue
-            tally.add(part.found)
-            objects += part.objects
-            classes += part.classes
-            images_read += part.images_read
-            written += part.written
-            left += part.left
-            tiles = sorted([*tiles, *part.tiles], key=Tile.rank)[:MOST]
-            if progress is not None:
-                progress(len(objects) + sum(split.images for split in counts.values()), len(source.items))
-        labelled = sum(count > 0 for count in objects)
-        counts[split] = Split(images=len(items), labelled=labelled, objects=sum(objects))
+    prints: dict[str, list[Print]] = {}
+    noisy: list[str] = []
+    with DecoderLog() as log:
+        for split, items in source.splits.items():
+            objects: list[int] = []
+            for part in _in_threads(items, examine_chunk, AT_ONCE if read else LABELS_AT_ONCE, deadline):
+                if part is None:
+                    complete = False
+                    continue
+                tally.add(part.found)
+                objects += part.objects
+                classes += part.classes
+                images_read += part.images_read
+                prints.setdefault(split, []).extend(part.prints)
+                noisy += part.noisy
+                written += part.written
+                left += part.left
+                tiles = sorted([*tiles, *part.tiles], key=Tile.rank)[:MOST]
+                if progress is not None:
+                    progress(len(objects) + sum(split.images for split in counts.values()), len(source.items))
+            labelled = sum(count > 0 for count in objects)
+            counts[split] = Split(images=len(items), labelled=labelled, objects=sum(objects))
+        for image in noisy:
+            tally.add(Found(kind, message, image, image=image) for kind, message in look_again(image, log))
+    if complete and images_read >= len({item.image for item in source.items}):
+        tally.add(find_copies(prints))
     tally.add(check_set(source, counts, classes, batch) if complete else check_flip(source))
     kinds = tally.kinds()
     layout = source.layout
@@ -175,7 +185,7 @@ def _in_threads(
 
     stop = threading.Event()
     chunks = [items[k : k + size] for k in range(0, len(items), size)]
-    with quiet_opencv(), ThreadPool(min(THREADS, max(1, len(chunks)))) as pool:
+    with ThreadPool(min(THREADS, max(1, len(chunks)))) as pool:
         try:
             yield from pool.imap(work, chunks)
         finally:

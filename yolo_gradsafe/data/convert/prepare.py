@@ -149,7 +149,7 @@ def prepare(
     split = plan.held_out if split is None else split
     if split is not None and not 0 < split < 1:
         raise PrepareError(f"split is {split!r}, expected a share between 0 and 1")
-    folder = cache_folder("coco", cache).absolute() / f"{path.stem}-{_key(plan, task, split)}"
+    folder = cache_folder("coco", cache).absolute() / f"{path.absolute().stem}-{_key(plan, task, split)}"
     if not (kept := _kept(folder)):
         source = read_coco(path, plan, task)
         with TemporaryDirectory(prefix=f".{folder.name[:40]}-", dir=folder.parent) as room:

@@ -84,7 +84,10 @@ def write_set(source: Source, folder: Path, home: Path, task: str, split: float 
     (folder / "data.yaml").write_text(_yaml(source, home, splits, classes, task, flip), encoding="utf-8")
     _list_left_out(left, folder / LEFT_OUT)
     notes = _notes(source, home, splits, images, objects)
-    notes.insert(1, told.sum + (f"; they are listed in {home / LEFT_OUT}" if left else ""))
+    notes[0] += f"; {told.sum}"
+    if left:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in left).most_common(4))
+        notes.insert(1, f"{len(left)} entries were left out ({kinds}); they are listed in {home / LEFT_OUT}")
     notes += _warnings(source, task == "pose" and flip is None)
     summary = {
         "schema_version": 1,
@@ -193,7 +196,7 @@ def _notes(
 ) -> list[str]:
     """Return what was made, sentences."""
     parts = ", ".join(f"{images[name]} {name} images with {objects[name]} objects" for name in splits)
-    notes = [f"converted {clean(source.path.name)} to {home}: {parts}"]
+    notes = [f"converted {clean(source.path.absolute().name)} to {home}: {parts}"]
     if "val" not in splits:
         notes.append(ONE_SET)
     elif "val" not in source.splits:
