@@ -78,7 +78,7 @@ def guess(box: Floats, size: Floats, extent: Floats, area: Floats) -> Guess | No
             outline = outline * np.tile(size[known], 2)
         fits = {form: agreement(to_corners(box[known], size[known], form), outline) for form in ("coco", *others)}
         best = max(others, key=lambda form: (fits[form] > ALIKE).sum())
-        count = int(((fits[best] > ALIKE) & (fits["coco"] < UNLIKE)).sum())
+        count = int(((fits[best] > ALIKE) & (fits["coco"] <= ALIKE)).sum())
         if count > known.sum() / 2 and (fits["coco"] > ALIKE).sum() < known.sum() / 10:
             return Guess(best, True, f"{count} of {known.sum()} boxes are {WORDS[best]}, as their outlines show")
         if not shares:

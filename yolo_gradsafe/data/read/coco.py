@@ -100,13 +100,12 @@ def _read(path: Path, plan: CocoPlan, parts: list[CocoPart], task: str | None) -
 
 def _merge(source: Source, split: str, items: Iterable[Item]) -> None:
     """Add images to a split; one that is there already, from another JSON, gets the objects of both."""
-    there = {item.image: item for item in source.splits.setdefault(split, [])}
-    for item in items:
-        other = there.get(item.image)
-        if other is None:
-            there[item.image] = item
+    there = {os.path.abspath(item.image): item for item in source.splits.setdefault(split, [])}
+    for item in {id(item): item for item in items}.values():
+        other = there.setdefault(os.path.abspath(item.image), item)
+        if other is item:
             source.splits[split].append(item)
-        elif other is not item:
+        else:
             other.rows += item.rows
 
 
@@ -225,7 +224,7 @@ def _unite(file: CocoFile, items: dict[Id, Item]) -> dict[Id, Item]:
     first: dict[str, Item] = {}
     result = {}
     for name, item in items.items():
-        one = first.setdefault(item.image, item)
+        one = first.setdefault(os.path.abspath(item.image), item)
         if one.size != item.size:
             words = f"image {name}: '{item.name}' is listed twice, with {one.size} and with {item.size} pixels"
             file.lose(name, "image_ambiguous", words, item.image)
