@@ -144,7 +144,7 @@ def test_segment_labels(tmp_path: Path) -> None:
     corners = np.array(list(map(float, fourth.split()[1:]))).reshape(-1, 2) * (64, 48)
     assert np.allclose([*corners.min(0), *corners.max(0)], [8, 8, 50, 40], atol=1e-3), "both parts in one row"
     health = run_check(path, task="segment")
-    assert kinds(health) == {"outline_missing": 1, "class_unused": 1, "box_outline": 2}
+    assert kinds(health) == {"outline_missing": 1, "class_unused": 1, "box_outline": 2, "box_duplicate": 4}
     assert health.annotations.sum == "5 annotations: 4 labels, 1 left out (1 box_duplicate)"
 
 

@@ -183,7 +183,7 @@ KINDS: dict[str, Kind] = {
         "so long and thin that its loss is noisy; from 100 to 1 augmentation drops it",
         "check the box; tile long images",
     ),
-    "box_duplicate": _warning("the same box and class twice: one of them is used", "remove one of the two"),
+    "box_duplicate": _warning("the same box and class twice", "remove one of the two"),
     "box_derived": _warning("a box is missing; it is taken from the outline or the keypoints", "check one of them"),
     "box_outline": _warning(
         "box and outline disagree; detection uses the box, segmentation the outline", "correct the one that is wrong"
