@@ -217,6 +217,11 @@ NAMES_OF_IMAGES = ["1.jpg", "2.jpg", "x/1.jpg", "a\\1.jpg", "1.JPG", "nowhere.jp
 SPLITS = st.sampled_from(["a.json", "b.json", "images", 3, None]) | st.fixed_dictionaries(
     {}, optional={"annotations": st.sampled_from(["a.json", "b.json", 3]), "images": st.sampled_from(["images", "no"])}
 )
+JSONS = st.sampled_from(["a.json", "b.json"]) | st.fixed_dictionaries({"annotations": st.just("a.json")})
+RIGHT_LAYOUTS = st.fixed_dictionaries(
+    {"train": JSONS | st.lists(JSONS, min_size=1, max_size=3)},
+    optional={"val": JSONS | st.lists(JSONS, max_size=2), "images": st.just("images"), "keep_crowds": st.booleans()},
+)
 LAYOUTS = st.fixed_dictionaries(
     {"train": SPLITS | st.lists(SPLITS, max_size=3)},
     optional={
@@ -241,7 +246,7 @@ TIDY_ENTRIES = st.fixed_dictionaries(
 
 @settings(fuzz, max_examples=150)
 @given(
-    values=LAYOUTS,
+    values=RIGHT_LAYOUTS | LAYOUTS,
     names=st.lists(st.sampled_from(NAMES_OF_IMAGES), min_size=4, max_size=4),
     one=st.lists(TIDY_ENTRIES, max_size=6),
     two=st.lists(TIDY_ENTRIES, max_size=6),

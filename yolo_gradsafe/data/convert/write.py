@@ -108,7 +108,7 @@ def _problem(source: Source) -> str:
     for kind in FATAL:
         for one in source.found:
             if one.kind == kind:
-                return f"{one.message}; {KINDS[kind].remedy}"
+                return one.message if kind == "foreign_format" else f"{one.message}; {KINDS[kind].remedy}"
     return ""
 
 
