@@ -15,7 +15,7 @@ from yolo_gradsafe.data.checks.keypoints import check_keypoints
 from yolo_gradsafe.data.checks.objects import Objects, Problem, Rules
 from yolo_gradsafe.data.findings import Found
 from yolo_gradsafe.data.kinds import KINDS
-from yolo_gradsafe.data.label_row import lines, used_classes
+from yolo_gradsafe.data.label_row import lines, task_of, used_classes
 from yolo_gradsafe.data.read.header import Header
 from yolo_gradsafe.data.read.labels import read_label
 from yolo_gradsafe.data.read.source import Item, Source
@@ -126,7 +126,7 @@ def _count(result: Examined, item: Item, source: Source, photo: Photo | None) ->
     if why := unusable(item, photo):
         result.left[why[0][0]] += len(item.rows)
         return
-    task = source.layout.task or "detect"
+    task = task_of(source)
     written, left = lines(item, source, used_classes(source, task), task)
     result.written += len(written)
     result.left.update(one.kind for one in left)

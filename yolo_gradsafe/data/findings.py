@@ -71,6 +71,7 @@ class Split(Part):
 class Annotations(Part):
     """Where the annotations of COCO JSON go: what becomes a label, and what is left out, make up all of them."""
 
+    task: str = Field(description="task that the labels are for")
     total: int = Field(description="annotations that the files hold")
     labels: int = Field(description="annotations that become a label")
     left_out: dict[str, int] = Field(description="annotations that are left out, by the kind of finding, most first")

@@ -20,7 +20,7 @@ from yolo_gradsafe.data.checks.sets import check_flip, check_set
 from yolo_gradsafe.data.examine import WEIGHTS, Examined, examine
 from yolo_gradsafe.data.findings import Annotations, CheckError, Found, Health, KindCount, Split
 from yolo_gradsafe.data.kinds import KINDS, SEVERITIES, Severity
-from yolo_gradsafe.data.label_row import FATAL
+from yolo_gradsafe.data.label_row import FATAL, task_of
 from yolo_gradsafe.data.read import SPLITS, Data, Item, Source, open_data
 from yolo_gradsafe.data.sheet import MOST, save_sheet
 from yolo_gradsafe.data.tally import Tally, clean
@@ -155,7 +155,9 @@ def check_source(
     kinds = tally.kinds()
     layout = source.layout
     counted = source.format == "coco" and complete and not any(tally.count(kind) for kind in FATAL)
-    annotations = Annotations(total=source.annotations, labels=written, left_out=dict(left.most_common()))
+    annotations = Annotations(
+        task=task_of(source), total=source.annotations, labels=written, left_out=dict(left.most_common())
+    )
     health = Health(
         headline=_headline(kinds, counts, complete),
         data=clean(name),

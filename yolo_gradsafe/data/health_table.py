@@ -37,7 +37,7 @@ def _set(health: Health) -> Iterator[str]:
         empty = split.images - split.labelled
         yield f"  {shown(name)}: {split.images} images, {split.objects} objects, {empty} images without"
     if health.annotations:
-        yield from _wrapped(health.annotations.sum, 2)
+        yield from _wrapped(f"for {health.annotations.task}: {health.annotations.sum}", 2)
     yield f"  {health.images_read} images read in {health.seconds:.1f} s"
 
 

@@ -14,7 +14,7 @@ from yolo_gradsafe.data.findings import Found
 from yolo_gradsafe.data.read.outlines import rings
 from yolo_gradsafe.data.read.source import Item, Row, Source
 
-__all__ = ["FATAL", "LeftOut", "label_row", "lines", "used_classes"]
+__all__ = ["FATAL", "LeftOut", "label_row", "lines", "task_of", "used_classes"]
 
 FATAL = (
     "json_syntax",
@@ -36,6 +36,11 @@ class LeftOut(Exception):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+def task_of(source: Source) -> str:
+    """Return the task that labels are written for: pose where there are keypoints, if it is not known."""
+    return source.layout.task or ("pose" if source.layout.points else "detect")
 
 
 def used_classes(source: Source, task: str) -> dict[int, int]:

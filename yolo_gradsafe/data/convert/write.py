@@ -74,6 +74,7 @@ def write_set(source: Source, folder: Path, home: Path, task: str, split: float 
                 objects[name] += len(written)
                 images[name] += 1
     told = Annotations(
+        task=task,
         total=source.annotations,
         labels=sum(objects.values()),
         left_out=dict(Counter(one.kind for one in left if one.annotation is not None).most_common()),
