@@ -205,6 +205,7 @@ ENTRIES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "float ids": ({"id": 1.0, "image_id": 1.0, "category_id": 5.0}, {"json_text": 1}),
     "ids as text": ({"image_id": "1", "category_id": "5"}, {"json_text": 1}),
     "box as text": ({"bbox": ["8", "8.0", "24", " 16"]}, {"json_text": 1}),
+    "box as one text": ({"bbox": "[8, 8, 24, 16]"}, {"json_text": 1}),
     "box in a list": ({"bbox": [[8, 8, 24, 16]]}, {}),
     "crowd as text": ({"iscrowd": "0"}, {"json_text": 1}),
     "crowd as word": ({"iscrowd": False}, {}),
@@ -307,6 +308,17 @@ def test_areas_prove_corners(tmp_path: Path) -> None:
     assert "5 of 5 boxes are x1 y1 x2 y2" in example(run_check(path), "box_format").message
 
 
+def test_outlines_and_keypoints_as_shares_of_the_image(tmp_path: Path, cache: Path) -> None:
+    pictures(tmp_path / "images")
+    outline = [[0.125, 1 / 6, 0.5, 1 / 6, 0.5, 0.5]]
+    points = [0.25, 0.25, 2, 0.375, 0.25, 1, 0, 0, 0]
+    entries = [annotation(k, segmentation=outline, keypoints=points, category_id=5) for k in range(1, 5)]
+    path = write(tmp_path / "a.json", coco_values(categories=keypoint_categories()) | {"annotations": entries})
+    assert kinds(run_check(path, task="pose")) == {"box_format": 2, "box_duplicate": 3}
+    assert labels(prepare(path, "segment", cache=cache).data)["1"] == ["0 0.125 0.166667 0.5 0.166667 0.5 0.5"]
+    assert labels(prepare(path, "pose", cache=cache).data)["1"] == [f"0 {BOX} 0.25 0.25 2 0.375 0.25 1 0 0 0"]
+
+
 def test_one_box_that_disagrees_with_its_outline(tmp_path: Path) -> None:
     pictures(tmp_path / "images")
     outline = [[8, 8, 32, 8, 32, 24, 8, 24]]
@@ -395,6 +407,14 @@ def test_one_name_for_several_categories(tmp_path: Path) -> None:
     assert message == "'Person' (id 5) and 'person' (id 9) and 'person' (id 90) are 3 classes"
 
 
+def test_names_that_differ_between_splits_in_letter_case(tmp_path: Path) -> None:
+    pictures(tmp_path / "images")
+    write(tmp_path / "train.json", coco_values())
+    write(tmp_path / "val.json", coco_values(categories=[{"id": 5, "name": "Cat"}, {"id": 9, "name": "dog"}]))
+    health = run_check(tmp_path / "train.json")
+    assert example(health, "category_same_name").message == "'cat' (id 5) and 'Cat' (id 5) are 2 classes"
+
+
 def test_names_of_the_yaml_number_the_classes(tmp_path: Path, cache: Path) -> None:
     pictures(tmp_path / "images")
     write(tmp_path / "a.json", coco_values())
@@ -432,6 +452,7 @@ def test_lists_in_a_yaml(tmp_path: Path, cache: Path) -> None:
         ("train: a.json\nval: images/val", "'val' holds 'images/val'"),
         ("train: {annotation: a.json, annotations: a.json}", "'train' holds 'annotation'"),
         ("train: {annotations: 3}", "'train' holds"),
+        ("train: a.json\nval: []", "'val' is an empty list"),
         ("val: a.json", "'train' names no COCO JSON"),
         ("train: a.json\nval: a.json\nvalid: a.json", "'val' and 'valid' name the same split"),
         ("train: a.json\nimagse: images", "'imagse' is not understood"),

@@ -188,7 +188,10 @@ KINDS: dict[str, Kind] = {
     "box_outline": _warning(
         "box and outline disagree; detection uses the box, segmentation the outline", "correct the one that is wrong"
     ),
-    "box_format": _warning("boxes are not x y width height; they are read as they are meant", "check a few labels"),
+    "box_format": _warning(
+        "boxes, outlines or keypoints are not written as COCO has them; they are read as they are meant",
+        "check a few labels",
+    ),
     "box_format_unclear": _error(
         "boxes look as if they were not x y width height in pixels: they are not trained on",
         "say how they are written, in a YAML: 'boxes: pascal_voc' (or coco, albumentations, yolo, fiftyone)",

@@ -13,6 +13,8 @@ __all__ = ["Unread"]
 
 LEAST_BYTES = 9
 """Bytes of the shortest row of a label file: ``0 0 0 1 1``."""
+LABELS = ("labels", "label", "labeltxt", "annotations", "txt")
+"""What people call the folder of the labels, in lower case."""
 FOREIGN = {".json": "a JSON, such as labelme's", ".xml": "an XML, such as Pascal VOC's"}
 
 
@@ -56,7 +58,7 @@ class Unread:
         for k in range(len(parts) - 1, 0, -1):
             if parts[k].casefold() in ("images", "image", "imgs", "img", "jpegimages"):
                 above = os.sep.join(parts[:k])
-                labels = [name for plain, name in self._names(above).items() if plain in ("labels", "label")]
+                labels = [name for plain, name in self._names(above).items() if plain in LABELS]
                 places += [os.path.join(above, name, *rest) for name in labels for rest in (parts[k + 1 :], [])]
                 break
         return list(dict.fromkeys(places))

@@ -6,6 +6,7 @@ Every annotation becomes one row of an image, or one entry of what the file leav
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ Flags = npt.NDArray[np.bool_]
 
 MANY_CROWDS = 0.1
 """Share of annotations that are crowd regions from which it is told; COCO has 1 %."""
+LARGEST_SHARE = 1.0 + 1e-6
+FEWEST_KEYPOINTS = 3
+"""Objects with keypoints from which shares of the image are told."""
 OUTLINED = ("segment", "obb")
 """Tasks whose labels are outlines."""
 
@@ -74,11 +78,16 @@ def add_rows(
         return
     size = np.array([one.item.size for one in taken], dtype=np.float64)
     outline = np.array([one.extent or [math.nan] * 4 for one in taken])
+    outlined: Flags = ~np.isnan(outline).any(1)
+    scaled = bool(outlined.any()) and float(outline[outlined].max()) <= LARGEST_SHARE
+    if scaled:
+        file.note("box_format", "outlines lie between 0 and 1: they are shares of the image, and read so")
+        outline = outline * np.tile(size, 2)
+    _scale_keypoints(file, taken)
     box = np.array([one.box or [math.nan] * 4 for one in taken])
     form = asked.boxes or _form(file, taken, box, size, outline)
     corners = to_corners(box, size, form)
     missing: Flags = ~np.asarray((corners[:, 2:] > corners[:, :2]).all(1))
-    outlined: Flags = ~np.isnan(outline).any(1)
     corners[missing & outlined] = outline[missing & outlined]
     with np.errstate(all="ignore"):
         unlike: Flags = np.asarray((agreement(corners, outline) < UNLIKE) & outlined & ~missing)
@@ -102,15 +111,30 @@ def add_rows(
         if unlike[index]:
             words = f"bbox is {quoted(one.entry.get('bbox'))}, its outline spans {_corners(outline[index])}"
             file.note("box_outline", words, one.place, one.item.image)
-        one.item.rows.append(_row(file, one, values, layout))
+        one.item.rows.append(_row(file, one, values, layout, scaled))
 
 
-def _row(file: CocoFile, one: Taken, values: list[float], layout: Layout) -> Row:
+def _scale_keypoints(file: CocoFile, taken: list[Taken]) -> None:
+    """Bring keypoints to pixels where a file has them as shares of the image."""
+    seen = [one for one in taken if any(one.keypoints[2::3])]
+    values = [value for one in seen for value in (*one.keypoints[::3], *one.keypoints[1::3])]
+    if len(seen) < FEWEST_KEYPOINTS or max(values) > LARGEST_SHARE or min(values) < 0:
+        return
+    file.note("box_format", "keypoints lie between 0 and 1: they are shares of the image, and read so")
+    for one in seen:
+        width, height = one.item.size or (1, 1)
+        one.keypoints[::3] = [value * width for value in one.keypoints[::3]]
+        one.keypoints[1::3] = [value * height for value in one.keypoints[1::3]]
+
+
+def _row(file: CocoFile, one: Taken, values: list[float], layout: Layout, scaled: bool) -> Row:
     width, height = one.item.size or (1, 1)
     numbers = [float(one.label), *values]
     for k in range(0, len(one.keypoints), 3):
         numbers += [one.keypoints[k] / width, one.keypoints[k + 1] / height, one.keypoints[k + 2]]
     outline = one.entry.get("segmentation") if layout.task in OUTLINED else None
+    if scaled and outline is not None:
+        outline = [(ring * (width, height)).ravel().tolist() for ring in rings(outline)]
     attributes = one.entry.get("attributes")
     rotation = number(attributes.get("rotation")) if isinstance(attributes, dict) else None
     if rotation is not None and not math.isfinite(rotation):
@@ -189,6 +213,8 @@ def _numbers(file: CocoFile, entry: dict[str, Any], place: Id, item: Item, label
     given = entry.get("bbox")
     if isinstance(given, list) and len(given) == 1 and isinstance(given[0], list):
         given = given[0]
+    elif isinstance(given, str):
+        given = re.split(r"[\s,;]+", given.strip(" \t\n[]()"))
     box = file.numbers(given) if isinstance(given, list) and len(given) == 4 else None
     if box is None and given not in (None, []):
         file.drop("json_structure", f"bbox is {quoted(entry['bbox'])}, expected 4 numbers", place, item.image)

@@ -74,8 +74,6 @@ def guess(box: Floats, size: Floats, extent: Floats, area: Floats) -> Guess | No
     known = ~np.isnan(extent).any(1)
     if known.any():
         outline = extent[known]
-        if shares and outline.max() <= 1.0 + 1e-6:
-            outline = outline * np.tile(size[known], 2)
         fits = {form: agreement(to_corners(box[known], size[known], form), outline) for form in ("coco", *others)}
         best = max(others, key=lambda form: (fits[form] > ALIKE).sum())
         count = int(((fits[best] > ALIKE) & (fits["coco"] <= ALIKE)).sum())

@@ -128,21 +128,26 @@ def _classes(files: list[CocoFile], source: Source, names: list[str] | None) -> 
                 source.note("yaml_key", f"'names' lacks the category '{category.name}' of {file.path.name}")
             ids[name] = -1 if name in file.shared else order.setdefault(key, len(order))
             points.setdefault(order.get(key, -1), list(category.keypoints))
-        _tell_names(file)
         result.append(ids)
+    _tell_names(files, source)
     source.names = {index: name for (name, _), index in order.items()}
     source.key_points = [points.get(index, []) for index in range(len(order))]
     return result
 
 
-def _tell_names(file: CocoFile) -> None:
-    """Tell categories that share a name, but for letter case and spaces."""
-    alike: dict[str, list[str]] = {}
-    for name, category in _by_id(file.categories):
-        alike.setdefault("".join(category.name.casefold().split()), []).append(f"'{category.name}' (id {name})")
+def _tell_names(files: list[CocoFile], source: Source) -> None:
+    """Tell categories of one name in a file, and names that differ in letter case and spaces alone."""
+    alike: dict[str, dict[tuple[str, int], str]] = {}
+    for file in files:
+        seen = Counter[str]()
+        for name, category in _by_id(file.categories):
+            key = (category.name, seen[category.name])
+            seen[category.name] += 1
+            plain = "".join(category.name.casefold().split())
+            alike.setdefault(plain, {}).setdefault(key, f"'{category.name}' (id {name})")
     for group in alike.values():
         if len(group) > 1:
-            file.note("category_same_name", f"{' and '.join(group)} are {len(group)} classes")
+            source.note("category_same_name", f"{' and '.join(group.values())} are {len(group)} classes")
 
 
 def _by_id(categories: dict[Id, Category]) -> list[tuple[Id, Category]]:

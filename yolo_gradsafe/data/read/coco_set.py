@@ -108,6 +108,8 @@ def plan_of_yaml(values: Mapping[str, Any], file: Path) -> CocoPlan:
 
 def _parts(split: str, key: str, given: Any, common: Any, root: Path, wrong: Any) -> list[CocoPart]:
     parts = []
+    if given == []:
+        wrong(f"'{key}' is an empty list")
     for one in given if isinstance(given, list) else [given]:
         json, images = one, common
         if isinstance(one, Mapping):
@@ -162,8 +164,8 @@ def _jsons(folder: Path, task: str | None) -> list[Path]:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".json" and path.is_file())
     except OSError:
         return []
-    paths = [path for path in paths if path.name[0] != "." and not any(word in path.name for word in OTHER)]
-    paths = [path for path in paths if looks_like_coco(path)]
+    paths = [path for path in paths if path.name[0] != "." and looks_like_coco(path)]
+    paths = [path for path in paths if not any(word in path.name for word in OTHER)] or paths
     keypoints = [path for path in paths if "keypoints" in path.name]
     wanted = keypoints if task == "pose" else [path for path in paths if path not in keypoints]
     return wanted or paths

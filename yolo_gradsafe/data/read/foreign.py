@@ -105,6 +105,8 @@ def name_file(path: Path) -> str:
         return f"this is CVAT for images: {where}" if cvat else voc if "<annotation" in head else ""
     if ending == ".csv":
         return f"a table is not read: {EXPORT}"
+    if ending in {".zip", ".tar", ".gz", ".7z", ".rar"}:
+        return "this is an archive: unpack it, and name its folder"
     if ending in {".tfrecord", ".record"}:
         return f"this is TFRecord: {EXPORT}"
     return ""
