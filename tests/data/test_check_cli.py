@@ -42,6 +42,7 @@ def test_check_as_json(tmp_path: Path) -> None:
         (["nowhere.yaml"], "no such file"),
         (["set/data.yaml", "--imgsz", "0"], "imgsz"),
         (["set/data.yaml", "--batch", "many"], "batch"),
+        (["set/data.yaml", "--task", "classify"], "expected one of detect, pose, segment, obb"),
         ([], "DATA"),
         (["set/data.yaml", "--out", "set/data.yaml/x"], "error"),
     ],

@@ -157,6 +157,25 @@ def test_two_entries_that_end_at_one_file(tmp_path: Path, cache: Path) -> None:
     assert left_out(made.data) == {"1": "image_ambiguous", "2": "image_ambiguous"}
 
 
+def test_images_that_come_to_be_found_or_told_apart(tmp_path: Path, cache: Path) -> None:
+    pictures(tmp_path / "images", "0001.jpg", "c.jpg")
+    content = renamed("a\\0001.jpg", "b\\0001.jpg")
+    content["images"] += [
+        {"id": k, "file_name": name, "width": 64, "height": 48} for k, name in ((3, "c.jpg"), (4, "x\\d.jpg"))
+    ]
+    content["annotations"] += [annotation(k, image_id=k) for k in (3, 4)]
+    path = write(tmp_path / "a.json", content)
+    assert pairs(prepare(path, "detect", cache=cache).data) == {"c.jpg": RIGHT["1"]}
+    pictures(tmp_path / "images", "d.jpg", "a/0001.jpg", "b/0001.jpg")
+    assert labels(prepare(path, "detect", cache=cache).data) == {
+        "a_0001": RIGHT["1"],
+        "b_0001": RIGHT["2"],
+        "c": RIGHT["1"],
+        "x_d": RIGHT["1"],
+    }
+    assert not prepare(path, "detect", cache=cache).fresh
+
+
 def test_the_whole_name_wins_over_the_end_of_another(tmp_path: Path, cache: Path) -> None:
     pictures(tmp_path / "images", "a/0001.jpg")
     made = prepare(write(tmp_path / "a.json", renamed("a/0001.jpg", "b/a/0001.jpg")), "detect", cache=cache)

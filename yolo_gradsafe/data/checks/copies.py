@@ -42,9 +42,9 @@ def fingerprint(image: str, data: bytes, pixels: npt.NDArray[np.generic] | None)
     digest = hashlib.blake2b(data, digest_size=16).digest()
     if pixels is None or pixels.dtype != np.uint8:
         return Print(image, digest, None)
-    small = np.atleast_3d(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
-    grey = small.mean(2).astype(np.uint8)
-    return Print(image, digest, grey if grey.std() >= LEAST_CONTRAST else None)
+    small = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    grey = small if small.ndim == 2 else cv2.cvtColor(np.ascontiguousarray(small[..., :3]), cv2.COLOR_BGR2GRAY)
+    return Print(image, digest, grey if cv2.meanStdDev(grey)[1][0, 0] >= LEAST_CONTRAST else None)
 
 
 def find_copies(splits: Mapping[str, Sequence[Print]]) -> Iterator[Found]:

@@ -186,10 +186,11 @@ def _key(plan: CocoPlan, task: str, split: float | None) -> str:
 
 
 def _kept(folder: Path) -> bool:
-    """Tell whether a set is whole: no link leads nowhere, and no image that was missing has come."""
+    """Tell whether a set is whole: no link leads nowhere, no image that was missing has come, and none was unclear."""
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        if any(os.path.exists(image) for image in summary["missing"]):
+        unclear = "image_ambiguous" in summary["left_out"]
+        if unclear or any(os.path.exists(image) for image in summary["missing"]):
             return False
         linked = [entry for place in os.scandir(folder / "images") for entry in os.scandir(place.path)]
         return len(linked) == summary["images"] and all(entry.is_file() for entry in linked)

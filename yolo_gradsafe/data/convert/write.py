@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from multiprocessing.pool import ThreadPool
@@ -52,7 +54,6 @@ def write_set(source: Source, folder: Path, home: Path, task: str, split: float 
         return clean(problem)
     left = [one for one in source.found if KINDS[one.kind].severity == "error" and one.annotation is None]
     left += source.left
-    missing = sorted({one.image for one in left if one.kind == "image_missing"})
     splits = _splits(source, split)
     objects, names = Counter[str](), Names()
     images = Counter[str]()
@@ -97,7 +98,7 @@ def write_set(source: Source, folder: Path, home: Path, task: str, split: float 
         "objects": told.labels,
         "annotations": told.total,
         "left_out": dict(Counter(one.kind for one in left)),
-        "missing": [clean(image) for image in missing],
+        "missing": _awaited(source, left),
         "notes": notes,
     }
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -111,6 +112,14 @@ def _problem(source: Source) -> str:
             if one.kind == kind:
                 return one.message if kind == "foreign_format" else f"{one.message}; {KINDS[kind].remedy}"
     return ""
+
+
+def _awaited(source: Source, left: list[Found]) -> list[str]:
+    """Return where images that are missing would be found: when one comes, the set is converted anew."""
+    missing = {one.image for one in left if one.kind == "image_missing"}
+    folders = list(dict.fromkeys(os.path.dirname(item.image) for item in source.items))[:4]
+    names = {re.split(r"[\\/]", image)[-1] for image in missing}
+    return sorted(map(clean, missing | {os.path.join(folder, name) for folder in folders for name in names}))
 
 
 def _commonest(left: list[Found]) -> str:

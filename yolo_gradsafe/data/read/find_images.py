@@ -151,16 +151,19 @@ def claims(matches: Sequence[tuple[str, Match]]) -> list[str]:
         Why an entry may not, empty where it may: among different names one file belongs to the one that it fits
         wholly, and to none where it fits several by their end alone.
     """
-    by_path: dict[str, list[tuple[str, bool]]] = {}
+    whole: dict[str, dict[str, None]] = {}
+    every: dict[str, dict[str, None]] = {}
     for name, match in matches:
-        by_path.setdefault(os.path.abspath(match.path), []).append((_told(name), match.whole))
+        path = os.path.abspath(match.path)
+        every.setdefault(path, {})[_told(name)] = None
+        if match.whole:
+            whole.setdefault(path, {})[_told(name)] = None
     answers = []
     for name, match in matches:
-        rivals = by_path[os.path.abspath(match.path)]
-        told = _told(name)
-        others = [other for other, whole in rivals if other != told and (whole or not match.whole)]
+        rivals = (whole if match.whole else every)[os.path.abspath(match.path)]
+        other = next((rival for rival in rivals if rival != _told(name)), None)
         file = os.path.basename(match.path)
-        answers.append(f"'{name}' and '{others[0]}' both end at the one file {file}" if others else "")
+        answers.append("" if other is None else f"'{name}' and '{other}' both end at the one file {file}")
     return answers
 
 
