@@ -72,7 +72,7 @@ def test_what_cannot_be_trained_on_is_left_out_and_listed(tmp_path: Path, cache:
         "annotations[9]": "json_structure",
     }
     assert "10 annotations: 3 labels, 7 left out (2 json_structure, " in made.notes[0]
-    assert any("7 entries were left out" in note and "left_out.csv" in note for note in made.notes)
+    assert any("7 annotations were left out" in note and "left_out.csv" in note for note in made.notes)
     assert not run_check(made.data).errors
 
 

@@ -75,6 +75,7 @@ PATHS = {
     "hashed": ("a1b2c3d4-1.jpg", "0f0e0d0c-2.jpg"),
     "letter case": ("1.JPG", "2.Jpg"),
     "no ending": ("1", "2"),
+    "another format": ("1.png", "2.bmp"),
     "dot": ("./1.jpg", "./images/2.jpg"),
     "split": ("train2017/1.jpg", "train2017/2.jpg"),
 }
@@ -122,6 +123,7 @@ def test_usual_places_of_images(tmp_path: Path, json_place: str, images_place: s
 
 def test_images_that_are_not_found_are_named_with_the_option(tmp_path: Path) -> None:
     path = write(tmp_path / "set" / "a.json", renamed("far/1.jpg", "far/2.jpg"))
+    assert kinds(run_check(path)) == {"path_missing": 1, "no_images": 1}
     message = example(run_check(path), "path_missing").message
     assert "none of its 2 images" in message
     assert "'far/1.jpg'" in message
@@ -260,6 +262,13 @@ def test_ids_of_images_and_categories_as_text(tmp_path: Path, cache: Path) -> No
     content["categories"] = [entry | {"id": f"{entry['id']}.0"} for entry in content["categories"]]
     made = prepare(write(tmp_path / "a.json", content), "detect", cache=cache)
     assert {stem: rows[0][2:] for stem, rows in labels(made.data).items()} == {"1": BOX, "2": BOX}
+
+
+def test_all_of_the_masks_are_crowds(tmp_path: Path, cache: Path) -> None:
+    pictures(tmp_path / "images")
+    path = write(tmp_path / "a.json", coco_values() | {"annotations": [annotation(1, iscrowd=1)]})
+    with pytest.raises(PrepareError, match=r"1 left out \(1 crowd\); a crowd region: if each is one object, write"):
+        prepare(path, "detect", cache=cache)
 
 
 def test_half_of_the_masks_are_crowds(tmp_path: Path, cache: Path) -> None:
@@ -550,6 +559,12 @@ def test_the_folder_of_an_export(tmp_path: Path, cache: Path, layout: Any) -> No
     if layout is coco:
         pose = for_training(root, "pose", cache)
         assert labels(pose.data) == {"train": [f"0 {BOX} {WRITTEN}"]}
+
+
+def test_a_folder_in_a_folder_as_archives_have_it(tmp_path: Path, cache: Path) -> None:
+    fiftyone(tmp_path / "set" / "set")
+    assert run_check(tmp_path / "set").splits["train"].objects == 1
+    assert labels(for_training(tmp_path / "set", "detect", cache).data) == {"train": RIGHT["1"]}
 
 
 def test_a_folder_that_could_mean_several(tmp_path: Path) -> None:

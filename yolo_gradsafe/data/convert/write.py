@@ -88,8 +88,7 @@ def write_set(source: Source, folder: Path, home: Path, task: str, split: float 
     notes = _notes(source, home, splits, images, objects)
     notes[0] += f"; {told.sum}"
     if left:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in left).most_common(4))
-        notes.insert(1, f"{len(left)} entries were left out ({kinds}); they are listed in {home / LEFT_OUT}")
+        notes.insert(1, _left_out(left, home))
     notes += _warnings(source, task == "pose" and flip is None)
     summary = {
         "schema_version": 1,
@@ -128,7 +127,18 @@ def _commonest(left: list[Found]) -> str:
         return ""
     kind = Counter(one.kind for one in left).most_common(1)[0][0]
     first = next(one for one in left if one.kind == kind)
-    return f"; {first.message}: {KINDS[kind].remedy}"
+    return f"; {first.message}: {KINDS['crowds' if kind == 'crowd' else kind].remedy}"
+
+
+def _left_out(left: list[Found], home: Path) -> str:
+    """Say how much was left out, why, and where it is listed."""
+    annotations = sum(one.annotation is not None for one in left)
+    parts = [
+        f"{count} {what}" for count, what in ((annotations, "annotations"), (len(left) - annotations, "other entries"))
+    ]
+    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in left).most_common(4))
+    told = " and ".join(part for part in parts if part[0] != "0")
+    return f"{told} were left out ({kinds}); they are listed in {home / LEFT_OUT}"
 
 
 def _list_left_out(left: Iterable[Found], path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from yolo_gradsafe.data.findings import CheckError
 from yolo_gradsafe.data.read.coco import CocoPlan, read_coco
 from yolo_gradsafe.data.read.coco_set import names_coco, plan_of_folder, plan_of_json, plan_of_yaml
+from yolo_gradsafe.data.read.find_images import split_of
 from yolo_gradsafe.data.read.folder import find_yaml, read_folder
 from yolo_gradsafe.data.read.foreign import name_file
 from yolo_gradsafe.data.read.source import Item, Layout, Row, Source
@@ -18,6 +19,8 @@ from yolo_gradsafe.data.read.yolo_yaml import SPLITS, load_yaml, read_mapping
 
 __all__ = ["SPLITS", "Item", "Layout", "Row", "Source", "find_data", "find_plan", "open_data"]
 
+PARTS = ("images", "annotations", "labels", "data")
+"""Folders that are a part of a data set, not all of it."""
 Data = str | Path | Mapping[str, Any]
 
 
@@ -90,7 +93,7 @@ def find_data(data: str | Path) -> Path:
     path = Path(data)
     try:
         if path.exists():
-            return path
+            return _unwrapped(path)
         package = find_spec("ultralytics")
         names = [path.name] if path.suffix else [f"{path.name}.yaml"]
         if package and package.submodule_search_locations and path.name == str(path):
@@ -101,3 +104,13 @@ def find_data(data: str | Path) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckError(f"{data!s}: {error}") from None
     raise CheckError(f"{data!s}: no such file or folder")
+
+
+def _unwrapped(path: Path) -> Path:
+    """Return the folder in a folder that holds nothing else, as unpacking an archive leaves it."""
+    while path.is_dir():
+        inside = [entry for entry in path.iterdir() if entry.name[0] != "." and entry.name != "__MACOSX"]
+        if len(inside) != 1 or not inside[0].is_dir() or split_of(inside[0].name) or inside[0].name in PARTS:
+            break
+        path = inside[0]
+    return path

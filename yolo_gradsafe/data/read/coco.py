@@ -194,6 +194,8 @@ def _find(parts: list[CocoPart], files: list[CocoFile]) -> list[dict[Id, Item]]:
     result = []
     for index, (file, folder) in enumerate(zip(files, folders, strict=True)):
         items: dict[Id, Item] = {}
+        if folder is None:
+            file.lost |= {entry.id: file.found[-1] for entry in _usable(file)}
         for entry in _usable(file):
             match = found.get((index, entry.id))
             path = match.path if match else os.path.join(folder or file.path.parent, entry.name)

@@ -112,15 +112,16 @@ class ImageFinder:
         return None
 
     def _descend(self, folder: str, parts: Sequence[str], exact: bool) -> str | None:
-        """Return a file below a folder, found in spite of letter case, Unicode form or a missing ending."""
+        """Return a file below a folder, found in spite of letter case, Unicode form or ending."""
         path = os.path.join(folder, *parts)
         if exact:
             return path if os.path.isfile(path) else None
         for index, part in enumerate(parts):
             names = self._names_in(folder)
             found = names.get(_plain(part), [])
-            if not found and index == len(parts) - 1 and not is_image(part):
-                found = names.get(f"{_plain(part)}.*", [])
+            if not found and index == len(parts) - 1:  # without its ending, or saved in another format
+                stem = part.rpartition(".")[0] if is_image(part) else part
+                found = names.get(f"{_plain(stem)}.*", [])
             if len(found) != 1:
                 return None
             folder = os.path.join(folder, found[0])
