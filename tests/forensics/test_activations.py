@@ -74,11 +74,7 @@ def test_dicts_lists_and_integers_pass():
             return {"a": [batch["img"] * scale], "n": torch.tensor(1), "none": None}
 
     model = nn.Sequential(Mixed(), nn.Identity())
-    assert [s.name for s in forward_stats(model, {"img": torch.full((1,), 7.0), "n": torch.tensor([2])})] == [
-        "0",
-        "1",
-        "",
-    ]
+    assert [s.name for s in forward_stats(model, {"img": torch.full((1,), 7.0), "n": torch.tensor([2])})] == ["0", "1", ""]
 
 
 def test_the_first_bad_gradient_is_named():
