@@ -67,7 +67,7 @@ yolo_gradsafe.data
         .{kind, message, file, line, annotation, image}
         .place
     Health
-        .{schema_version, headline, data, format, classes, keypoints, splits, imgsz, batch, images_read, complete, kinds, seconds}
+        .{schema_version, headline, data, format, classes, keypoints, splits, annotations, imgsz, batch, images_read, complete, kinds, seconds}
         .errors
         .load(path)
         .save(path)
@@ -75,7 +75,7 @@ yolo_gradsafe.data
         .warning
         .warnings
     KindCount
-        .{kind, severity, meaning, count, images, examples}
+        .{kind, severity, meaning, remedy, count, images, examples}
     PrepareError
     Prepared(data, fresh, notes)
     draw_detect(folder, train=32, val=16, size=128, seed=0)

@@ -34,7 +34,7 @@ def yolo_set(folder: Path, labels: dict[str, str | bytes] | None = None, **keys:
         keys.setdefault("names", ["person"])
     for split, rows in {"train": {"a": good, "b": good, **(labels or {})}, "val": {"c": good}}.items():
         for k, (name, text) in enumerate(rows.items()):
-            picture(folder / "images" / split / f"{name}.jpg", seed=k + 10 * (split == "val"))
+            picture(folder / "images" / split / f"{name}.jpg", seed=k + 1000 * (split == "val"))
             label = folder / "labels" / split / f"{name}.txt"
             label.parent.mkdir(parents=True, exist_ok=True)
             label.write_bytes(text if isinstance(text, bytes) else text.encode())

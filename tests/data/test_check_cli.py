@@ -42,6 +42,7 @@ def test_check_as_json(tmp_path: Path) -> None:
         (["nowhere.yaml"], "no such file"),
         (["set/data.yaml", "--imgsz", "0"], "imgsz"),
         (["set/data.yaml", "--batch", "many"], "batch"),
+        (["set/data.yaml", "--task", "classify"], "expected one of detect, pose, segment, obb"),
         ([], "DATA"),
         (["set/data.yaml", "--out", "set/data.yaml/x"], "error"),
     ],
@@ -71,9 +72,34 @@ def test_train_on_coco_json(coco: Path, tmp_path: Path, monkeypatch: pytest.Monk
     log = done.stdout + done.stderr
     assert "converted annotations.json" in log
     assert "4 train images with 12 objects" in log
-    assert "2 entries were left out (2 keypoint_none)" in log
+    assert "14 annotations: 12 labels, 2 left out (2 keypoint_none)" in log
     assert "validation runs on the training images" in log
     assert (tmp_path / "run" / "stability.json").is_file()
+
+
+def test_the_first_word_about_rows_that_cannot_be_read_is_ours(tmp_path: Path) -> None:
+    data = yolo_set(tmp_path / "set")
+    for label in tmp_path.glob("set/labels/*/*.txt"):
+        label.write_text("0 0.5 0.5 0.25 0.5 0.9\n")
+    words = [f"data={data}", "model=yolo26n.yaml", *TINY, f"project={tmp_path}", "name=run"]
+    done = gradsafe("train", *words, cwd=tmp_path)
+    assert done.returncode == 1
+    log = done.stdout + done.stderr
+    assert log.index("3 label_columns") < log.index("Scanning")
+    assert "6 columns, expected 5" in log.split("Scanning")[0]
+
+
+def test_train_on_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADSAFE_CACHE", str(tmp_path / "cache"))
+    for split in ("train", "valid"):
+        coco_set(tmp_path / "set" / split).rename(tmp_path / "set" / split / "_annotations.coco.json")
+    done = gradsafe("train", "data=set", "model=yolo26n.yaml", *TINY, f"project={tmp_path}", "name=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    log = done.stdout + done.stderr
+    assert "converted set" in log
+    assert "4 annotations: 4 labels, 0 left out" in log
+    again = gradsafe("check", "set", cwd=tmp_path)
+    assert "4 annotations: 4 labels, 0 left out" in again.stdout
 
 
 def test_train_on_json_that_cannot_be_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ NAN = float("nan")
 
 WRONG: dict[str, tuple[Any, str, str]] = {
     "strings": (annotation(7, bbox=["a", "b", "c", "d"]), "json_structure", "bbox is ['a', 'b', 'c', 'd']"),
-    "numbers in strings": (annotation(7, bbox=["1", "2", "3", "4"]), "json_structure", "expected 4 numbers"),
     "three numbers": (annotation(7, bbox=[1, 2, 3]), "json_structure", "bbox is [1, 2, 3]"),
     "no box": (annotation(7, bbox=None), "json_structure", "bbox is None"),
     "box of lists": (annotation(7, bbox=[[1], 2, 3, 4]), "json_structure", "bbox"),
@@ -29,7 +28,8 @@ WRONG: dict[str, tuple[Any, str, str]] = {
     "crowd": (annotation(7, iscrowd=1), "crowd", "a crowd region"),
     "unknown category": (annotation(7, category_id=77), "category_unknown", "category_id 77"),
     "category in a list": (annotation(7, category_id=[5]), "category_unknown", "category_id [5]"),
-    "unknown image": (annotation(7, image_id="1"), "image_unknown", "image_id '1'"),
+    "unknown image": (annotation(7, image_id="x"), "image_unknown", "image_id 'x'"),
+    "crowd or not": (annotation(7, iscrowd="maybe"), "json_structure", "iscrowd is 'maybe', expected 0 or 1"),
     "area": (annotation(7, bbox=[1, 2, 3, 4], area=0), "", ""),
 }
 
@@ -44,7 +44,7 @@ def test_a_wrong_annotation_is_found_with_its_id(tmp_path: Path, name: str) -> N
     health = run_check(data)
     found = kinds(health)
     assert found.pop(kind) == 1
-    assert set(found) <= {"box_duplicate"}
+    assert set(found) <= {"box_duplicate", "crowds"}
     finding = example(health, kind)
     assert message in finding.message
     assert (finding.annotation, finding.file, finding.line) == (7, str(data), None)
@@ -60,12 +60,16 @@ def test_an_area_of_zero_with_keypoints(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keypoints", "kind"),
     [
-        ([10, 10, 2, 11, 11, 2, 12, 12], "json_structure"),
-        ([10, 10, "2", 11, 11, 2, 12, 12, 2], "json_structure"),
-        ("10 10 2", "json_structure"),
-        ([10, 10, NAN, 11, 11, 2, 12, 12, 2], "label_nonfinite"),
+        ([10, 10, 2, 11, 11, 2, 12, 12], "keypoint_syntax"),
+        ([10, 10, "2", 11, 11, 2, 12, 12, 2], "json_text"),
+        ([10, 10, "two", 11, 11, 2, 12, 12, 2], "keypoint_syntax"),
+        ("10 10 2", "keypoint_syntax"),
+        ([[10, 10, 2], [11, 11], [12, 12, 2]], "keypoint_syntax"),
+        ([10, 10, 2] * 4, "keypoint_syntax"),
+        ([10, 10, NAN, 11, 11, 2, 12, 12, 2], "keypoint_syntax"),
+        ([NAN, 10, 2, 11, 11, 2, 12, 12, 2], "keypoint_syntax"),
         ([10, 10, 5, 11, 11, 2, 12, 12, 2], "keypoint_visibility"),
-        ([10, 100, 2, 11, 11, 2, 12, 12, 2], "keypoint_outside_image"),
+        ([10, 100, 2, 11, 11, 2, 12, 12, 2], "keypoint_dropped"),
         ([60, 40, 2, 11, 11, 2, 12, 12, 2], "keypoint_outside_box"),
         ([0] * 9, "keypoint_none"),
         (None, "keypoint_none"),
@@ -77,8 +81,8 @@ def test_wrong_keypoints_are_found(tmp_path: Path, keypoints: Any, kind: str) ->
     path = coco_set(tmp_path, categories=keypoint_categories(), annotations=[])
     path.write_text(json.dumps(coco_values(categories=keypoint_categories()) | {"annotations": [good, bad]}))
     health = run_check(path)
-    assert kinds(health) == {kind: 1}
-    assert example(health, kind).annotation == 7
+    assert kinds(health) == ({kind: 1, "keypoint_none": 1} if kind == "keypoint_syntax" else {kind: 1})
+    assert kind == "json_text" or example(health, kind).annotation == 7
 
 
 @pytest.mark.parametrize(
@@ -88,10 +92,10 @@ def test_wrong_keypoints_are_found(tmp_path: Path, keypoints: Any, kind: str) ->
         ({"annotations": {}}, {"json_structure": 1, "no_labels": 1}),
         ({"categories": "none"}, {"json_structure": 1, "category_unknown": 2, "no_labels": 1}),
         ({"images": []}, {"image_unknown": 2, "no_images": 1}),
-        ({"images": [3, {"id": None}, {"id": 1}]}, {"json_structure": 3, "image_unknown": 2, "no_images": 1}),
+        ({"images": [3, {"id": None}, {"id": 1}]}, {"json_structure": 3, "image_unknown": 1, "no_images": 1}),
         ({"annotations": ["a", 3, None, []]}, {"json_structure": 4, "no_labels": 1}),
         ({"annotations": [{}]}, {"image_unknown": 1, "no_labels": 1}),
-        ({"categories": [{"id": 5, "name": "a"}, {"id": 9}, {"id": 9, "name": "b"}]}, {"category_duplicate": 1}),
+        ({"categories": [{"id": 5, "name": "a"}, {"id": 9}, {"id": 9, "name": "b"}]}, {"category_duplicate": 2}),
         ({"annotations": [annotation(1), annotation(1, image_id=2, category_id=9)]}, {"annotation_id_duplicate": 1}),
         ({"annotations": [annotation(None), annotation([], image_id=2, category_id=9)]}, {}),
     ],
@@ -152,7 +156,8 @@ def test_images_are_found_where_they_usually_are(tmp_path: Path) -> None:
         health = run_check(json_file)
         assert kinds(health) == {}, place
         assert health.images_read == 2
-    alone = tmp_path / "alone.json"
+    alone = tmp_path / "far" / "away" / "alone.json"
+    alone.parent.mkdir(parents=True)
     alone.write_text(json.dumps(coco_values()))
     assert "path_missing" in kinds(run_check(alone))
     assert kinds(run_check(alone, images=tmp_path / "images" / "images")) == {}

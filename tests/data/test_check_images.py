@@ -183,3 +183,31 @@ def test_absurd_boxes_are_drawn() -> None:
     points = np.array([[[np.nan, 1e308, 2]]] * 4)
     tile = make_tile("x.jpg", 100, noise((48, 64, 3)), boxes, points, np.array([True, True, True, False]), "ü" * 300)
     assert tile.picture.shape == (280, 320, 3)
+
+
+def broken_inside(path: Path) -> Path:
+    """Write a JPEG that lacks bytes in its middle."""
+    pixels = cv2.GaussianBlur(noise((240, 320, 3)), (0, 0), 3)
+    content = encoded(".jpg", pixels)
+    path.write_bytes(content[: len(content) // 2] + content[len(content) // 2 + 300 :])
+    return path
+
+
+def test_a_jpeg_that_is_broken_inside(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = yolo_set(tmp_path, {f"{k:02}": GOOD for k in range(40)})
+    names = [broken_inside(tmp_path / "images" / "train" / f"{k:02}.jpg").name for k in (3, 30)]
+    health = run_check(data)
+    assert kinds(health) == {"image_corrupt": 2}
+    found = next(kind for kind in health.kinds if kind.kind == "image_corrupt").examples
+    assert sorted(Path(one.image).name for one in found) == names
+    assert all("Corrupt JPEG data" in one.message for one in found)
+    assert capfd.readouterr() == ("", ""), "no line without a name reaches the terminal"
+
+
+def test_what_others_write_meanwhile_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    with images_module.DecoderLog() as log:
+        os.write(2, b"Corrupt JPEG data: 2 bytes\nanother thread's line\n")
+        with images_module.DecoderLog():
+            os.write(2, b"libpng warning: iCCP\n")
+        assert log.size == 70
+    assert capfd.readouterr().err == "another thread's line\n"

@@ -13,7 +13,7 @@ import yaml
 
 from tests.data.sets import annotation, coco_set, coco_values, keypoint_categories, kinds, picture
 from yolo_gradsafe.data import PrepareError, prepare, run_check
-from yolo_gradsafe.data.convert import is_coco
+from yolo_gradsafe.data.convert import for_training
 from yolo_gradsafe.data.convert.flip import flip_order
 from yolo_gradsafe.data.convert.links import Names
 from yolo_gradsafe.data.place import cache_folder
@@ -69,9 +69,10 @@ def test_what_cannot_be_trained_on_is_left_out_and_listed(tmp_path: Path, cache:
         "14": "category_unknown",
         "15": "image_unknown",
         "16": "crowd",
-        "": "json_structure",
+        "annotations[9]": "json_structure",
     }
-    assert any("7 entries were left out" in note and "left_out.csv" in note for note in made.notes)
+    assert "10 annotations: 3 labels, 7 left out (2 json_structure, " in made.notes[0]
+    assert any("7 annotations were left out" in note and "left_out.csv" in note for note in made.notes)
     assert not run_check(made.data).errors
 
 
@@ -196,30 +197,28 @@ def test_nothing_to_train_on(tmp_path: Path, cache: Path, text: str, message: st
 
 
 def test_tasks_without_a_conversion(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(PrepareError, match="detect and pose"):
+    with pytest.raises(PrepareError, match="detect, pose, segment, obb only"):
+        prepare(coco_set(tmp_path), "classify", cache=cache)
+    with pytest.raises(PrepareError, match="none of 2 objects has an outline"):
         prepare(coco_set(tmp_path), "segment", cache=cache)
     with pytest.raises(PrepareError, match="keypoints"):
         prepare(coco_set(tmp_path), "pose", cache=cache)
 
 
-def test_what_is_coco(tmp_path: Path) -> None:
+def test_what_training_gets(tmp_path: Path, cache: Path) -> None:
     path = coco_set(tmp_path)
     (tmp_path / "coco.yaml").write_text("train: annotations.json")
     (tmp_path / "yolo.yaml").write_text("train: images")
     (tmp_path / "bad.yaml").write_text("train: [")
-    found = [is_coco(data) for data in (path, tmp_path / "coco.yaml", str(tmp_path / "coco.yaml"))]
-    assert found == [True] * 3
-    others = [
-        tmp_path / "yolo.yaml",
-        tmp_path / "bad.yaml",
-        tmp_path,
-        "coco8.yaml",
-        "nowhere.json",
-        "x" * 5000,
-        None,
-        {"train": "a"},
-    ]
-    assert [is_coco(data) for data in others] == [False] * 8
+    for data in (path, tmp_path / "coco.yaml", str(tmp_path / "coco.yaml")):
+        made = for_training(data, "detect", cache)
+        assert made is not None
+        assert len(rows(made.data)) == 2
+    as_they_are = ["yolo.yaml", "bad.yaml", "coco8.yaml", "nowhere.json", "x" * 5000, None, {"train": "a"}]
+    for data in as_they_are:
+        place = tmp_path / data if isinstance(data, str) and data.endswith("o.yaml") else data
+        assert for_training(place, "detect", cache) is None
+    assert for_training(path, "classify", cache) is None, "a task of other data"
 
 
 @pytest.mark.parametrize(

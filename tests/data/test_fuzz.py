@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +17,8 @@ from ultralytics.data.utils import verify_image_label
 
 from tests.data.sets import TWO_POINTS, annotation, coco_set, coco_values, keypoint_categories, yolo_set
 from yolo_gradsafe.data import Health, PrepareError, prepare, run_check
+from yolo_gradsafe.data.findings import Annotations
+from yolo_gradsafe.data.health import TASKS
 from yolo_gradsafe.data.health_table import table
 from yolo_gradsafe.data.read.labels import parse
 from yolo_gradsafe.data.read.source import Item, Layout
@@ -51,6 +55,11 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 BOXES = st.lists(NUMBERS, min_size=4, max_size=4)
+OUTLINES = (
+    st.lists(st.lists(st.floats(-5, 70) | st.integers(-5, 70), max_size=8), max_size=3)
+    | st.fixed_dictionaries({}, optional={"size": st.just([48, 64]) | VALUES, "counts": VALUES | st.text("0159:?Qo")})
+    | VALUES
+)
 ENTRIES = st.fixed_dictionaries(
     {},
     optional={
@@ -59,8 +68,10 @@ ENTRIES = st.fixed_dictionaries(
         "category_id": st.sampled_from([5, 9]) | SCALARS,
         "bbox": BOXES | VALUES,
         "keypoints": st.lists(NUMBERS, min_size=9, max_size=9) | VALUES,
+        "segmentation": OUTLINES,
+        "attributes": st.fixed_dictionaries({}, optional={"rotation": SCALARS}) | VALUES,
         "area": SCALARS,
-        "iscrowd": VALUES,
+        "iscrowd": st.sampled_from([0, 1, "0", "1"]) | VALUES,
     },
 )
 IMAGES = st.fixed_dictionaries(
@@ -175,10 +186,102 @@ def check_json(place: Path, content: bytes) -> None:
     path = place / "annotations.json" if place.exists() else coco_set(place)
     path.write_bytes(content)
     sound(run_check(path, sheet=place / "sheet.jpg"))
-    for task in ("detect", "pose"):
+    for task in TASKS:
+        health = run_check(path, task=task)
+        sound(health)
+        adds_up(health.annotations)
         with TemporaryDirectory() as cache:
             try:
                 made = prepare(path, task, cache=Path(cache))
             except PrepareError:
                 continue
-            assert not run_check(made.data).errors, "what was converted can be trained on"
+            assert not run_check(made.data, task=task).errors, "what was converted can be trained on"
+            labels, left = written(made.data.parent)
+            assert health.annotations is not None
+            assert (labels, left) == (health.annotations.labels, health.annotations.left_out), "the check said so"
+
+
+def adds_up(told: Annotations | None) -> None:
+    """Every annotation is a label or left out, once."""
+    assert told is None or told.labels + sum(told.left_out.values()) == told.total
+
+
+def written(folder: Path) -> tuple[int, dict[str, int]]:
+    """Return the labels of a conversion, and the annotations that it lists as left out, by kind."""
+    labels = sum(len(path.read_text().splitlines()) for path in folder.glob("labels/*/*.txt"))
+    with (folder / "left_out.csv").open(encoding="utf-8", newline="") as file:
+        return labels, dict(Counter(row["kind"] for row in csv.DictReader(file) if row["annotation"]))
+
+
+NAMES_OF_IMAGES = ["1.jpg", "2.jpg", "x/1.jpg", "a\\1.jpg", "1.JPG", "nowhere.jpg", "2", "./2.jpg"]
+SPLITS = st.sampled_from(["a.json", "b.json", "images", 3, None]) | st.fixed_dictionaries(
+    {}, optional={"annotations": st.sampled_from(["a.json", "b.json", 3]), "images": st.sampled_from(["images", "no"])}
+)
+JSONS = st.sampled_from(["a.json", "b.json"]) | st.fixed_dictionaries({"annotations": st.just("a.json")})
+RIGHT_LAYOUTS = st.fixed_dictionaries(
+    {"train": JSONS | st.lists(JSONS, min_size=1, max_size=3)},
+    optional={"val": JSONS | st.lists(JSONS, max_size=2), "images": st.just("images"), "keep_crowds": st.booleans()},
+)
+LAYOUTS = st.fixed_dictionaries(
+    {"train": SPLITS | st.lists(SPLITS, max_size=3)},
+    optional={
+        "val": SPLITS | st.lists(SPLITS, max_size=2),
+        "valid": SPLITS,
+        "images": st.sampled_from(["images", ".", 3]),
+        "keep_crowds": st.sampled_from([True, False, "some"]),
+        "split": st.sampled_from([0.5, 2, "half"]),
+        "boxes": st.sampled_from(["coco", "pascal_voc", "yolo", "other"]),
+    },
+)
+TIDY_ENTRIES = st.fixed_dictionaries(
+    {
+        "id": st.integers(1, 9),
+        "image_id": st.sampled_from([1, 2, "1", 2.0, 3]),
+        "category_id": st.sampled_from([5, 9, "5", 7]),
+        "bbox": st.lists(st.integers(0, 40), min_size=4, max_size=4),
+        "iscrowd": st.sampled_from([0, 0, 0, 1]),
+    }
+)
+
+
+@settings(fuzz, max_examples=150)
+@given(
+    values=RIGHT_LAYOUTS | LAYOUTS,
+    names=st.lists(st.sampled_from(NAMES_OF_IMAGES), min_size=4, max_size=4),
+    one=st.lists(TIDY_ENTRIES, max_size=6),
+    two=st.lists(TIDY_ENTRIES, max_size=6),
+)
+def test_any_layout_adds_up(folder: Path, values: Any, names: list[str], one: list[Any], two: list[Any]) -> None:
+    place = folder / "layouts"
+    if not place.exists():
+        coco_set(place)
+    for name, entries, images in (("a", one, names[:2]), ("b", two, names[2:])):
+        content = coco_values() | {"annotations": entries}
+        content["images"] = [
+            {"id": k, "file_name": image, "width": 64, "height": 48} for k, image in enumerate(images, 1)
+        ]
+        (place / f"{name}.json").write_text(json.dumps(content))
+    data = place / "set.yaml"
+    data.write_text(json.dumps(values))
+    health = run_check(data, task="detect")
+    sound(health)
+    adds_up(health.annotations)
+    with TemporaryDirectory() as cache:
+        try:
+            made = prepare(data, "detect", cache=Path(cache))
+        except PrepareError:
+            return
+        assert health.annotations is not None
+        assert health.annotations.total == made_of(values, len(one), len(two))
+        assert written(made.data.parent) == (health.annotations.labels, health.annotations.left_out)
+
+
+def made_of(values: dict[str, Any], one: int, two: int) -> int:
+    """Return how many annotations the JSONs of a layout hold."""
+    flat = [entry for key in ("train", "val", "valid") for entry in _flat(values.get(key))]
+    return sum({"a.json": one, "b.json": two}[entry] for entry in flat)
+
+
+def _flat(given: Any) -> list[str]:
+    entries = given if isinstance(given, list) else [given]
+    return [entry["annotations"] if isinstance(entry, dict) else entry for entry in entries if entry is not None]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -27,7 +28,9 @@ def check(
     imgsz: Annotated[int, typer.Option(min=1, help="Training size that boxes are judged at, pixels.")] = 640,
     batch: Annotated[int, typer.Option(min=1, help="Images a batch, for the last batch of an epoch.")] = 16,
     images: Annotated[Path | None, typer.Option(help="Folder of the images of a COCO JSON.")] = None,
-    task: Annotated[str | None, typer.Option(help="Task that the labels are for: detect or pose.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task that the labels are for: detect, pose, segment or obb.")
+    ] = None,
     labels_only: Annotated[bool, typer.Option("--labels-only", help="Do not read the images.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     out: Annotated[
@@ -64,7 +67,13 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    with typer.progressbar(length=1, label="check", file=sys.stderr) as bar:
+    # A terminal of its own: the check catches what decoders write to the other.
+    with open(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as terminal:
+        yield from _bar(terminal)
+
+
+def _bar(terminal: TextIO) -> Iterator[Callable[[int, int], None]]:
+    with typer.progressbar(length=1, label="check", file=terminal) as bar:
 
         def move(done: int, total: int) -> None:
             bar.length = total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from yolo_gradsafe.config import Config, ConfigError, parse_value
     context_settings=KEY_VALUE,
     help="Train as 'yolo train' does, guarded.\n\n"
     "Takes every Ultralytics argument as key=value, and the options of the guard: gradsafe=PRESET_OR_FILE and "
-    "gradsafe.SECTION.OPTION=VALUE. data= may be a COCO JSON, or a YAML that names one a split: "
-    "it is converted once.\n\n"
+    "gradsafe.SECTION.OPTION=VALUE. data= may be a COCO JSON, a YAML that names one a split, or the folder of an "
+    "export: it is converted once.\n\n"
     "Example: gradsafe train model=yolo26n.pt data=coco8.yaml epochs=100 gradsafe=detect gradsafe.clip.max_norm=5",
 )
 def train(context: typer.Context) -> None:
@@ -37,7 +38,8 @@ def train(context: typer.Context) -> None:
     name = str(arguments.pop("model"))
     task = arguments.pop("task", None)
     model = RTDETR(name) if "rtdetr" in Path(name).stem.lower() else YOLO(name, task=task)
-    arguments |= _converted(arguments, str(model.task))
+    arguments |= _prepared(arguments, str(model.task))
+    _speak_first(arguments, str(model.task))
     try:
         model.train(callbacks=guard, **arguments)
     except Exception as error:
@@ -45,21 +47,42 @@ def train(context: typer.Context) -> None:
         raise typer.Exit(FAILED) from error
 
 
-def _converted(arguments: dict[str, Any], task: str) -> dict[str, Any]:
-    """Return the data YAML in place of COCO JSON; nothing where the data are no such."""
+def _prepared(arguments: dict[str, Any], task: str) -> dict[str, Any]:
+    """Return the data YAML in place of COCO JSON or a folder; nothing where Ultralytics takes the data as they are."""
     from yolo_gradsafe import adapter
-    from yolo_gradsafe.data.convert import PrepareError, is_coco, prepare
+    from yolo_gradsafe.data.convert import PrepareError, for_training
     from yolo_gradsafe.data.findings import CheckError
 
-    if not is_coco(arguments.get("data")):
-        return {}
     with explained(PrepareError, CheckError, OSError):
-        prepared = prepare(arguments["data"], task)
+        prepared = for_training(arguments.get("data"), task)
+    if prepared is None:
+        return {}
     first, *others = prepared.notes
-    adapter.log(first if prepared.fresh else f"{first} (before; nothing has changed)")
+    adapter.log(
+        f"{first} (before; nothing has changed)" if first.startswith("converted") and not prepared.fresh else first
+    )
     for note in others:
         adapter.warn(note)
     return {"data": str(prepared.data)}
+
+
+def _speak_first(arguments: dict[str, Any], task: str) -> None:
+    """Say in plain words why a training cannot begin, before Ultralytics fails on the same data in its own."""
+    from yolo_gradsafe import adapter
+    from yolo_gradsafe.data import CheckError, quick_check
+    from yolo_gradsafe.data.kinds import HOPELESS
+    from yolo_gradsafe.error_boundary import ErrorBoundary
+
+    data = arguments.get("data")
+    if not isinstance(data, (str, Path)):
+        return
+    keys = {key: arguments[key] for key in ("imgsz", "batch") if type(arguments.get(key)) is int and arguments[key] > 0}
+    shield = ErrorBoundary(lambda place, _: adapter.warn(f"could not {place}"))
+    with shield("check the data"), suppress(CheckError):  # what is not there Ultralytics may download
+        health = quick_check(data, task=task, single_cls=bool(arguments.get("single_cls")), **keys)
+        kinds = {kind.kind for kind in health.kinds} if health is not None else set()
+        if health is not None and kinds & set(HOPELESS) and "path_missing" not in kinds:
+            adapter.warn(health.warning)
 
 
 def _split(words: list[str]) -> tuple[dict[str, Any], list[str]]:

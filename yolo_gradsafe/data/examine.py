@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from yolo_gradsafe.data.checks.boxes import check_boxes
-from yolo_gradsafe.data.checks.images import Photo, look, open_photo
+from yolo_gradsafe.data.checks.copies import Print, fingerprint
+from yolo_gradsafe.data.checks.images import DecoderLog, Photo, check_npy, look, open_photo
 from yolo_gradsafe.data.checks.keypoints import check_keypoints
-from yolo_gradsafe.data.checks.npy import check_npy
 from yolo_gradsafe.data.checks.objects import Objects, Problem, Rules
 from yolo_gradsafe.data.findings import Found
 from yolo_gradsafe.data.kinds import KINDS
+from yolo_gradsafe.data.label_row import lines, task_of, used_classes
 from yolo_gradsafe.data.read.header import Header
 from yolo_gradsafe.data.read.labels import read_label
 from yolo_gradsafe.data.read.source import Item, Source
 from yolo_gradsafe.data.worst_images import Tile, make_tile
 
-__all__ = ["CROWDED", "WEIGHTS", "Examined", "disagree", "examine"]
+__all__ = ["CROWDED", "WEIGHTS", "Examined", "disagree", "examine", "unusable"]
 
 CROWDED = 1000
 """Objects in one image from which it is told."""
@@ -37,13 +38,27 @@ class Examined:
     """Objects of each image."""
     classes: Counter[int] = field(default_factory=Counter)
     """Objects by class."""
+    written: int = 0
+    """Objects of a JSON that a conversion makes a label of."""
+    left: Counter[str] = field(default_factory=Counter)
+    """Objects of a JSON that a conversion leaves out, by the kind of finding."""
     images_read: int = 0
+    prints: list[Print] = field(default_factory=list)
+    """What tells each image that was read from others, where there are several splits."""
+    noisy: list[str] = field(default_factory=list)
+    """Images that a decoder may have complained of."""
     tiles: list[Tile] = field(default_factory=list)
     """Pictures of the worst of them."""
 
 
 def examine(
-    items: Sequence[Item], source: Source, imgsz: int, read: Container[str], tiles: int, known: Counter[str]
+    items: Sequence[Item],
+    source: Source,
+    imgsz: int,
+    read: Container[str],
+    tiles: int,
+    known: Counter[str],
+    log: DecoderLog,
 ) -> Examined:
     """Examine some images.
 
@@ -54,6 +69,7 @@ def examine(
         read: Images whose files are read; of the others only the labels are looked at.
         tiles: Pictures that are made at most.
         known: Weight of what the reader of the set found already, by image.
+        log: What decoders print.
     """
     result = Examined()
     photos = {item.image: open_photo(item.image) for item in items if item.image in read}
@@ -78,8 +94,13 @@ def examine(
             found.append(Found("crowded", words, item.label or item.image, image=item.image))
         photo = photos.pop(item.image, None)
         pixels = None
+        if source.format == "coco":
+            _count(result, item, source, photo)
         if photo is not None:
-            pixels, told = look(photo, source.channels)
+            pixels, told = look(photo, source.channels, log)
+            result.noisy += [item.image] if photo.noisy else []
+            if len(source.splits) > 1:
+                result.prints.append(fingerprint(item.image, photo.data, pixels))
             told = [*photo.told, *told, *disagree(item, photo.header), *check_npy(item.image)]
             found += [Found(kind, message, item.image, image=item.image) for kind, message in told]
         weight = _weight(found) + known[item.image]
@@ -89,6 +110,26 @@ def examine(
             result.tiles = sorted([*result.tiles, made], key=Tile.rank)[:tiles]
         result.found += found
     return result
+
+
+def unusable(item: Item, photo: Photo | None) -> list[tuple[str, str]]:
+    """Return why no object of an image can be trained on, as kind and message."""
+    if photo is None:
+        return []
+    if photo.header is None:
+        return photo.told
+    return disagree(item, photo.header)
+
+
+def _count(result: Examined, item: Item, source: Source, photo: Photo | None) -> None:
+    """Count what a conversion would make of the objects of an image."""
+    if why := unusable(item, photo):
+        result.left[why[0][0]] += len(item.rows)
+        return
+    task = task_of(source)
+    written, left = lines(item, source, used_classes(source, task), task)
+    result.written += len(written)
+    result.left.update(one.kind for one in left)
 
 
 def _size(item: Item, photo: Photo | None) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from yolo_gradsafe.report.console import shown
 from yolo_gradsafe.report.parts import Part
 from yolo_gradsafe.telemetry.recorder import write_atomically
 
-__all__ = ["CheckError", "Finding", "Found", "Health", "KindCount", "Split"]
+__all__ = ["Annotations", "CheckError", "Finding", "Found", "Health", "KindCount", "Split"]
 
 
 class CheckError(ValueError):
@@ -54,6 +54,7 @@ class KindCount(Part):
     kind: str = Field(description="kind of finding")
     severity: Severity = Field(description="error, warning or note")
     meaning: str = Field(description="what it does to a training")
+    remedy: str = Field(default="", description="what to do about it")
     count: int = Field(description="findings of this kind")
     images: int = Field(description="images with a finding of this kind")
     examples: list[Finding] = Field(description="the first of them")
@@ -67,6 +68,22 @@ class Split(Part):
     objects: int = Field(description="objects")
 
 
+class Annotations(Part):
+    """Where the annotations of COCO JSON go: what becomes a label, and what is left out, make up all of them."""
+
+    task: str = Field(description="task that the labels are for")
+    total: int = Field(description="annotations that the files hold")
+    labels: int = Field(description="annotations that become a label")
+    left_out: dict[str, int] = Field(description="annotations that are left out, by the kind of finding, most first")
+
+    @property
+    def sum(self) -> str:
+        """The sum in words."""
+        left = sum(self.left_out.values())
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.left_out.items())
+        return f"{self.total} annotations: {self.labels} labels, {left} left out" + (f" ({kinds})" if kinds else "")
+
+
 class Health(Part):
     """The state of a data set."""
 
@@ -77,6 +94,9 @@ class Health(Part):
     classes: int | None = Field(description="number of classes; null where nothing says it")
     keypoints: list[int] | None = Field(description="kpt_shape: keypoints an object, numbers a keypoint")
     splits: dict[str, Split] = Field(description="parts of the set by name")
+    annotations: Annotations | None = Field(
+        default=None, description="where the annotations of COCO JSON go; null for other formats and unfinished checks"
+    )
     imgsz: int = Field(description="training size that boxes were judged at, pixels")
     batch: int = Field(description="images a batch that the last batch was judged at")
     images_read: int = Field(description="images whose pixels were looked at")

@@ -14,17 +14,21 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from yolo_gradsafe.data.checks.quiet import quiet_opencv
+from yolo_gradsafe.data.checks.copies import Print, find_copies
+from yolo_gradsafe.data.checks.images import DecoderLog, look_again
 from yolo_gradsafe.data.checks.sets import check_flip, check_set
 from yolo_gradsafe.data.examine import WEIGHTS, Examined, examine
-from yolo_gradsafe.data.findings import Health, KindCount, Split
+from yolo_gradsafe.data.findings import Annotations, CheckError, Found, Health, KindCount, Split
 from yolo_gradsafe.data.kinds import KINDS, SEVERITIES, Severity
+from yolo_gradsafe.data.label_row import FATAL, task_of
 from yolo_gradsafe.data.read import SPLITS, Data, Item, Source, open_data
 from yolo_gradsafe.data.tally import Tally, clean
 from yolo_gradsafe.data.worst_images import MOST, Tile, save_sheet
 
-__all__ = ["check_source", "run_check"]
+__all__ = ["TASKS", "check_source", "run_check"]
 
+TASKS = ("detect", "pose", "segment", "obb")
+"""Tasks whose labels are boxes, keypoints or outlines in text files."""
 THREADS = min(8, (os.cpu_count() or 1) + 1)
 AT_ONCE, LABELS_AT_ONCE = 16, 256
 """Images that a thread examines at once: their files are in memory together; without files it can be more."""
@@ -61,12 +65,14 @@ def run_check(
         What was found. Mistakes in the data are findings, never exceptions.
 
     Raises:
-        CheckError: There is no such file or folder.
+        CheckError: There is no such file or folder, or no such task.
         OSError: The sheet cannot be written.
         ValueError: ``imgsz`` or ``batch`` is less than 1.
     """
     if imgsz < 1 or batch < 1:
         raise ValueError(f"expected imgsz >= 1 and batch >= 1, got {imgsz} and {batch}")
+    if task is not None and task not in TASKS:
+        raise CheckError(f"task '{task}': expected one of {', '.join(TASKS)}")
     started = time.perf_counter()
     source = open_data(data, images, SPLITS, task)
     read = {item.image for item in source.items} if read_images else set()
@@ -111,30 +117,46 @@ def check_source(
         weights[image] += WEIGHTS[KINDS[kind].severity]
 
     def examine_chunk(items: list[Item]) -> Examined:
-        return examine(items, source, imgsz, read, MOST * pictures, weights)
+        return examine(items, source, imgsz, read, MOST * pictures, weights, log)
 
     deadline = None if seconds is None else started + seconds
     counts: dict[str, Split] = {}
     tiles: list[Tile] = []
     classes, images_read, complete = Counter[int](), 0, True
-    for split, items in source.splits.items():
-        objects: list[int] = []
-        for part in _in_threads(items, examine_chunk, AT_ONCE if read else LABELS_AT_ONCE, deadline):
-            if part is None:
-                complete = False
-                continue
-            tally.add(part.found)
-            objects += part.objects
-            classes += part.classes
-            images_read += part.images_read
-            tiles = sorted([*tiles, *part.tiles], key=Tile.rank)[:MOST]
-            if progress is not None:
-                progress(len(objects) + sum(split.images for split in counts.values()), len(source.items))
-        labelled = sum(count > 0 for count in objects)
-        counts[split] = Split(images=len(items), labelled=labelled, objects=sum(objects))
+    written, left = 0, Counter(one.kind for one in source.left)
+    prints: dict[str, list[Print]] = {}
+    noisy: list[str] = []
+    with DecoderLog() as log:
+        for split, items in source.splits.items():
+            objects: list[int] = []
+            for part in _in_threads(items, examine_chunk, AT_ONCE if read else LABELS_AT_ONCE, deadline):
+                if part is None:
+                    complete = False
+                    continue
+                tally.add(part.found)
+                objects += part.objects
+                classes += part.classes
+                images_read += part.images_read
+                prints.setdefault(split, []).extend(part.prints)
+                noisy += part.noisy
+                written += part.written
+                left += part.left
+                tiles = sorted([*tiles, *part.tiles], key=Tile.rank)[:MOST]
+                if progress is not None:
+                    progress(len(objects) + sum(split.images for split in counts.values()), len(source.items))
+            labelled = sum(count > 0 for count in objects)
+            counts[split] = Split(images=len(items), labelled=labelled, objects=sum(objects))
+        for image in noisy:
+            tally.add(Found(kind, message, image, image=image) for kind, message in look_again(image, log))
+    if complete and images_read >= len({item.image for item in source.items}):
+        tally.add(find_copies(prints))
     tally.add(check_set(source, counts, classes, batch) if complete else check_flip(source))
     kinds = tally.kinds()
     layout = source.layout
+    counted = source.format == "coco" and complete and not any(tally.count(kind) for kind in FATAL)
+    annotations = Annotations(
+        task=task_of(source), total=source.annotations, labels=written, left_out=dict(left.most_common())
+    )
     health = Health(
         headline=_headline(kinds, counts, complete),
         data=clean(name),
@@ -142,6 +164,7 @@ def check_source(
         classes=layout.classes,
         keypoints=[layout.points, layout.dims] if layout.points else None,
         splits={clean(split): count for split, count in counts.items()},
+        annotations=annotations if counted else None,
         imgsz=imgsz,
         batch=batch,
         images_read=images_read,
@@ -163,7 +186,7 @@ def _in_threads(
 
     stop = threading.Event()
     chunks = [items[k : k + size] for k in range(0, len(items), size)]
-    with quiet_opencv(), ThreadPool(min(THREADS, max(1, len(chunks)))) as pool:
+    with ThreadPool(min(THREADS, max(1, len(chunks)))) as pool:
         try:
             yield from pool.imap(work, chunks)
         finally:

@@ -36,12 +36,15 @@ def _set(health: Health) -> Iterator[str]:
     for name, split in health.splits.items():
         empty = split.images - split.labelled
         yield f"  {shown(name)}: {split.images} images, {split.objects} objects, {empty} images without"
+    if health.annotations:
+        yield from _wrapped(f"for {health.annotations.task}: {health.annotations.sum}", 2)
     yield f"  {health.images_read} images read in {health.seconds:.1f} s"
 
 
 def _kind(kind: KindCount, columns: int) -> Iterator[str]:
     yield f"  {kind.severity:<9}{kind.kind:<{columns}}  {kind.count:>7}  {kind.images or '-':>7}"
     yield from _wrapped(kind.meaning, 4)
+    yield from _wrapped(f"-> {kind.remedy}", 4)
     for example in kind.examples[:EXAMPLES]:
         yield from _wrapped(_told(example), 6)
     if kind.count > EXAMPLES:

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import yolo_gradsafe
 from yolo_gradsafe.data.findings import CheckError, Health
-from yolo_gradsafe.data.health import check_source
+from yolo_gradsafe.data.health import TASKS, check_source
 from yolo_gradsafe.data.place import cache_folder
 from yolo_gradsafe.data.read import Data, Source, open_data
 
-__all__ = ["TASKS", "quick_check"]
+__all__ = ["quick_check"]
 
-TASKS = ("detect", "pose", "segment", "obb")
-"""Tasks whose labels are boxes, keypoints or outlines in text files."""
 SAMPLE = 64
 """Images that are read."""
 SPLITS = ("train", "val")

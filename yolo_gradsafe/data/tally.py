@@ -46,6 +46,7 @@ class Tally:
                     kind=name,
                     severity=kind.severity,
                     meaning=kind.meaning,
+                    remedy=kind.remedy,
                     count=self._counts[name],
                     images=len(self._images.get(name, ())),
                     examples=[_typed(found) for found in self._examples[name]],

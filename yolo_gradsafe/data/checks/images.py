@@ -1,10 +1,14 @@
-"""Checks of one image file: its bytes, its header, its pixels; read once."""
+"""Checks of one image file: its bytes, its header, its pixels, and what its decoder complains of; read once."""
 
 from __future__ import annotations
 
 import os
+import re
+import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import TracebackType
 
 import cv2
 import numpy as np
@@ -13,7 +17,7 @@ import numpy.typing as npt
 from yolo_gradsafe.data.read.files import read_bytes, reason
 from yolo_gradsafe.data.read.header import Header, open_image, read_header
 
-__all__ = ["Photo", "look", "open_photo"]
+__all__ = ["DecoderLog", "Photo", "check_npy", "look", "look_again", "open_photo"]
 
 Pixels = npt.NDArray[np.generic]
 
@@ -28,8 +32,63 @@ PLUGINS = {"avif", "dng", "heic", "heif", "jp2"}
 FLAGS = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR
 """Colours and turned as the camera was held, as training reads them, with the depth that training drops."""
 
+DECODERS = re.compile(
+    r"(Corrupt JPEG|Premature end of JPEG|Inconsistent progression|Application transferred|Invalid (SOS|crc|component)"
+    r"|Unsupported (marker|JPEG)|Bogus|libpng|TIFF|\[ ?(WARN|ERROR|INFO|DEBUG)).*"
+)
+"""Lines that image decoders print."""
+BROKEN = re.compile(r"(?!.*extraneous bytes before marker 0xd9)(Corrupt JPEG|Premature end|Inconsistent|Invalid SOS).*")
+"""Those of them that tell of broken pixels."""
+
 Told = tuple[str, str]
 """Kind and message."""
+
+
+class DecoderLog:
+    """Catches what decoders write to the terminal for as long as it is entered: C code, which names no file.
+
+    What others write meanwhile comes out at the end. Where the terminal is caught already, or is not there, nothing is.
+    """
+
+    _one = threading.Lock()
+
+    def __enter__(self) -> DecoderLog:
+        logging = cv2.utils.logging
+        self._level = logging.getLogLevel()
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+        self._kept = -1
+        self._file = tempfile.TemporaryFile("a+b")  # what is written lands at the end, wherever it is read
+        if self._one.acquire(blocking=False):
+            try:
+                self._kept = os.dup(2)
+                os.dup2(self._file.fileno(), 2)
+            except OSError:
+                self._one.release()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        cv2.utils.logging.setLogLevel(self._level)
+        with self._file:
+            if self._kept < 0:
+                return
+            os.dup2(self._kept, 2)
+            os.close(self._kept)
+            self._one.release()
+            others = [line for line in self.since(0) if not DECODERS.match(line)]
+            if others:
+                os.write(2, "".join(others).encode("utf-8", "surrogateescape"))
+
+    @property
+    def size(self) -> int:
+        """Bytes that were caught so far, by all threads."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def since(self, start: int) -> list[str]:
+        """Return the lines that were caught after ``start`` bytes."""
+        self._file.seek(start)
+        return self._file.read().decode("utf-8", "surrogateescape").splitlines(keepends=True)
 
 
 @dataclass
@@ -40,6 +99,8 @@ class Photo:
     header: Header | None = None
     told: list[Told] = field(default_factory=list)
     """What its bytes and its header gave away."""
+    noisy: bool = False
+    """Whether a decoder complained while it was decoded, of this image or of another thread's."""
 
 
 def open_photo(path: str) -> Photo:
@@ -62,13 +123,26 @@ def open_photo(path: str) -> Photo:
     return photo
 
 
-def look(photo: Photo, channels: int) -> tuple[Pixels | None, list[Told]]:
+def look_again(path: str, log: DecoderLog) -> list[Told]:
+    """Decode an image alone, and return what its decoder complains of."""
+    before = log.size
+    try:
+        _decode(read_bytes(path))
+    except (OSError, ValueError):
+        return []
+    lines = [line.strip() for line in log.since(before) if BROKEN.match(line)]
+    return [("image_corrupt", lines[0])] if lines else []
+
+
+def look(photo: Photo, channels: int, log: DecoderLog) -> tuple[Pixels | None, list[Told]]:
     """Decode an image, and return its pixels as training's reader gives them, and what is wrong with it."""
     if not photo.data:
         return None, []
     told = list(_header(photo.header, channels)) if photo.header else []
     cut = _cut(photo.data, photo.header) if photo.header else None
+    before = log.size
     pixels = None if cut and cut[0] == "image_truncated" else _decode(photo.data)
+    photo.noisy = log.size > before
     if cut:
         told.append(cut)
     elif pixels is None and photo.header:
@@ -127,3 +201,24 @@ def _pixels(pixels: Pixels) -> Iterator[Told]:
     flat = pixels.reshape(-1, pixels.shape[2] if pixels.ndim == 3 else 1)
     if len(flat) and (flat[0] == flat[len(flat) // 2]).all() and (flat == flat[0]).all():
         yield "image_constant", f"every pixel is {' '.join(f'{value:g}' for value in flat[0].tolist())}"
+
+
+def check_npy(image: str) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the ``.npy`` beside an image, as kind and message; objects in it are never unpickled.
+
+    Ultralytics' ``cache=disk`` leaves it there, and it is read in place of the image from then on.
+    """
+    path = image.rsplit(".", 1)[0] + ".npy"
+    try:
+        if not os.path.isfile(path) or os.stat(path).st_mtime < os.stat(image).st_mtime:
+            return
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray) or array.dtype == np.uint8:
+            return
+        bad = int((~np.isfinite(array)).sum()) if array.dtype.kind == "f" else 0
+    except (OSError, ValueError, EOFError, SyntaxError):
+        return  # training replaces an array that cannot be read
+    if bad:
+        yield "cache_npy_nonfinite", f"{bad} NaN or infinite values in {os.path.basename(path)}"
+    else:
+        yield "cache_npy", f"{os.path.basename(path)} holds {array.dtype.name}, expected uint8"

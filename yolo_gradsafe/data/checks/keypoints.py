@@ -31,7 +31,8 @@ def check_keypoints(objects: Objects, rules: Rules) -> Iterator[Problem]:
         outside &= seen  # a conversion sets the others to zero
     for k, point in _pairs(outside):
         x, y = xy[k, point]
-        yield Problem("keypoint_outside_image", k, f"keypoint {point + 1} at {x:.4g} {y:.4g} of the image")
+        kind = "keypoint_dropped" if rules.pixels else "keypoint_outside_image"
+        yield Problem(kind, k, f"keypoint {point + 1} at {x:.4g} {y:.4g} of the image")
     yield from _far(objects, seen & ~outside)
     for k in objects.where(seen.sum(1) == 0):
         yield Problem("keypoint_none", k, f"none of {count} keypoints is labelled")

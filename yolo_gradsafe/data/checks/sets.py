@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
+from yolo_gradsafe.data.checks.unread import Unread
 from yolo_gradsafe.data.findings import Found, Split
 from yolo_gradsafe.data.read.listing import is_image
 from yolo_gradsafe.data.read.source import Source
 
 __all__ = ["check_flip", "check_set"]
 
+NO_LABELS = {"classes.txt", "labels.txt", "names.txt", "notes.txt", "readme.txt", "train.txt", "val.txt", "test.txt"}
+"""Text files that tools leave among the labels."""
 MOST_EMPTY = 0.5
 """Share of training images without an object from which it is told."""
 
@@ -39,7 +42,9 @@ def check_set(source: Source, splits: dict[str, Split], classes: Counter[int], b
     yield from _overlap(source)
     if source.format != "coco":
         yield from _shared(source)
-        yield from _orphans(source)
+        unread = list(Unread(source).found())
+        yield from unread
+        yield from _orphans(source, {found.file for found in unread})
 
 
 def check_flip(source: Source) -> Iterator[Found]:
@@ -93,7 +98,7 @@ def _shared(source: Source) -> Iterator[Found]:
             yield Found("label_shared", words, item.label, image=item.image)
 
 
-def _orphans(source: Source) -> Iterator[Found]:
+def _orphans(source: Source, known: Container[str]) -> Iterator[Found]:
     """Yield label files in the folders of the labels that have no image, listed or not."""
     mark, images = f"{os.sep}labels", f"{os.sep}images"
     for folder in sorted({os.path.dirname(item.label) for item in source.items}):
@@ -106,5 +111,7 @@ def _orphans(source: Source) -> Iterator[Found]:
         except OSError:
             continue
         for name in names:
-            if name.endswith(".txt") and name[:-4] not in stems:
-                yield Found("label_orphan", "no image of this name", os.path.join(folder, name))
+            path = os.path.join(folder, name)
+            lone = name.endswith(".txt") and name[:-4] not in stems and not name.startswith(".")
+            if lone and name.casefold() not in NO_LABELS and path not in known:
+                yield Found("label_orphan", "no image of this name", path)

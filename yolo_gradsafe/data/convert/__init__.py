@@ -1,5 +1,5 @@
 """COCO JSON to what Ultralytics trains on: converted once, kept in the user's cache, images linked."""
 
-from yolo_gradsafe.data.convert.prepare import Prepared, PrepareError, is_coco, prepare
+from yolo_gradsafe.data.convert.prepare import Prepared, PrepareError, for_training, prepare
 
-__all__ = ["PrepareError", "Prepared", "is_coco", "prepare"]
+__all__ = ["PrepareError", "Prepared", "for_training", "prepare"]

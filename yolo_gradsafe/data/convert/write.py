@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
+import os
+import re
 from collections import Counter
+from collections.abc import Iterable
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import yaml
 
 from yolo_gradsafe.data.convert.flip import flip_order
-from yolo_gradsafe.data.convert.left_out import list_left_out
 from yolo_gradsafe.data.convert.links import Names, link
-from yolo_gradsafe.data.convert.usable import LeftOut, label_row
 from yolo_gradsafe.data.examine import disagree
-from yolo_gradsafe.data.findings import Found
+from yolo_gradsafe.data.findings import Annotations, Found
 from yolo_gradsafe.data.health import THREADS
 from yolo_gradsafe.data.kinds import KINDS
+from yolo_gradsafe.data.label_row import FATAL, lines, used_classes
 from yolo_gradsafe.data.read.files import reason
 from yolo_gradsafe.data.read.header import peek
 from yolo_gradsafe.data.read.source import Item, Source
@@ -26,8 +29,6 @@ from yolo_gradsafe.data.tally import clean
 __all__ = ["LEFT_OUT", "SUMMARY", "write_set"]
 
 LEFT_OUT, SUMMARY = "left_out.csv", "conversion.json"
-FATAL = ("json_syntax", "path_missing")
-"""Findings after which there is nothing to write."""
 ONE_SET = (
     "validation runs on the training images, as only one JSON was given: its metrics flatter. Name two in a YAML "
     "(train: a.json, val: b.json), or hold out a share of one (train: a.json, split: 0.1)"
@@ -42,21 +43,17 @@ def write_set(source: Source, folder: Path, home: Path, task: str, split: float 
         source: The set, read from COCO JSON.
         folder: Where it is written.
         home: Where it will be moved to.
-        task: ``detect`` or ``pose``.
+        task: One of ``TASKS``.
         split: Share of the training images that is held out where there is no validation set.
 
     Returns:
         Why nothing of it can be trained on; empty when all is well.
     """
-    for one in source.found:
-        if one.kind in FATAL:
-            return clean(one.message)
-    pose = task == "pose"
-    classes = _classes(source, pose)
-    if pose and (not source.layout.points or not classes):
-        return "no category has keypoints, and no annotation either; pose needs them"
-    left = [one for one in source.found if KINDS[one.kind].severity == "error" or one.kind == "crowd"]
-    missing = sorted({one.image for one in left if one.kind == "image_missing"})
+    classes = used_classes(source, task)
+    if problem := _problem(source):
+        return clean(problem)
+    left = [one for one in source.found if KINDS[one.kind].severity == "error" and one.annotation is None]
+    left += source.left
     splits = _splits(source, split)
     objects, names = Counter[str](), Names()
     images = Counter[str]()
@@ -67,40 +64,91 @@ def write_set(source: Source, folder: Path, home: Path, task: str, split: float 
             states = pool.imap(_state, items, chunksize=16)
             for item, state in zip(items, states, strict=True):
                 if state is not None:
-                    left.append(state)
+                    left += [state, *(state._replace(annotation=row.place) for row in item.rows)]
                     continue
-                lines, dropped = _lines(item, source, classes, pose)
+                written, dropped = lines(item, source, classes, task)
                 left += dropped
                 file = names.fresh(item.name)
                 link(item.image, folder / "images" / name / file)
                 label = folder / "labels" / name / f"{file.rpartition('.')[0]}.txt"
-                label.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-                objects[name] += len(lines)
+                label.write_text("".join(f"{line}\n" for line in written), encoding="utf-8")
+                objects[name] += len(written)
                 images[name] += 1
+    told = Annotations(
+        task=task,
+        total=source.annotations,
+        labels=sum(objects.values()),
+        left_out=dict(Counter(one.kind for one in left if one.annotation is not None).most_common()),
+    )
     if not objects["train"]:
-        first = f": {left[0].message}" if left else ""
-        return f"no object in the training images can be used; {len(left)} entries were left out{clean(first)}"
-    flip = _flip(source, classes) if pose else None
-    (folder / "data.yaml").write_text(_yaml(source, home, splits, classes, pose, flip), encoding="utf-8")
-    list_left_out(left, folder / LEFT_OUT)
+        return f"no object in the training images can be used; {told.sum}{clean(_commonest(left))}"
+    flip = _flip(source, classes) if task == "pose" else None
+    (folder / "data.yaml").write_text(_yaml(source, home, splits, classes, task, flip), encoding="utf-8")
+    _list_left_out(left, folder / LEFT_OUT)
+    notes = _notes(source, home, splits, images, objects)
+    notes[0] += f"; {told.sum}"
+    if left:
+        notes.insert(1, _left_out(left, home))
+    notes += _warnings(source, task == "pose" and flip is None)
     summary = {
         "schema_version": 1,
         "sources": [clean(str(path.absolute())) for path in source.files],
         "images": sum(images.values()),
-        "objects": sum(objects.values()),
+        "objects": told.labels,
+        "annotations": told.total,
         "left_out": dict(Counter(one.kind for one in left)),
-        "missing": [clean(image) for image in missing],
-        "notes": _notes(source, home, splits, images, objects, left, pose and flip is None),
+        "missing": _awaited(source, left),
+        "notes": notes,
     }
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return ""
 
 
-def _classes(source: Source, pose: bool) -> dict[int, int]:
-    """Return the classes that are used, each with its number in the label files: for pose those with keypoints."""
-    named = [k for k, points in enumerate(source.key_points) if points]
-    used = named if pose and named else range(len(source.key_points))
-    return {k: index for index, k in enumerate(used)}
+def _problem(source: Source) -> str:
+    """Return why nothing of a set can be trained on; empty where something can."""
+    for kind in FATAL:
+        for one in source.found:
+            if one.kind == kind:
+                return one.message if kind == "foreign_format" else f"{one.message}; {KINDS[kind].remedy}"
+    return ""
+
+
+def _awaited(source: Source, left: list[Found]) -> list[str]:
+    """Return where images that are missing would be found: when one comes, the set is converted anew."""
+    missing = {one.image for one in left if one.kind == "image_missing"}
+    folders = list(dict.fromkeys(os.path.dirname(item.image) for item in source.items))[:4]
+    names = {re.split(r"[\\/]", image)[-1] for image in missing}
+    return sorted(map(clean, missing | {os.path.join(folder, name) for folder in folders for name in names}))
+
+
+def _commonest(left: list[Found]) -> str:
+    """Return the first message of the commonest reason."""
+    if not left:
+        return ""
+    kind = Counter(one.kind for one in left).most_common(1)[0][0]
+    first = next(one for one in left if one.kind == kind)
+    return f"; {first.message}: {KINDS['crowds' if kind == 'crowd' else kind].remedy}"
+
+
+def _left_out(left: list[Found], home: Path) -> str:
+    """Say how much was left out, why, and where it is listed."""
+    annotations = sum(one.annotation is not None for one in left)
+    parts = [
+        f"{count} {what}" for count, what in ((annotations, "annotations"), (len(left) - annotations, "other entries"))
+    ]
+    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in left).most_common(4))
+    told = " and ".join(part for part in parts if part[0] != "0")
+    return f"{told} were left out ({kinds}); they are listed in {home / LEFT_OUT}"
+
+
+def _list_left_out(left: Iterable[Found], path: Path) -> None:
+    """Write a row an entry: kind of finding, id of the annotation, image, why."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["kind", "annotation", "image", "message"])
+        for one in left:
+            annotation = "" if one.annotation is None else str(one.annotation)
+            writer.writerow([one.kind, *map(clean, (annotation, one.image, one.message))])
 
 
 def _splits(source: Source, share: float | None) -> dict[str, list[Item]]:
@@ -134,22 +182,10 @@ def _state(item: Item) -> Found | None:
     return Found(*told[0], item.image, image=item.image) if told else None
 
 
-def _lines(item: Item, source: Source, classes: dict[int, int], pose: bool) -> tuple[list[str], list[Found]]:
-    lines: dict[str, None] = {}
-    left: list[Found] = []
-    for row in item.rows:
-        label = classes.get(int(row.values[0]))
-        try:
-            if label is None:
-                raise LeftOut("keypoint_none", "its category has no keypoints")
-            lines[label_row(row, label, pose)] = None  # a line that is there already is a duplicate
-        except LeftOut as why:
-            left.append(Found(why.kind, str(why), source.file, annotation=row.place, image=item.image))
-    return list(lines), left
-
-
 def _flip(source: Source, classes: dict[int, int]) -> list[int] | None:
-    """Return ``flip_idx`` where the classes' keypoints agree on it."""
+    """Return ``flip_idx``: the user's, else the one that the classes' keypoints agree on."""
+    if isinstance(source.flip_idx, list):
+        return source.flip_idx
     names = [points for k in classes if (points := source.key_points[k])]
     longest = max(names, key=len, default=[])
     agree = all(points == longest[: len(points)] for points in names)
@@ -161,14 +197,14 @@ def _yaml(
     home: Path,
     splits: dict[str, list[Item]],
     classes: dict[int, int],
-    pose: bool,
+    task: str,
     flip: list[int] | None,
 ) -> str:
     values: dict[str, object] = {"path": str(home.absolute())}
     values |= {name: f"images/{name}" for name in splits}
     values.setdefault("val", values["train"])
     values["names"] = {index: clean((source.names or {})[k]) for k, index in classes.items()}
-    if pose:
+    if task == "pose":
         values["kpt_shape"] = [source.layout.points, 3]
     if flip is not None:
         values["flip_idx"] = flip
@@ -176,22 +212,28 @@ def _yaml(
 
 
 def _notes(
-    source: Source,
-    home: Path,
-    splits: dict[str, list[Item]],
-    images: Counter[str],
-    objects: Counter[str],
-    left: list[Found],
-    no_flip: bool,
+    source: Source, home: Path, splits: dict[str, list[Item]], images: Counter[str], objects: Counter[str]
 ) -> list[str]:
-    """Return what a user should know, sentences; the first says what was made."""
+    """Return what was made, sentences."""
     parts = ", ".join(f"{images[name]} {name} images with {objects[name]} objects" for name in splits)
-    notes = [f"converted {clean(source.path.name)} to {home}: {parts}"]
-    if left:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in left).most_common(4))
-        notes.append(f"{len(left)} entries were left out ({kinds}); they are listed in {home / LEFT_OUT}")
+    notes = [f"converted {clean(source.path.absolute().name)} to {home}: {parts}"]
     if "val" not in splits:
         notes.append(ONE_SET)
     elif "val" not in source.splits:
         notes.append(f"{len(splits['val'])} of the images are held out for validation, the same ones every time")
-    return [*notes, NO_FLIP] if no_flip else notes
+    return notes
+
+
+def _warnings(source: Source, no_flip: bool) -> list[str]:
+    """Return what a user should know of how the annotations were read, a sentence a kind, the commonest first."""
+    told: dict[str, list[Found]] = {}
+    for one in source.found:
+        if KINDS[one.kind].severity == "warning":
+            told.setdefault(one.kind, []).append(one)
+    ranked = sorted(told.values(), key=len, reverse=True)
+    words = [
+        clean(f"{found[0].message}" + (f" (and {len(found) - 1} more of {found[0].kind})" if len(found) > 1 else ""))
+        + f": {KINDS[found[0].kind].remedy}"
+        for found in ranked
+    ]
+    return [*words, NO_FLIP] if no_flip else words

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from yolo_gradsafe.data.findings import CheckError
-from yolo_gradsafe.data.read.coco import CocoPart, read_coco
-from yolo_gradsafe.data.read.coco_yaml import coco_parts
-from yolo_gradsafe.data.read.folder import find_description, read_folder
+from yolo_gradsafe.data.read.coco import CocoPlan, read_coco
+from yolo_gradsafe.data.read.coco_set import names_coco, plan_of_folder, plan_of_json, plan_of_yaml
+from yolo_gradsafe.data.read.find_images import split_of
+from yolo_gradsafe.data.read.folder import find_yaml, read_folder
+from yolo_gradsafe.data.read.foreign import name_file
 from yolo_gradsafe.data.read.source import Item, Layout, Row, Source
 from yolo_gradsafe.data.read.yolo_yaml import SPLITS, load_yaml, read_mapping
 
-__all__ = ["SPLITS", "Item", "Layout", "Row", "Source", "find_data", "open_data"]
+__all__ = ["SPLITS", "Item", "Layout", "Row", "Source", "find_data", "find_plan", "open_data"]
 
+PARTS = ("images", "annotations", "labels", "data")
+"""Folders that are a part of a data set, not all of it."""
 Data = str | Path | Mapping[str, Any]
 
 
@@ -37,24 +42,46 @@ def open_data(
     if isinstance(data, Mapping):
         return read_mapping(data, Path(str(data.get("yaml_file") or "data.yaml")), splits, task)
     path = find_data(data)
+    if plan := find_plan(path, images, task):
+        return read_coco(path, plan, task, splits)
     if path.is_dir():
-        description = find_description(path)
-        if description is None:
+        inside = find_yaml(path)
+        if inside is None:
             return read_folder(path)
-        path = description
-    if path.suffix.lower() == ".json":
-        return read_coco(path, [CocoPart("train", path, images)], task)
+        path = inside
+    broken = Source(path, "yolo", file=str(path), files=[path])
+    if told := name_file(path):
+        broken.note("foreign_format", told)
+        return broken
     try:
         values = load_yaml(path)
         if not isinstance(values, Mapping):
             raise CheckError(f"holds {type(values).__name__}, expected keys such as train, val and names")
     except CheckError as error:
-        broken = Source(path, "yolo", file=str(path), files=[path])
         broken.note("yaml_syntax", str(error))
         return broken
-    if parts := coco_parts(values, path):
-        return read_coco(path, [part for part in parts if part.split in splits], task)
     return read_mapping(values, path, splits, task)
+
+
+def find_plan(path: Path, images: Path | None = None, task: str | None = None) -> CocoPlan | None:
+    """Return which COCO JSONs a data set is made of; None where it is something else.
+
+    Raises:
+        CheckError: A folder holds several descriptions, and nothing tells which is meant.
+    """
+    if os.path.isdir(path):
+        inside = find_yaml(path)
+        return find_plan(inside, images) if inside else plan_of_folder(path, task, images)
+    ending = path.suffix.lower()
+    if ending == ".json":
+        return plan_of_json(path, images)
+    if ending not in (".yaml", ".yml"):
+        return None
+    try:
+        values = load_yaml(path)
+    except CheckError:
+        return None
+    return plan_of_yaml(values, path) if isinstance(values, Mapping) and names_coco(values) else None
 
 
 def find_data(data: str | Path) -> Path:
@@ -66,7 +93,7 @@ def find_data(data: str | Path) -> Path:
     path = Path(data)
     try:
         if path.exists():
-            return path
+            return _unwrapped(path)
         package = find_spec("ultralytics")
         names = [path.name] if path.suffix else [f"{path.name}.yaml"]
         if package and package.submodule_search_locations and path.name == str(path):
@@ -77,3 +104,13 @@ def find_data(data: str | Path) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckError(f"{data!s}: {error}") from None
     raise CheckError(f"{data!s}: no such file or folder")
+
+
+def _unwrapped(path: Path) -> Path:
+    """Return the folder in a folder that holds nothing else, as unpacking an archive leaves it."""
+    while path.is_dir():
+        inside = [entry for entry in path.iterdir() if entry.name[0] != "." and entry.name != "__MACOSX"]
+        if len(inside) != 1 or not inside[0].is_dir() or split_of(inside[0].name) or inside[0].name in PARTS:
+            break
+        path = inside[0]
+    return path

@@ -6,12 +6,15 @@ import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
+import cv2
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from yolo_gradsafe.data.read.files import read_bytes
 
-__all__ = ["Header", "open_image", "peek", "read_header"]
+__all__ = ["Header", "open_image", "peek", "read_header", "swaps"]
 
 ENOUGH = 2**17
 """Bytes that nearly every header fits in."""
@@ -28,9 +31,9 @@ class Header:
     mode: str
     """As Pillow names it: RGB, L (grey), RGBA, CMYK, I;16, ..."""
     size: tuple[int, int]
-    """Width and height, pixels, turned as the camera was held: as training sees it."""
+    """Width and height, pixels, as training's decoder gives them: for most formats turned as the camera was held."""
     turned: bool
-    """Whether width and height are swapped by that."""
+    """Whether its EXIF data say that it lies on its side."""
 
 
 def peek(path: str) -> Header:
@@ -56,6 +59,25 @@ def open_image(data: bytes) -> Image.Image:
     return own(io.BytesIO(data))
 
 
+@cache
+def swaps(format: str) -> bool:
+    """Tell whether the decoder swaps the sides that Pillow states for an image on its side.
+
+    It depends on the format and on the releases of Pillow and OpenCV, so a tiny image of the format is asked.
+    """
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    file = io.BytesIO()
+    try:
+        Image.new("RGB", (32, 16)).save(file, format, exif=exif)
+        with open_image(file.getvalue()) as image:
+            stated = image.size
+        pixels = cv2.imdecode(np.frombuffer(file.getvalue(), np.uint8), cv2.IMREAD_COLOR)
+    except Exception:  # Pillow cannot write the format: each of its writers fails in its own way
+        return format in {"JPEG", "MPO", "PNG"}
+    return pixels is not None and pixels.shape[1::-1] != stated
+
+
 def read_header(data: bytes) -> Header:
     """Read the header of an image file's bytes.
 
@@ -68,7 +90,7 @@ def read_header(data: bytes) -> Header:
             exif = {} if image.format == "PNG" and "exif" not in image.info else image.getexif()
             turned = exif.get(ORIENTATION) in {5, 6, 7, 8}
             width, height = image.size
-            size = (height, width) if turned else (width, height)
+            size = (height, width) if turned and swaps(str(image.format)) else (width, height)
             return Header(str(image.format), image.mode, size, turned)
     except UnidentifiedImageError:
         raise ValueError("no image: Pillow does not know its format") from None

@@ -53,6 +53,8 @@ def parse(data: bytes, item: Item, layout: Layout) -> tuple[list[Row], list[Foun
             continue
         outline = _is_outline(len(values), layout)
         row = _outline_box(values) if outline else _complete(values, layout)
+        if layout.task in ("segment", "obb") and len(values) == 5:
+            wrong("label_box", f"5 columns, a box, where {layout.task} needs an outline", number)
         if row is None:
             wrong("label_columns", f"{len(values)} columns, expected {_expected(layout)}", number)
         elif not math.isfinite(sum(values)) and not all(map(math.isfinite, values)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from yolo_gradsafe.data.findings import Found
 
@@ -22,6 +22,12 @@ class Row(NamedTuple):
     place: int | str
     """Line of the label file, or id of the annotation."""
     values: Sequence[float]
+    fault: str = ""
+    """Why its keypoints cannot be used, though its box can; empty where they can."""
+    outline: Any = None
+    """``segmentation`` as it stands in the JSON, kept where a task needs it; a box alone has none."""
+    rotation: float | None = None
+    """Degrees by which the box is turned clockwise about its centre, where the JSON says so."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class Item:
     """Width and height that its annotations state."""
     name: str = ""
     """Name of the image in the JSON."""
+    named: str = ""
+    """Label file by the path that the YAML names, where links lead elsewhere; it is not read."""
 
 
 @dataclass
@@ -66,6 +74,10 @@ class Source:
     splits: dict[str, list[Item]] = field(default_factory=dict)
     found: list[Found] = field(default_factory=list)
     """What was found while it was read."""
+    annotations: int = 0
+    """Annotations that its JSONs hold, whatever they are worth."""
+    left: list[Found] = field(default_factory=list)
+    """Annotations of the JSONs that are no object, each once, with the reason."""
     file: str = ""
     """File that holds the annotations or names the splits."""
     files: list[Path] = field(default_factory=list)

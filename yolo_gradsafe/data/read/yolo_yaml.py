@@ -56,15 +56,33 @@ def read_mapping(values: Mapping[str, Any], file: Path, splits: tuple[str, ...],
             if split != "test":
                 source.note("yaml_key", f"'{split}' is missing: Ultralytics needs train and val")
             continue
-        places = given if isinstance(given, list) else [given]
-        images = []
-        for place in places:
+        items: dict[str, Item] = {}
+        there = True
+        for place in given if isinstance(given, list) else [given]:
             if not isinstance(place, (str, Path)):
                 source.note("yaml_key", f"'{split}' holds {place!r}, expected a path")
                 continue
-            images += list_images(_resolve(root, str(place)), source.found)
-        source.splits[split] = [Item(image, label_of(image)) for image in dict.fromkeys(images)]
+            path = _resolve(root, str(place))
+            if split == "test" and not os.path.exists(path):
+                source.note("test_missing", f"{path} is not there")
+                there = False
+            else:
+                items |= _items(path, str((root / place).absolute()), source)
+        if there or items:
+            source.splits[split] = list(items.values())
+    if task == "pose" and not points and not any(one.kind == "kpt_shape" for one in source.found):
+        source.note("task_keypoints", "kpt_shape is missing")
     return source
+
+
+def _items(path: Path, named: str, source: Source) -> dict[str, Item]:
+    """Return the images of a folder or list by their path; ``named`` is what it is called before links are followed."""
+    images = list_images(path, source.found)
+    if named == str(path):
+        return {image: Item(image, label_of(image)) for image in images}
+    below = str(path)
+    labels = [label_of(image.replace(below, named, 1)) if image.startswith(below) else "" for image in images]
+    return {image: Item(image, label_of(image), named=label) for image, label in zip(images, labels, strict=True)}
 
 
 def _root(given: object, file: Path) -> Path:
