@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.fake_trainer import Core, Tiny, TwoRanks, batch_of, differing, nan_batch
+from yolo_gradsafe.forensics.case import Surroundings
 from yolo_gradsafe.judge.loss_trend import LossTrend
 from yolo_gradsafe.judge.verdict import BatchNormHealth, Evidence, Signals, StepMetrics
 from yolo_gradsafe.recovery.outcome import Outcome, Settle
@@ -25,12 +27,12 @@ def metrics(step: int, finite: bool = True, loss: float = 8.0) -> StepMetrics:
     )  # fmt: skip
 
 
-def bad(core: Core, verdict: Verdict, cause: Cause = Cause.DATA, step: int = 0) -> Outcome:
-    """Let the manager treat a bad step, as the step after those that were trained, with a cause that is known."""
-    core.recovery._probe.cause = lambda *_: cause
+def bad(core: Core, verdict: Verdict, cause: Cause | None = None, step: int = 0) -> Outcome:
+    """Let the manager treat a bad step, as the step after those that were trained, with the cause that was found."""
+    outcome = replace(SKIPPED, facts={} if cause is None else {"cause": cause})
     step = step or core.step.progress.step + 1
     finite = verdict is Verdict.DIVERGING
-    return core.recovery.handle_bad_step(metrics(step, finite), verdict, batch_of(0), SKIPPED)
+    return core.recovery.handle_bad_step(metrics(step, finite), verdict, outcome)
 
 
 def safe(core: Core, count: int = 1, start: int = 1000) -> None:
@@ -47,14 +49,14 @@ def move(core: Core, times: float) -> None:
 # Nothing to do -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cause", [Cause.DATA, Cause.TRANSIENT, Cause.UNKNOWN])
+@pytest.mark.parametrize("cause", [Cause.IMAGE, Cause.LOSS, Cause.TRANSIENT, Cause.UNKNOWN, None])
 def test_a_bad_batch_is_skipped_and_leaves_all_else(tmp_path, cause):
     core = Core(tmp_path)
     core.train(4)
     before = core.raw.state()
     outcome = bad(core, Verdict.BAD_BATCH, cause)
     assert outcome.remedies == (Remedy.SKIPPED,)
-    assert (outcome.facts, outcome.stop, core.recovery.lr_factor) == ({"cause": str(cause)}, "", 1.0)
+    assert (outcome.facts, outcome.stop, core.recovery.lr_factor) == ({"cause": cause} if cause else {}, "", 1.0)
     assert not differing(core.raw.state(), before)
     assert not core.incidents()
 
@@ -251,6 +253,36 @@ def test_the_end_is_told_once_and_holds(tmp_path):
     assert (told.kind, told.budget, told.count) == (Kind.STOP, "max_skips", 3)
 
 
+def test_a_training_whose_every_batch_fails_ends_early_and_is_told_once(tmp_path):
+    core = Core(tmp_path)
+    outcomes = [bad(core, Verdict.BAD_BATCH, Cause.LOSS) for _ in range(18)]
+    assert [bool(outcome.stop) for outcome in outcomes] == [False] * 15 + [True] * 3
+    assert [outcome.facts["cause"] for outcome in outcomes] == [Cause.LOSS] * 15 + [Cause.EVERY_BATCH] * 3
+    assert [number for number, one in enumerate(outcomes, 1) if Remedy.STOPPED in one.remedies] == [16]
+    assert outcomes[15].stop.startswith("each of the first 16 steps failed")
+    [told] = core.incidents()
+    assert (told.kind, told.cause, told.budget, told.count) == (Kind.STOP, "every_batch", "hopeless_after", 16)
+
+
+def test_a_loss_that_divides_by_zero_in_every_batch_ends_the_training_as_every_batch(tmp_path):
+    """All of it at once, from the first step on."""
+    core = Core(tmp_path)
+    forward = core.raw.model.forward
+
+    def broken(batch):
+        loss, items = forward(batch)
+        return loss * (torch.zeros(()) / torch.zeros(())), items
+
+    core.raw.model.forward = broken
+    for seed in range(17):
+        core.raw.take(batch_of(seed))
+    told = core.incidents()
+    steps, stops = ([i for i in told if (i.kind is Kind.STOP) is stop] for stop in (False, True))
+    assert [step.cause for step in steps] == ["loss"] * 15 + ["every_batch"] * 2
+    assert [(stop.cause, stop.step, stop.count) for stop in stops] == [("every_batch", 16, 16)]
+    assert core.step.stopped.startswith("each of the first 16 steps failed")
+
+
 def test_the_last_rollback_leaves_a_model_that_works(tmp_path):
     core = Core(tmp_path, max_rollbacks=1)
     first = core.raw.state()
@@ -266,14 +298,42 @@ def test_the_last_rollback_leaves_a_model_that_works(tmp_path):
 # Who is to blame -----------------------------------------------------------------------------------------------------
 
 
-def test_a_long_row_of_bad_batches_is_looked_into_now_and_then(tmp_path):
-    core, looks = Core(tmp_path), []
-    core.recovery._probe.cause = lambda *_: looks.append(1) or Cause.DATA
-    seen = []
-    for step in range(1, 20):
-        core.recovery.handle_bad_step(metrics(step, finite=False), Verdict.BAD_BATCH, batch_of(0), SKIPPED)
-        seen.append(len(looks))
-    assert [step for step, (a, b) in enumerate(zip([0, *seen], seen, strict=False), 1) if b > a] == [1, 2, 4, 8, 16]
+def around_a_bad_step(core: Core) -> Surroundings:
+    """Return what the manager tells whoever looks into a bad step."""
+    asked = []
+    core.recovery.investigator.step = lambda metrics, verdict, around, row: asked.append(around) or {}
+    core.recovery.investigate(metrics(5, finite=False), Verdict.BAD_BATCH)
+    return asked[0]
+
+
+def test_a_bad_step_is_looked_into_with_what_is_known_of_losses_and_weights(tmp_path):
+    core = Core(tmp_path)
+    assert math.isnan(around_a_bad_step(core).usual_loss)
+    core.train(2)
+    then = core.raw.state()
+    core.train(2, start=2)
+    core.history.loss.sum = 10.0
+    around, live = around_a_bad_step(core), core.raw.state()
+    assert (around.usual_loss, around.elevated) == (core.history.loss.usual, True)
+    with around.trusted():
+        assert not [name for name in differing(core.raw.state(), then) if name.startswith("model/")]
+    assert not differing(core.raw.state(), live)
+
+
+def test_without_a_snapshot_there_are_no_weights_to_compare_with(tmp_path):
+    around = around_a_bad_step(Core(tmp_path, snapshots=0))
+    assert (around.trusted, around.elevated) == (None, False)
+
+
+def test_bad_steps_in_a_row_are_counted_up_to_the_next_safe_one(tmp_path):
+    core, rows = Core(tmp_path), []
+    core.recovery.investigator.step = lambda metrics, verdict, around, row: rows.append(row) or {}
+    for step in range(1, 6):
+        if step == 4:
+            safe(core)
+        core.recovery.investigate(metrics(step, finite=False), Verdict.BAD_BATCH)
+        bad(core, Verdict.BAD_BATCH)
+    assert rows == [1, 2, 3, 1, 2]
 
 
 def test_a_divergence_is_proven_on_the_same_batch(tmp_path):
@@ -343,7 +403,11 @@ def test_what_was_given_back_to_itself_is_the_same(tmp_path):
 # What a failed treatment leaves --------------------------------------------------------------------------------------
 
 
-def test_a_treatment_that_fails_leaves_a_step_that_was_skipped(tmp_path):
+@pytest.mark.parametrize(
+    ("part", "fault"),
+    [("investigate", "look into a bad step"), ("handle_bad_step", "treat a bad step (it was skipped)")],
+)
+def test_a_diagnosis_or_a_treatment_that_fails_leaves_a_step_that_was_skipped(tmp_path, part, fault):
     core = Core(tmp_path)
     core.train(4)
     before, shown = core.raw.state(), float(core.raw.loss)
@@ -351,11 +415,12 @@ def test_a_treatment_that_fails_leaves_a_step_that_was_skipped(tmp_path):
     def fails(*_):
         raise MemoryError("planted")
 
-    core.recovery._probe.cause = fails
+    setattr(core.recovery, part, fails)
     core.raw.take(nan_batch())
     assert not differing(core.raw.state(), before)
     assert float(core.raw.loss) == shown, "Ultralytics' own recovery must not see it"
-    assert core.session.boundary.faults == {"treat a bad step (it was skipped)": 1}
+    assert core.session.boundary.faults == {fault: 1}
+    core.log.flush()
     row = core.session._recorder.paths.incidents.read_text()
     assert '"kind": "internal_error"' in row
     assert '"kind": "bad_batch"' in row
@@ -386,4 +451,4 @@ def test_a_real_nan_batch_leaves_no_trace(tmp_path, optimizer):
     core.raw.take(nan_batch())
     assert not differing(core.raw.state(), before)
     [told] = core.incidents()
-    assert (told.kind, told.place, told.cause, told.images) == (Kind.BAD_BATCH, Place.LOSS, "data", ["0-1.jpg"])
+    assert (told.kind, told.place, told.cause, told.images) == (Kind.BAD_BATCH, Place.LOSS, "image", ["0-1.jpg"])

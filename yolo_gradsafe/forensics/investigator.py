@@ -27,6 +27,8 @@ __all__ = ["FaultInvestigator", "place_of"]
 
 _REMEMBERED = 50
 _NAMED = 10
+_MAY_PASS = (Cause.PRECISION, Cause.TRANSIENT, Cause.UNKNOWN)
+"""Causes that the next step of a row need not share."""
 
 
 class FaultInvestigator:
@@ -83,16 +85,18 @@ class FaultInvestigator:
         Returns:
             Fields of its ``Incident``, as the rank that knows best has them; the same on every rank.
         """
-        found, picture = None, ""
+        found, picture, cause = None, "", Cause.UNKNOWN
         # With an innocent newest batch the bad one is an earlier one of the window, and gone, or another rank's.
         innocent = math.isfinite(metrics.loss) and verdict is not Verdict.DIVERGING
         own = not innocent or (len(self._window.kept) == 1 and metrics.losses_finite)
         if own and self._looked < self._options.diagnoses:
             outlier = verdict is Verdict.DIVERGING
             found, picture = self._look(around, metrics.losses_finite, outlier, metrics.amp_scale)
-        elif row & (row - 1) == 0 or self._cause in (Cause.PRECISION, Cause.UNKNOWN):
+        elif row & (row - 1) == 0 or self._cause in _MAY_PASS:
             found = self._look_briefly(around, metrics, own)
-        facts = {**seen(metrics, verdict), "images": self._window.images(metrics.losses), "cause": self._cause}
+        else:
+            cause = self._cause
+        facts = {**seen(metrics, verdict), "images": self._window.images(metrics.losses), "cause": cause}
         facts = self._most_telling(found, picture, all(map(math.isfinite, metrics.losses)), facts)
         self._cause = facts["cause"]
         if self._cause is Cause.TRANSIENT:
