@@ -131,7 +131,7 @@ class GradSafe(adapter.Guard):
         self._targets = [known for known in self._targets if target is not None and known() not in (None, target)]
         for known in self._guarded:
             trainer = known()
-            if trainer is not None and target in (None, trainer):
+            if trainer is not None and (target is None or trainer in (target, getattr(target, "trainer", None))):
                 self._release(trainer)
 
     # Events, in the order above -------------------------------------------------------------------------------------

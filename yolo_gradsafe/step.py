@@ -139,7 +139,7 @@ class GuardedStep:
         recovery, driver, safe = self.recovery, self.driver, safe_to_apply(metrics, verdict)
         facts: dict[str, Any] = {}
         with self.sync.collective("look into a bad step"):
-            facts = recovery.investigator.step(metrics, verdict)
+            facts = recovery.investigate(metrics, verdict)
         outcome = Outcome(
             apply=safe or not driver.acts,
             clip=driver.clip(metrics, gradients, self._images()) if safe or not driver.acts else driver.unclipped(),
@@ -164,7 +164,7 @@ class GuardedStep:
         )
         with self.sync.local("treat a bad step (it was skipped)"):
             with self.sync.ranks.collective():
-                treated = recovery.handle_bad_step(metrics, verdict, self.window.content, outcome)
+                treated = recovery.handle_bad_step(metrics, verdict, outcome)
             outcome = treated  # not before all ranks have come so far
         return outcome
 

@@ -49,7 +49,7 @@ def test_loss_items_of_either_form(trainer):
     host = shown(**trainer)
     names, values = host.loss_items()
     assert (names, values.tolist()) == (("box_loss", "cls_loss"), [1.0, 2.0])
-    assert type(host.zero_running_loss()) is type(trainer["loss_items"])
+    assert type(host.unknown_running_loss()) is type(trainer["loss_items"])
 
 
 def test_one_loss_that_is_named_by_a_word():

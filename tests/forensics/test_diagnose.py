@@ -13,8 +13,9 @@ from torch import nn
 from tests.arm import DETECT, POSE
 from tests.forensics.lab import MODELS, digest_batch, fingerprint, planted
 from yolo_gradsafe.adapter.replay import Replay, composed, plain_batch
-from yolo_gradsafe.forensics.culprit import Culprit
+from yolo_gradsafe.forensics.case import Surroundings
 from yolo_gradsafe.forensics.diagnose import Cap, diagnose
+from yolo_gradsafe.forensics.diagnosis import Diagnosis
 
 LAYER = "model.4.cv1.conv"
 OVERFLOW = 3e6
@@ -29,11 +30,11 @@ def conv(model: nn.Module, name: str = LAYER) -> torch.Tensor:
 def test_a_nan_pixel_is_named_by_its_image(labs, model, image):
     lab = labs(model)
     culprit = diagnose(Replay(lab.model), lab.with_nan_pixel(image))
-    assert culprit.cause == "pixels"
+    assert culprit.cause == "preprocessing", "an 8-bit file cannot hold one"
     assert culprit.images == (lab.batch["im_file"][image],)
     assert culprit.indices == (image,)
     assert culprit.proven
-    assert culprit.sentence().endswith(".jpg holds 1 NaN or Inf pixel")
+    assert culprit.sentence().endswith(".jpg holds 1 NaN or Inf pixel although the file is fine")
 
 
 def test_a_nan_keypoint_is_named_by_its_image(labs):
@@ -43,7 +44,7 @@ def test_a_nan_keypoint_is_named_by_its_image(labs):
     batch["keypoints"][6, 1, 2] = 2
     image = int(batch["batch_idx"][6])
     culprit = diagnose(Replay(lab.model), batch)
-    assert (culprit.cause, culprit.images) == ("labels", (batch["im_file"][image],))
+    assert (culprit.cause, culprit.images) == ("label", (batch["im_file"][image],))
     assert culprit.proven
     assert "the keypoints of object" in culprit.sentence()
     assert not culprit.notes
@@ -63,7 +64,7 @@ def test_a_class_that_is_no_number_is_named_although_the_loss_cannot_be_computed
     batch = lab.copy()
     batch["cls"][4] = float("nan")
     culprit = diagnose(Replay(lab.model), batch)
-    assert (culprit.cause, culprit.indices) == ("labels", (int(batch["batch_idx"][4]),))
+    assert (culprit.cause, culprit.indices) == ("label", (int(batch["batch_idx"][4]),))
     assert "the class of object" in culprit.sentence()
 
 
@@ -97,7 +98,7 @@ def test_gradients_that_overflow_at_the_loss_scale_are_precision(labs):
     replay = Replay(lab.model, "fp16", amp_scale=2.0**40)
     culprit = diagnose(replay, lab.batch, gradients_bad=True, cap=Cap(evaluations=5))
     assert culprit.cause == "precision"
-    assert culprit.tensors
+    assert culprit.backward
     assert culprit.layer.startswith("model.")
     assert "of the gradients" in culprit.sentence()
 
@@ -137,9 +138,11 @@ def test_a_loss_term_that_is_not_finite_names_its_image(labs, monkeypatch):
         pytest.skip("this version's newest head is not end-to-end")
     monkeypatch.setattr(type(lab.model.criterion), "__call__", call)
     culprit = diagnose(Replay(lab.model), lab.batch, gradients_bad=True)
-    assert culprit.cause == "gradients"
+    assert (culprit.cause, culprit.backward) == ("loss", True)
     assert culprit.indices == (int(lab.batch["batch_idx"][7]),)
-    assert culprit.tensors
+    assert culprit.source.startswith("test_diagnose.py:")
+    assert "torch.sqrt" in culprit.operation or "Tensor.sqrt" in culprit.operation
+    assert "sqrt()" in culprit.source_text
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
@@ -156,7 +159,7 @@ def test_an_outlying_term_is_named(labs):
     replay = Replay(lab.model, names=tuple(lab.trainer.loss_names))
     items = replay.run(lab.batch).items
     medians = {name: value / (20 if name == "cls_loss" else 1) for name, value in items.items()}
-    culprit = diagnose(replay, lab.batch, outlier=True, medians=medians)
+    culprit = diagnose(replay, lab.batch, outlier=True, around=Surroundings(medians=medians))
     assert (culprit.cause, culprit.term) == ("outlier", "cls_loss")
     assert not culprit.proven
 
@@ -175,19 +178,21 @@ def test_under_mosaic_an_image_is_proven_only_when_it_fails_alone(labs):
     assert composed(lab.trainer) == ("mosaic",)
     batch = lab.with_nan_pixel(2)
     file = batch["im_file"][2]
-    assert not diagnose(Replay(lab.model), batch, composite=("mosaic",)).proven
+    assert not diagnose(Replay(lab.model), batch, around=Surroundings(composite=("mosaic",))).proven
     sound = diagnose(
-        Replay(lab.model), batch, composite=("mosaic",), plain=lambda image: plain_batch(lab.trainer, image)
+        Replay(lab.model),
+        batch,
+        around=Surroundings(composite=("mosaic",), plain=lambda image: plain_batch(lab.trainer, [image])),
     )
     assert (sound.images, sound.proven) == ((file,), False)
     assert "under mosaic: the first of several images" in sound.sentence()
 
     def poisonous(image):
-        alone = plain_batch(lab.trainer, image)
+        alone = plain_batch(lab.trainer, [image])
         alone["img"][0, 0, 0, 0] = float("nan")
         return alone
 
-    guilty = diagnose(Replay(lab.model), batch, composite=("mosaic",), plain=poisonous)
+    guilty = diagnose(Replay(lab.model), batch, around=Surroundings(composite=("mosaic",), plain=poisonous))
     assert (guilty.images, guilty.proven, guilty.composite) == ((file,), True, ("mosaic",))
     assert "it fails alone, too" in guilty.sentence()
 
@@ -195,11 +200,11 @@ def test_under_mosaic_an_image_is_proven_only_when_it_fails_alone(labs):
 def test_an_image_alone_is_loaded_as_it_is_in_its_file(labs):
     lab = labs(DETECT, mosaic=1.0)
     file = lab.batch["im_file"][0]
-    first, second = plain_batch(lab.trainer, file), plain_batch(lab.trainer, file)
+    first, second = plain_batch(lab.trainer, [file]), plain_batch(lab.trainer, [file])
     assert first["im_file"] == (file,)
     assert len(first["img"]) == 1
     assert torch.equal(first["img"], second["img"])
-    assert plain_batch(lab.trainer, "nowhere.jpg") is None
+    assert plain_batch(lab.trainer, ["nowhere.jpg"]) is None
     assert composed(lab.trainer) == ("mosaic",)
     assert lab.trainer.train_loader.dataset.augment
 
@@ -256,7 +261,8 @@ def test_nothing_is_left_behind(labs, model, fault):
         state, content, drawn = fingerprint(lab.model), digest_batch(batch), random.getstate()
         replay = Replay(lab.model, precision, amp_scale=2.0**40)
         diagnose(
-            replay, batch, composite=("mosaic",), plain=lambda image: plain_batch(lab.trainer, image),
+            replay, batch,
+            around=Surroundings(composite=("mosaic",), plain=lambda image: plain_batch(lab.trainer, [image])),
             cap=Cap(evaluations=5 if fault == "gradients" else 12), **arguments,
         )  # fmt: skip
         after = fingerprint(lab.model)
@@ -281,11 +287,11 @@ def test_the_state_of_the_criterion_is_put_back(labs):
 
 
 def test_a_culprit_survives_json():
-    culprit = Culprit("precision", ("a.jpg",), (2,), ("mosaic",), layer="model.3", precision="bf16", notes=("x",))
+    culprit = Diagnosis("precision", ("a.jpg",), (2,), ("mosaic",), layer="model.3", precision="bf16", notes=("x",))
     record = json.loads(json.dumps(culprit.record()))
-    back = Culprit.from_record(record)
+    back = Diagnosis.from_record(record)
     assert record["sentence"] == culprit.sentence()
     assert back.sentence() == culprit.sentence()
     assert dataclasses.replace(back, magnitude=0) == dataclasses.replace(culprit, magnitude=0)
     with pytest.raises(ValueError, match="unknown cause 'gremlins'"):
-        Culprit.from_record({"cause": "gremlins"})
+        Diagnosis.from_record({"cause": "gremlins"})

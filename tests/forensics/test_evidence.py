@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from yolo_gradsafe.forensics.archive import load_batch
-from yolo_gradsafe.forensics.culprit import Culprit
+from yolo_gradsafe.forensics.diagnosis import Diagnosis
 from yolo_gradsafe.forensics.evidence import Evidence, archive_of, stem
 
 BATCH = {"img": torch.full((2, 3, 32, 32), 0.2), "im_file": ("a.jpg", "b.jpg")}
-CULPRIT = Culprit("pixels", ("b.jpg",), (1,), proven=True)
+CULPRIT = Diagnosis("image", ("b.jpg",), (1,), proven=True)
 
 
 def test_a_batch_is_kept_under_its_epoch_and_number(tmp_path):
@@ -23,7 +23,7 @@ def test_a_batch_is_kept_under_its_epoch_and_number(tmp_path):
     batch, meta = load_batch(archive_of(tmp_path, 3, 12))
     assert torch.equal(batch["img"], BATCH["img"])
     assert batch["im_file"] == BATCH["im_file"]
-    assert Culprit.from_record(meta["culprit"]).sentence() == CULPRIT.sentence()
+    assert Diagnosis.from_record(meta["culprit"]).sentence() == CULPRIT.sentence()
     assert (meta["epoch"], meta["batch"], meta["amp_scale"]) == (3, 12, 1024.0)
 
 

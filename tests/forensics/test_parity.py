@@ -8,6 +8,7 @@ from tests.arm import Arm
 
 DIAGNOSE = """
 from ultralytics.utils.torch_utils import unwrap_model
+from yolo_gradsafe.forensics.case import Surroundings
 from yolo_gradsafe.forensics.diagnose import diagnose
 from yolo_gradsafe.adapter.replay import Replay, composed, plain_batch
 
@@ -26,12 +27,12 @@ def look(trainer):
     poisoned["img"][1, 0, 0, 0] = float("nan")
     for batch in (held[0], poisoned):
         said.append(diagnose(
-            replay, batch, gradients_bad=True, composite=composed(trainer),
-            plain=lambda image: plain_batch(trainer, image),
+            replay, batch, gradients_bad=True,
+            around=Surroundings(composite=composed(trainer), plain=lambda image: plain_batch(trainer, [image])),
         ).cause)
 
 def check(trainer):
-    assert said == ["transient", "pixels"] * 6, said
+    assert said == ["transient", "preprocessing"] * 6, said
 
 callbacks["on_train_start"].append(hold)
 callbacks["on_train_batch_end"].append(look)

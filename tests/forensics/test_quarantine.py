@@ -13,12 +13,12 @@ from tests.arm import DETECT, POSE
 from tests.forensics.lab import digest_batch
 from tests.forensics.test_slicing import collated
 from yolo_gradsafe.adapter.replay import Replay
-from yolo_gradsafe.forensics.culprit import Culprit
+from yolo_gradsafe.forensics.diagnosis import Diagnosis
 from yolo_gradsafe.forensics.quarantine import Quarantine
 
 
-def guilty(*images: str, proven: bool = True) -> Culprit:
-    return Culprit("pixels", images, proven=proven)
+def guilty(*images: str, proven: bool = True) -> Diagnosis:
+    return Diagnosis("image", images, proven=proven)
 
 
 def holding(*images: str) -> Quarantine:

@@ -66,7 +66,7 @@ def test_as_json_and_with_another_model(run):
     assert code == 0, text
     found = json.loads(text[text.index("{") :])
     assert found["failed"]
-    assert found["culprit"]["cause"] == "pixels"
+    assert found["culprit"]["cause"] == "preprocessing"
     assert found["culprit"]["indices"] == [3]
     assert found["total"] == "nan"
     healthy = json.loads(gradsafe("replay", str(run), "--incident", "2", "--model", DETECT, "--json")[1])

@@ -40,7 +40,7 @@ class Trainer:
     def set_running_loss(self, value) -> None:
         pass
 
-    def zero_running_loss(self):
+    def unknown_running_loss(self):
         return None
 
 

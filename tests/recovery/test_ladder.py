@@ -16,7 +16,9 @@ POISONED = Situation(Verdict.POISONED)
 DIVERGING = Situation(Verdict.DIVERGING)
 
 
-@pytest.mark.parametrize("cause", [Cause.DATA, Cause.TRANSIENT, Cause.UNKNOWN])
+@pytest.mark.parametrize(
+    "cause", [Cause.IMAGE, Cause.LOSS, Cause.PREPROCESSING, Cause.ACTIVATIONS, Cause.TRANSIENT, Cause.UNKNOWN]
+)
 def test_a_bad_batch_costs_its_step_and_nothing_else(cause):
     assert plan(replace(BAD, cause=cause), OPTIONS) == Plan()
 
@@ -59,3 +61,18 @@ def test_training_ends_when_the_budgets_are_spent():
     spent = plan(replace(DIVERGING, rollbacks=OPTIONS.max_rollbacks), OPTIONS)
     assert (spent.stop, spent.count) == ("max_rollbacks", 20)
     assert spent.rollback, "it ends with a model that works"
+
+
+NEVER_GOOD = replace(BAD, cause=Cause.LOSS, never_good=True, skipped=OPTIONS.hopeless_after)
+
+
+def test_a_training_whose_every_batch_fails_from_the_first_step_on_ends_early():
+    assert plan(NEVER_GOOD, OPTIONS) == Plan(stop="hopeless_after", count=OPTIONS.hopeless_after)
+    assert not plan(replace(NEVER_GOOD, skipped=OPTIONS.hopeless_after - 1), OPTIONS).stop
+    assert not plan(replace(NEVER_GOOD, never_good=False), OPTIONS).stop, "a siege is borne"
+    assert not plan(NEVER_GOOD, RecoveryOptions(hopeless_after=0)).stop
+
+
+@pytest.mark.parametrize("cause", [Cause.PRECISION, Cause.TRANSIENT, Cause.UNKNOWN])
+def test_it_does_not_end_for_what_may_pass(cause):
+    assert not plan(replace(NEVER_GOOD, cause=cause), OPTIONS).stop

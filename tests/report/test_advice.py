@@ -56,20 +56,27 @@ def event(step: int, kind: str, **changes: object) -> Incident:
 
 
 def test_threshold_far_below_the_norms(tmp_path):
-    advice = given(tmp_path / "a", steps=300, change=norms(400))["clip_below"]
+    trouble = [event(250, "norm_overflow")]
+    assert "clip_below" not in given(tmp_path / "healthy", steps=300, change=norms(400)), "nothing is to be mended"
+    advice = given(tmp_path / "a", steps=300, change=norms(400), incidents=trouble)["clip_below"]
     assert "100 % of the steps" in advice.evidence
     limit = Config.load(yaml.safe_load(advice.options)).clip.max_norm
     assert 440 < limit < 480
     assert not advice.arguments  # AdamW's steps do not grow with the threshold
-    sgd = given(tmp_path / "b", steps=300, change=norms(400), info=replace(INFO, optimizer="SGD"))["clip_below"]
+    sgd_info = replace(INFO, optimizer="SGD")
+    sgd = given(tmp_path / "b", steps=300, change=norms(400), info=sgd_info, incidents=trouble)["clip_below"]
     assert sgd.arguments == "lr0=0.00025"
-    assert "clip_below" not in given(tmp_path / "c", steps=300, change=norms(100))  # stock's 10 is common there
-    assert "clip_below" not in given(tmp_path / "d", steps=300, change=norms(400), options="clip: {mode: none}")
+    assert "clip_below" not in given(
+        tmp_path / "c", steps=300, change=norms(100), incidents=trouble
+    )  # stock's 10 is common there
+    assert "clip_below" not in given(
+        tmp_path / "d", steps=300, change=norms(400), options="clip: {mode: none}", incidents=trouble
+    )
 
 
 def test_threshold_far_above_the_norms_lets_outliers_pass(tmp_path):
     def spiky(step):
-        return row(step, grad_norm=0.5) if step % 150 == 0 else norms(0.02)(step)
+        return row(step, grad_norm=0.5, verdict="spike") if step % 150 == 0 else norms(0.02)(step)
 
     options = "clip: {mode: norm, max_norm: 10.0}"
     advice = given(tmp_path / "a", steps=400, change=spiky, options=options)["clip_above"]
@@ -171,7 +178,10 @@ def test_batch_norm_that_is_poisoned_again_and_again(tmp_path):
     advice = given(tmp_path / "a", steps=100, incidents=found, info=replace(INFO, amp="fp16"))["batchnorm_poisoned"]
     assert "3 steps, most often in model.3" in advice.evidence
     assert advice.arguments == "amp=False"
-    assert given(tmp_path / "b", steps=100, incidents=found)["batchnorm_poisoned"].command == "gradsafe check d.yaml"
+    assert given(tmp_path / "b", steps=100, incidents=found)["batchnorm_poisoned"].title.startswith("Look at model.3")
+    named = [replace(one, cause="image") for one in found]
+    checked = given(tmp_path / "e", steps=100, incidents=named)["batchnorm_poisoned"]
+    assert checked.command == "gradsafe check d.yaml"
     assert "batchnorm_poisoned" not in given(tmp_path / "c", steps=100, incidents=found[:2])
     others = [event(n, "poisoned", place="state", tensors=["model.0.conv.weight"]) for n in range(5)]
     assert "batchnorm_poisoned" not in given(tmp_path / "d", steps=100, incidents=others)
@@ -303,3 +313,38 @@ def test_a_rule_that_fails_costs_only_itself(tmp_path, monkeypatch, caplog):
     assert "broken" in caplog.text or summarize(run).advice
     rows = read_steps(RunPaths(run))
     assert advise(Facts(rows, rows.select("epoch").clear())) == []
+
+
+# The user's own code
+
+
+def test_a_line_that_makes_nan_is_to_be_mended(tmp_path):
+    told = "my_loss.py:31: torch.sqrt, 3 of 412 inputs are 0; its gradient there is inf"
+    line = {"cause": "loss", "source": "my_loss.py:31", "operation": told}
+    advice = given(tmp_path / "a", steps=60, incidents=[event(20, "bad_batch", **line), event(30, "bad_batch", **line)])
+    assert advice["own_code"].title.startswith("Mend my_loss.py:31: the loss")
+    assert told in advice["own_code"].evidence
+    assert "2 steps" in advice["own_code"].evidence
+    over = given(tmp_path / "b", steps=60, incidents=[event(16, "stop", **{**line, "cause": "every_batch"})])
+    assert "No batch could be trained on" in over["own_code"].evidence
+    assert "own_code" not in given(tmp_path / "c", steps=60, incidents=[event(20, "bad_batch", cause="image")])
+
+
+def test_after_bf16_has_failed_it_is_not_recommended(tmp_path):
+    info = replace(INFO, amp="fp16", environment={"ultralytics": "8.4.190"})
+    raised = [event(2, "precision", precision="bf16", precision_before="fp16")]
+    assert given(tmp_path / "a", steps=100, info=info, incidents=raised)["amp_overflow"].arguments == "amp=bf16"
+    again = [*raised, event(4, "precision", precision="fp32", precision_before="bf16")]
+    assert given(tmp_path / "b", steps=100, info=info, incidents=again)["amp_overflow"].arguments == "amp=False"
+
+
+def test_the_rate_that_was_in_force_counts_and_not_the_argument(tmp_path):
+    """A callback had raised the rate tenfold; a tenth of that held."""
+
+    def change(step):
+        return row(step, lr=0.1 * (0.1 if step > 50 else 1), lr_factor=0.1 if step > 50 else 1.0)
+
+    found = [event(50, "diverging"), event(50, "lr_backoff")]
+    advice = given(tmp_path, steps=100, change=change, incidents=found)["lr_too_high"]
+    assert advice.arguments == "lr0=0.01"
+    assert "The rate in force was 0.1, not lr0" in advice.evidence

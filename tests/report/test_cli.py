@@ -85,7 +85,7 @@ def test_compare(scene, tmp_path):
 @pytest.mark.parametrize("words", [["report"], ["report", "--format", "md"], ["watch"], ["compare", "."]])
 def test_newer_records_and_none_are_refused_in_words(tmp_path, words):
     run = scenes.newer(tmp_path / "new")
-    assert "newer gradsafe (records of version 9, this one reads up to 1)" in gradsafe(*words, run, code=2).replace(
+    assert "newer gradsafe (records of version 9, this one reads up to 2)" in gradsafe(*words, run, code=2).replace(
         "\n", " "
     ) or words == ["compare", "."]
     assert "no gradsafe records in" in gradsafe(*words, tmp_path, code=2)

@@ -156,7 +156,7 @@ def test_round_trip_through_strict_json(tmp_path):
     run = write(tmp_path, 30, lambda step: bad(step) if step % 9 == 0 else row(step), [incident(9), incident(18)])
     summary = build(run, plot=False)
     data = strict(run / "stability.json")
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == 2
     assert data["incidents"][0]["loss"] == "nan"
     assert data["incidents"][0]["items"] == {"box_loss": "nan", "cls_loss": "inf", "dfl_loss": 1.0}
     loaded = Summary.load(run / "stability.json")

@@ -70,7 +70,7 @@ def test_a_nan_on_one_rank_is_skipped_on_both_and_the_image_is_that_ranks(two):
     outcome.check()
     [guilty] = outcome.ranks[1].quarantined
     first = outcome.incidents[0]
-    assert (first["kind"], first["cause"], first["images"]) == ("bad_batch", "data", [guilty])
+    assert (first["kind"], first["cause"], first["images"]) == ("bad_batch", "preprocessing", [guilty])
     assert "(rank 1)" in first["message"]
     assert Path(guilty).name in first["culprit"]
     assert (outcome.run / first["picture"]).is_file()

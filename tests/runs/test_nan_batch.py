@@ -48,7 +48,7 @@ def test_nan_pixel_in_real_images(train, coco, task, where, scaler):
     [culprit] = incident["images"]
     assert culprit.endswith(".jpg")
     assert incident["culprit"].startswith(f"{Path(culprit).name} holds 1 NaN or Inf pixel")
-    assert (incident["cause"], incident["term"]) == ("data", "")
+    assert (incident["cause"], incident["term"]) == ("preprocessing", "")
     assert (result.run / incident["picture"]).stat().st_size > 1000
     assert incident["loss"] == "nan"
     assert incident["tensors"][0] == "model.0.conv.weight"
@@ -115,7 +115,10 @@ def test_every_batch_of_an_epoch_is_bad(train, drawn):
     assert guarded.error == ""
     assert len(guarded.fired) == 2
     assert guarded.not_finite == {"model": 0, "ema": 0, "optimizer": 0, "scaler": 0}
-    assert "nan" not in json.dumps(guarded.losses())
+    first, *others = ([row["train/box_loss"], row["train/cls_loss"]] for row in guarded.losses())
+    assert first == ["nan", "nan"], "nothing good was seen"
+    assert "nan" not in json.dumps(others)
+    assert guarded.events["on_train_epoch_start"] == 3, "no epoch was redone"
 
 
 @pytest.mark.parametrize("how", ["stop", "raise"])
@@ -131,7 +134,9 @@ def test_too_many_in_a_row_end_the_training(train, drawn, how):
     assert "3 optimizer steps in a row had to be skipped" in summary["headline"]
     assert guarded.not_finite == ({} if how == "raise" else {"model": 0, "ema": 0, "optimizer": 0, "scaler": 0})
     assert (guarded.run / "weights" / "last.pt").is_file()
-    assert "nan" not in json.dumps(guarded.losses())
+    shown = [row["train/box_loss"] for row in guarded.losses()]
+    assert shown[0] != "nan"
+    assert set(shown[1:]) <= {"nan"}, "no batch of the later epochs was good"
 
 
 def test_checkpoint_loads_without_the_plugin(train, drawn):

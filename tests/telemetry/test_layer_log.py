@@ -24,9 +24,9 @@ def test_norms_combine_to_layers_and_stages():
     np.testing.assert_allclose(stages, [5.0, 2.0, 6.0, 1.0])
 
 
-def test_frozen_layers_have_norm_zero_and_the_set_may_change():
+def test_frozen_layers_have_no_norm_and_the_set_may_change():
     layers, _ = GROUPING.norms(NAMES[2:], [1.0, 2.0, 6.0])
-    np.testing.assert_allclose(layers, [0.0, 1.0, 2.0, 6.0])
+    np.testing.assert_allclose(layers, [math.nan, 1.0, 2.0, 6.0])
     layers, _ = GROUPING.norms(NAMES, [3.0, 4.0, 1.0, 2.0, 6.0])
     assert layers[0] == 5.0
 
@@ -44,6 +44,19 @@ def test_an_epochs_rows():
     assert sum(row.share for row in rows) == pytest.approx(1.0)
     assert [row.update_ratio for row in rows[:3]] == [0.1, 0.2, 0.3]
     assert log.rows(epoch=5) == [], "every epoch starts anew"
+
+
+def test_a_layer_that_is_frozen_midway_keeps_the_norms_of_before():
+    log = LayerLog(GROUPING)
+    for first in (2.0, 2.0, math.nan):
+        log.observe(np.array([first, 1.0, 0.0, 0.0]))
+    row = log.rows(epoch=1)[0]
+    assert (row.norm_median, row.norm_max) == (2.0, 2.0)
+    assert row.share == pytest.approx(8 / 11)
+    log.observe(np.array([math.nan, 1.0, 0.0, 0.0]))
+    frozen, other, *_ = log.rows(epoch=2)
+    assert math.isnan(frozen.norm_max)
+    assert (frozen.share, other.share) == (0.0, 1.0)
 
 
 def test_the_file_has_one_header(tmp_path):

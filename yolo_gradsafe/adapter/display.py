@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,12 @@ class TrainerDisplay:
         """Replace the running mean; None makes the next batch the first of the mean."""
         self.trainer.tloss = value
 
-    def zero_running_loss(self) -> Any:
-        """Return a running mean of zeros, in the form of this version."""
+    def unknown_running_loss(self) -> Any:
+        """Return a running mean that is not known (nan), in the form of this version."""
         items = self.trainer.loss_items
         if isinstance(items, dict):
-            return {name: torch.zeros_like(value) for name, value in items.items()}
-        return torch.zeros_like(items)
+            return {name: torch.full_like(value, math.nan) for name, value in items.items()}
+        return torch.full_like(items, math.nan)
 
     def accepts_columns(self, names: Iterable[str]) -> bool:
         """Whether ``results.csv`` is new or has these columns; a row longer than its header breaks its readers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from yolo_gradsafe.adapter.rewind import rewound
 
-__all__ = ["Replay", "ReplayResult", "composed", "plain_batch"]
+__all__ = ["Replay", "ReplayResult", "Split", "composed", "other_images", "plain_batch"]
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _MIXES = {"Mosaic": "mosaic", "MixUp": "mixup", "CutMix": "cutmix", "CopyPaste": "copy_paste"}
@@ -40,6 +40,17 @@ class ReplayResult:
     def finite(self) -> bool:
         """Whether everything that was looked at is finite."""
         return self.loss_finite and not self.bad_gradients
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a batch did in fp32, the model and its loss looked at apart."""
+
+    outputs_finite: bool
+    """Whether all outputs of the model are finite."""
+    loss_finite: bool
+    gradients_finite: bool
+    """Whether the gradients of the loss with respect to the outputs are finite."""
 
 
 class Replay:
@@ -90,6 +101,45 @@ class Replay:
                 seen = ReplayResult(seen.total, seen.items, self._bad_gradients(loss * scale))
         return seen
 
+    def split(self, batch: Mapping[str, Any]) -> Split | None:
+        """Run the model and its loss apart, in fp32. Synchronises.
+
+        Returns:
+            What they did; None where they cannot be told apart, such as in a model with a ``loss`` of its own form.
+        """
+        leaves: list[Tensor] = []
+
+        def cut(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                leaf = value.detach()
+                if leaf.is_floating_point():
+                    leaves.append(leaf.requires_grad_())
+                return leaf
+            if isinstance(value, Mapping):
+                return {key: cut(item) for key, item in value.items()}
+            return type(value)(map(cut, value)) if isinstance(value, list | tuple) else value
+
+        model: Any = self.model
+        try:
+            with self.rewound(), torch.enable_grad():
+                outputs = cut(model(batch["img"]))
+                loss = model.loss(dict(batch), outputs)[0].sum()
+                gradients = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError):
+            return None
+        return Split(
+            all(bool(leaf.isfinite().all()) for leaf in leaves),
+            bool(loss.isfinite()),
+            all(bool(g.isfinite().all()) for g in gradients if g is not None),
+        )
+
+    def loss(self, batch: Mapping[str, Any], precision: str = "fp32") -> Tensor:
+        """Run a preprocessed batch forward and return the loss with its graph, 0-d. Call it within ``rewound``."""
+        dtype = _DTYPES.get(precision, torch.float32)
+        with torch.autocast(self._device.type, dtype=dtype, enabled=precision != "fp32", cache_enabled=False):
+            total: Tensor = self.model(dict(batch))[0].sum()
+        return total
+
     def rewound(self) -> AbstractContextManager[None]:
         """Return a context after which the model, its criterion and the random states are what they were before."""
         return rewound(self.model, _plain_objects(getattr(self.model, "criterion", None)))
@@ -131,27 +181,34 @@ def composed(trainer: Any) -> tuple[str, ...]:
     return tuple(word for word in _MIXES.values() if word in found)
 
 
-def plain_batch(trainer: Any, image: str) -> dict[str, Any] | None:
-    """Load one image with its labels as a preprocessed batch of its own, without augmentation.
+def plain_batch(trainer: Any, images: Sequence[str]) -> dict[str, Any] | None:
+    """Load images with their labels as a preprocessed batch of their own, without augmentation.
 
-    Reads the file; draws random numbers. Any change that was put on the trainer's instance is passed by.
+    Reads the files; draws random numbers. Any change that was put on the trainer's instance is passed by.
 
     Args:
         trainer: A trainer within its run.
-        image: The image's path, as batches name it.
+        images: The images' paths, as batches name them; all of one data set.
 
     Returns:
-        The batch, or None where the data set does not know the image.
+        The batch, or None where no data set knows the images.
     """
     for data in _datasets(trainer):
-        files = [str(file) for file in getattr(data, "im_files", ())]
-        if image in files:
+        places = {str(file): place for place, file in enumerate(getattr(data, "im_files", ()))}
+        if images and all(image in places for image in images):
             plain = copy.copy(data)
             plain.augment = False
             plain.transforms = plain.build_transforms(copy.copy(trainer.args))
-            batch = plain.collate_fn([plain[files.index(image)]])
+            batch = plain.collate_fn([plain[places[image]] for image in images])
             return dict(type(trainer).preprocess_batch(trainer, batch))
     return None
+
+
+def other_images(trainer: Any, excluded: Sequence[str], count: int) -> list[str]:
+    """Return image files of the training that are not among some, evenly spaced over the first data set."""
+    data = next(iter(_datasets(trainer)), None)
+    left = [str(file) for file in getattr(data, "im_files", ()) if str(file) not in set(excluded)]
+    return left[:: max(1, len(left) // count)][:count]
 
 
 def _datasets(trainer: Any) -> list[Any]:

@@ -84,6 +84,15 @@ class TrainingState:
         for name in {full.split("/")[1] for full in names if full.startswith("optimizer/")}:
             self._trainer.optimizer.state.pop(parameters[name], None)
 
+    def moments(self) -> dict[nn.Parameter, dict[str, Any]]:
+        """Return the optimizer's state by parameter: the live tensors, to put back what is dropped meanwhile."""
+        return {parameter: dict(state) for parameter, state in self._trainer.optimizer.state.items()}
+
+    def set_moments(self, moments: dict[nn.Parameter, dict[str, Any]]) -> None:
+        """Put back what ``moments`` returned."""
+        self._trainer.optimizer.state.clear()
+        self._trainer.optimizer.state.update(moments)
+
     @torch.no_grad()
     def reset_moments(self) -> None:
         """Drop all of the optimizer's state."""

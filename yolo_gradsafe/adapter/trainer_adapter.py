@@ -6,7 +6,7 @@ up when it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from yolo_gradsafe.adapter.autocast import precision_now, set_precision
 from yolo_gradsafe.adapter.compatibility import KNOWN_STEPS, UnsupportedTrainer, examine, fingerprint
 from yolo_gradsafe.adapter.display import TrainerDisplay
 from yolo_gradsafe.adapter.ranks import Ranks
-from yolo_gradsafe.adapter.replay import Replay, composed, plain_batch
+from yolo_gradsafe.adapter.replay import Replay, composed, other_images, plain_batch
 from yolo_gradsafe.adapter.state import TrainingState
 from yolo_gradsafe.adapter.stepping import Stepping
 from yolo_gradsafe.adapter.trainer_info import TrainerInfo
@@ -152,7 +152,16 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
 
     def plain_batch(self, image: str) -> dict[str, Any] | None:
         """Return one image with its labels as a batch of its own, without augmentation; None if it is not known."""
-        return plain_batch(self.trainer, image)
+        return plain_batch(self.trainer, [image])
+
+    def other_batch(self, excluded: Sequence[str], count: int = 4) -> dict[str, Any] | None:
+        """Return a few images that are not among some as a batch, without augmentation; None without any."""
+        return plain_batch(self.trainer, other_images(self.trainer, excluded, count))
+
+    def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Preprocess a batch as the trainer does, with what the user has put in its place."""
+        own = self._own["preprocess_batch"][0] if "preprocess_batch" in self._own else self.trainer.preprocess_batch
+        return dict(own(batch))
 
     # Ranks ----------------------------------------------------------------------------------------------------------
 

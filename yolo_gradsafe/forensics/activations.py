@@ -19,6 +19,7 @@ __all__ = [
     "bad_state",
     "first_bad",
     "first_bad_gradient",
+    "in_model",
 ]
 
 
@@ -117,9 +118,15 @@ def activation_hooks(model: nn.Module) -> Iterator[ActivationHooks]:
 def first_bad(stats: Sequence[ActivationStats]) -> ActivationStats | None:
     """Return the first module whose output was not finite while its inputs were; None when every output was finite.
 
-    Inner modules finish before those that hold them, so it is the innermost one.
+    Inner modules finish before those that hold them, so it is the innermost one. In training the output of the model as
+    a whole, and that of a loss that is a module, is the loss: they are passed over.
     """
-    return next((one for one in stats if one.inputs_finite and not one.finite), None)
+    return next((one for one in stats if one.inputs_finite and not one.finite and in_model(one.name)), None)
+
+
+def in_model(name: str) -> bool:
+    """Whether a module is a part of the model proper: neither the whole, whose output is the loss, nor a loss."""
+    return name != "" and not name.startswith("criterion")
 
 
 def first_bad_gradient(stats: Sequence[GradientStats]) -> GradientStats | None:

@@ -2,19 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
 from yolo_gradsafe.adapter.replay import Replay, ReplayResult
-from yolo_gradsafe.forensics.activations import ActivationHooks, activation_hooks
-from yolo_gradsafe.forensics.culprit import Culprit
-from yolo_gradsafe.forensics.samples import label_fault
+from yolo_gradsafe.forensics.activations import ActivationHooks, activation_hooks, first_bad
+from yolo_gradsafe.forensics.diagnosis import Diagnosis
+from yolo_gradsafe.forensics.samples import label_fault, pixel_faults
 from yolo_gradsafe.forensics.search import Budget
 from yolo_gradsafe.forensics.slicing import image_name, images_in
+from yolo_gradsafe.judge.loss_trend import EXCESS
+from yolo_gradsafe.telemetry.schema import Cause
 
-__all__ = ["Case"]
+__all__ = ["Case", "Surroundings"]
+
+Batch = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What is known around a bad batch; each part may be missing, and what it would tell is then not found out."""
+
+    loaded: Batch | None = None
+    """The batch as it came from the loader."""
+    preprocess: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    """The trainer's ``preprocess_batch``, with what the user has put in its place."""
+    composite: tuple[str, ...] = ()
+    """What the loader may have composed images with; see ``adapter.replay.composed``."""
+    plain: Callable[[str], dict[str, Any] | None] | None = None
+    """Loads one image alone, without augmentation; see ``adapter.replay.plain_batch``."""
+    others: Callable[[], dict[str, Any] | None] | None = None
+    """Loads a few other images of the training as a batch, without augmentation."""
+    trusted: Callable[[], AbstractContextManager[None]] | None = None
+    """Puts weights that were good not long ago in the live ones' place for the length of its body."""
+    usual_loss: float = math.nan
+    """Usual loss of an image."""
+    elevated: bool = False
+    """Whether losses had been out of their range before."""
+    medians: Mapping[str, float] = field(default_factory=dict)
+    """What each loss item usually is, by name."""
 
 
 class Case:
@@ -24,22 +59,22 @@ class Case:
         replay: The live model as it was trained.
         batch: The preprocessed batch.
         backward: Whether the gradients are the matter and not the loss.
-        composite: What the loader may have composed images with.
+        around: What is known around it.
         budget: What the diagnosis may cost.
     """
 
-    def __init__(
-        self, replay: Replay, batch: Mapping[str, Any], backward: bool, composite: tuple[str, ...], budget: Budget
-    ) -> None:
+    def __init__(self, replay: Replay, batch: Batch, backward: bool, around: Surroundings, budget: Budget) -> None:
         self.replay = replay
         self.batch = batch
         self.backward = backward
-        self.composite = composite
+        self.around = around
         self.notes: list[str] = []
         """What could not be found out, and what is odd but no cause."""
-        self._budget = budget
+        self.budget = budget
 
-    def watch(self, batch: Mapping[str, Any], precision: str) -> ActivationHooks | None:
+    # Running a batch ------------------------------------------------------------------------------------------------
+
+    def watch(self, batch: Batch, precision: str) -> ActivationHooks | None:
         """Run a batch under watch; None for a compiled model."""
         if self.replay.compiled:
             self.notes.append("the layers were not looked into: the model is compiled")
@@ -48,21 +83,14 @@ class Case:
             self.run(batch, precision)
         return hooks
 
-    def run(self, batch: Mapping[str, Any], precision: str | None = None) -> ReplayResult:
+    def run(self, batch: Batch, precision: str | None = None) -> ReplayResult:
         """Run a batch, with its backward pass where gradients are the matter.
 
         Raises:
             Exhausted: The diagnosis has cost enough.
         """
-        self._budget.spend()
+        self.budget.spend()
         return self.replay.run(batch, precision, self.backward)
-
-    def blame(self, culprit: Culprit, indices: Sequence[int]) -> Culprit:
-        """Blame images of the batch."""
-        names = tuple(image_name(self.batch, i) for i in indices)
-        proven = bool(names) and "im_file" in self.batch and not self.composite
-        composite = self.composite if names else ()
-        return replace(culprit, images=names, indices=tuple(indices), composite=composite, proven=proven)
 
     @contextmanager
     def part(self, what: str) -> Iterator[None]:
@@ -77,14 +105,118 @@ class Case:
         text = str(error).strip().splitlines()
         self.notes.append(f"could not {what}: {type(error).__name__}: {text[0] if text else ''}".rstrip(": "))
 
-    def bad_labels(self, culprit: Culprit) -> Culprit | None:
+    # Evidence against the weights -----------------------------------------------------------------------------------
+
+    def weights_are_bad(self, others: Batch | None) -> bool:
+        """Whether there is positive evidence against the live weights. That older ones pass the batch proves nothing.
+
+        A singularity of a loss, such as 0 / 0 where boxes coincide, is met by good predictions only. So the evidence is
+        that losses were rising before; or that on other images activations are not finite, or a finite loss is several
+        times that of trusted weights.
+
+        Args:
+            others: Other images; None without any.
+        """
+        trusted = self.around.trusted
+        if trusted is None:
+            return False
+        if self.around.elevated and self._loss(self.batch, trusted) is not None:
+            return True
+        if others is None:
+            return False
+        then = self._loss(others, trusted)
+        if then is None:
+            return False
+        now = self._loss(others)
+        if now is not None:
+            return now > EXCESS * then
+        hooks = self.watch(others, "fp32")
+        return hooks is not None and first_bad(hooks.forward_stats()) is not None
+
+    def _loss(self, batch: Batch, weights: Callable[[], AbstractContextManager[None]] = nullcontext) -> float | None:
+        """Return the loss of a batch in fp32; None when it is not finite."""
+        self.budget.spend()
+        with weights():
+            seen = self.replay.run(batch, "fp32")
+        return seen.total if seen.loss_finite else None
+
+    # Where a value came from ----------------------------------------------------------------------------------------
+
+    def blame(self, diagnosis: Diagnosis, indices: Sequence[int]) -> Diagnosis:
+        """Blame images of the batch."""
+        names = tuple(image_name(self.batch, i) for i in indices)
+        composite = self.around.composite if names else ()
+        proven = bool(names) and "im_file" in self.batch and not composite
+        return replace(diagnosis, images=names, indices=tuple(indices), composite=composite, proven=proven)
+
+    def bad_pixels(self, blank: Diagnosis, faults: Mapping[int, int]) -> Diagnosis:
+        """Say where pixels that are not finite came from: the file, the transforms, or ``preprocess_batch``.
+
+        Args:
+            blank: What is known so far.
+            faults: Number of such pixels by the place of the image.
+        """
+        count = sum(faults.values())
+        found = replace(self.blame(blank, list(faults)), detail=f"{count} NaN or Inf pixel{'s' if count > 1 else ''}")
+        loaded_fine = self._loaded_fine("img")
+        if loaded_fine:
+            return replace(found, cause=Cause.PREPROCESSING, stage="preprocess_batch")
+        files = [_file_finite(name) for name in found.images]
+        if all(files):
+            stage = "transforms" if loaded_fine is False else "preprocess_batch" if self.around.loaded else ""
+            return replace(found, cause=Cause.PREPROCESSING, stage=stage)
+        return replace(found, cause=Cause.IMAGE)
+
+    def bad_labels(self, diagnosis: Diagnosis) -> Diagnosis | None:
         """Blame labels that cannot be trained on, of the images that fail or else of any."""
         # Many a healthy batch has a box without area: it counts only for an image that fails.
-        known = bool(culprit.indices)
-        suspects = culprit.indices or range(images_in(self.batch))
+        known = bool(diagnosis.indices)
+        suspects = diagnosis.indices or range(images_in(self.batch))
         faults = {i: label_fault(self.batch, i, degenerate=known) for i in suspects}
         faults = {i: fault for i, fault in faults.items() if fault}
         if not faults:
             return None
-        blamed = culprit if known else replace(self.blame(culprit, list(faults)), proven=False)
-        return replace(blamed, cause="labels", detail=next(iter(faults.values())))
+        blamed = diagnosis if known else replace(self.blame(diagnosis, list(faults)), proven=False)
+        return self._label_cause(replace(blamed, cause=Cause.LABEL, detail=next(iter(faults.values()))))
+
+    def _label_cause(self, found: Diagnosis) -> Diagnosis:
+        """Say whether labels that are not finite were so before the trainer's preprocessing, and in their file."""
+        keys = [key for key in ("cls", "bboxes", "keypoints") if not _tensor_finite(self.batch.get(key))]
+        made = replace(found, cause=Cause.PREPROCESSING, detail="NaN or Inf in its labels")
+        if not keys:
+            return found
+        if all(self._loaded_fine(key) for key in keys):
+            return replace(made, stage="preprocess_batch")
+        if self.around.plain is not None and self.around.loaded is not None:
+            with self.part("read the labels again"):
+                alone = self.around.plain(found.images[0])
+                if alone is not None and all(_tensor_finite(alone.get(key)) for key in keys):
+                    return replace(made, stage="transforms")
+        return found
+
+    def _loaded_fine(self, key: str) -> bool | None:
+        """Whether a value was finite as it came from the loader; None when that cannot be told."""
+        value, now = (self.around.loaded or {}).get(key), self.batch.get(key)
+        if not isinstance(value, Tensor):
+            return None
+        if value.is_floating_point() and isinstance(now, Tensor) and value.data_ptr() == now.data_ptr():
+            return None  # preprocessing has written into it
+        return not pixel_faults({"img": value}) if key == "img" else _tensor_finite(value)
+
+
+def _tensor_finite(value: Any) -> bool:
+    """Whether a value is no tensor, or a finite one. Synchronises."""
+    return not (isinstance(value, Tensor) and value.is_floating_point()) or bool(torch.isfinite(value).all())
+
+
+def _file_finite(name: str) -> bool | None:
+    """Whether an image's file holds finite values only; None when it cannot be read."""
+    path = Path(name)
+    try:
+        if path.suffix == ".npy":
+            image: Any = np.load(path, allow_pickle=False)
+        else:
+            image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    except (OSError, ValueError, cv2.error):
+        return None
+    return None if image is None else bool(np.isfinite(image).all())

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from yolo_gradsafe.adapter.replay import Replay, ReplayResult
-from yolo_gradsafe.forensics.activations import bad_state, first_bad, first_bad_gradient
-from yolo_gradsafe.forensics.case import Case
-from yolo_gradsafe.forensics.culprit import Culprit
+from yolo_gradsafe.forensics.activations import bad_state, first_bad, first_bad_gradient, in_model
+from yolo_gradsafe.forensics.bad_operation import BadOperation, sentence
+from yolo_gradsafe.forensics.case import Case, Surroundings
+from yolo_gradsafe.forensics.diagnosis import Diagnosis
+from yolo_gradsafe.forensics.operation_trace import find_first_bad_operation
 from yolo_gradsafe.forensics.overflow import Overflow, backward_overflow, forward_overflow
 from yolo_gradsafe.forensics.samples import find_failing, find_outliers, pixel_faults
 from yolo_gradsafe.forensics.search import Budget
 from yolo_gradsafe.forensics.slicing import images_in, pick
 from yolo_gradsafe.forensics.terms import first_bad_term, outlying_term
+from yolo_gradsafe.judge.loss_trend import EXCESS
+from yolo_gradsafe.telemetry.schema import Cause
 
 __all__ = ["Cap", "diagnose"]
 
@@ -29,6 +34,8 @@ class Cap:
     """Wall-clock time; a pass that has begun is finished."""
     evaluations: int = 64
     """Passes through the model."""
+    thorough: bool = True
+    """Look for the images and the line as well, and not only for the cause."""
 
 
 def diagnose(
@@ -37,11 +44,9 @@ def diagnose(
     *,
     gradients_bad: bool = False,
     outlier: bool = False,
-    medians: Mapping[str, float] | None = None,
-    composite: Sequence[str] = (),
-    plain: Callable[[str], dict[str, Any] | None] | None = None,
+    around: Surroundings | None = None,
     cap: Cap = Cap(),
-) -> Culprit:
+) -> Diagnosis:
     """Find out what made a batch bad. Slow; leaves no trace; does not raise.
 
     Call it before weights and statistics are put back: what is repaired cannot be found. It is local to a rank.
@@ -51,39 +56,41 @@ def diagnose(
         batch: The preprocessed batch, on the model's device; it is left as it is.
         gradients_bad: Whether the gradients were not finite although the loss was.
         outlier: Look for what is far out of range when everything is finite.
-        medians: What each loss item usually is, by name.
-        composite: What the loader may have composed images with; see ``adapter.replay.composed``.
-        plain: Loads one image alone, without augmentation; see ``adapter.replay.plain_batch``.
+        around: What is known around the batch.
         cap: What it may cost.
     """
-    case = _Questions(replay, batch, gradients_bad, tuple(composite), Budget(cap.seconds, cap.evaluations))
+    case = _Questions(replay, batch, gradients_bad, around or Surroundings(), Budget(cap.seconds, cap.evaluations))
+    case.thorough = cap.thorough
     try:
         with replay.rewound():
-            culprit = case.cause()
-            if outlier and culprit.cause == "transient":
-                culprit = case.outlier(medians or {})
-            culprit = case.prove(culprit, plain)
-    except Exception as error:  # the caller is in the middle of a training
-        culprit = Culprit("unknown", detail="the batch could not be replayed", precision=replay.precision)
+            found = case.cause()
+            if outlier and found.cause is Cause.TRANSIENT:
+                found = case.outlier()
+            if cap.thorough:
+                found = case.line(case.prove(found))
+    except Exception as error:  # the caller is in the middle of a training; out of memory is one of them
+        found = Diagnosis(detail="the batch could not be replayed", precision=replay.precision)
         case.note("diagnose", error)
-    return replace(culprit, notes=tuple(case.notes))
+    return replace(found, notes=tuple(case.notes))
 
 
 class _Questions(Case):
     """What is asked, in order."""
 
-    def cause(self) -> Culprit:
+    thorough = True
+    _smallest: Mapping[str, Any] | None = None
+    """The smallest batch that fails, once it is known."""
+
+    def cause(self) -> Diagnosis:
         """Ask in order: weights, pixels, does it fail again, in fp32 too, labels, sample, layer, term."""
-        blank = Culprit(precision=self.replay.precision)
+        blank = Diagnosis(precision=self.replay.precision)
         with self.part("look at the weights"):
             if bad := bad_state(self.replay.model):
-                layer = bad[0].rpartition(".")[0]
-                return replace(blank, cause="weights", layer=layer, tensors=tuple(bad[:_NAMED]))
+                layer, named = bad[0].rpartition(".")[0], tuple(bad[:_NAMED])
+                return replace(blank, cause=Cause.WEIGHTS, layer=layer, tensors=named, tensor_count=len(bad))
         with self.part("look at the pixels"):
             if faults := pixel_faults(self.batch):
-                count = sum(faults.values())
-                detail = f"{count} NaN or Inf pixel{'s' if count > 1 else ''}"
-                return replace(self.blame(blank, list(faults)), cause="pixels", detail=detail)
+                return self.bad_pixels(blank, faults)
         try:
             seen = self.run(self.batch)
         except Exception:
@@ -94,74 +101,128 @@ class _Questions(Case):
             with self.part("look at the labels"):
                 if blamed := self.bad_labels(blank):
                     self.notes.append(f"{blamed.sentence()}; the loss passes over it")
-            return replace(blank, cause="transient")
+            return replace(blank, cause=Cause.TRANSIENT)
         self.backward = seen.loss_finite
-        blank = replace(blank, term=first_bad_term(seen.items), tensors=seen.bad_gradients[:_NAMED])
-        if self.replay.precision != "fp32" and self.run(self.batch, "fp32").finite:
-            return self._in_low_precision(replace(blank, cause="precision"))
+        blank = replace(blank, term=first_bad_term(seen.items), backward=seen.loss_finite)
+        if self.replay.precision != "fp32":
+            full = self.run(self.batch, "fp32")
+            if full.finite:
+                return self._in_low_precision(replace(blank, cause=Cause.PRECISION), full)
         return self._in_full_precision(replace(blank, precision="fp32"))
 
-    def outlier(self, medians: Mapping[str, float]) -> Culprit:
+    def outlier(self) -> Diagnosis:
         """Name the loss term and the images that are far above the others."""
-        culprit = Culprit("outlier", precision=self.replay.precision)
+        found = Diagnosis(Cause.OUTLIER, precision=self.replay.precision)
         with self.part("find the outlying loss term"):
-            culprit = replace(culprit, term=outlying_term(self.run(self.batch).items, medians))
+            found = replace(found, term=outlying_term(self.run(self.batch).items, self.around.medians))
         with self.part("find the outlying image"):
-            found = find_outliers(lambda part: _losses(self.run(part)), self.batch)
-            detail = found[0].detail if found else ""
-            culprit = replace(self.blame(culprit, [finding.index for finding in found]), detail=detail, proven=False)
-        return culprit
+            images = find_outliers(lambda part: _losses(self.run(part)), self.batch)
+            detail = images[0].detail if images else ""
+            found = replace(self.blame(found, [image.index for image in images]), detail=detail, proven=False)
+        return found
 
-    def prove(self, culprit: Culprit, plain: Callable[[str], dict[str, Any] | None] | None) -> Culprit:
+    def prove(self, found: Diagnosis) -> Diagnosis:
         """Try the named image of a composed one alone, as it is in its file: only then it is proven."""
-        if not (self.composite and culprit.images) or culprit.cause in ("precision", "outlier") or plain is None:
-            return culprit
+        plain, composed = self.around.plain, self.around.composite and found.images
+        if not composed or found.cause in (Cause.PRECISION, Cause.OUTLIER) or plain is None:
+            return found
         confirmed = []
         with self.part("try the image without augmentation"):
-            for image in dict.fromkeys(culprit.images):
+            for image in dict.fromkeys(found.images):
                 alone = plain(image)
                 if alone is not None and (pixel_faults(alone) or not self.run(alone, "fp32").finite):
                     confirmed.append(image)
-        return replace(culprit, images=tuple(confirmed) or culprit.images, proven=bool(confirmed))
+        return replace(found, images=tuple(confirmed) or found.images, proven=bool(confirmed))
 
-    def _in_low_precision(self, culprit: Culprit) -> Culprit:
-        """Name the layer that overflows, and the images if only some do."""
+    def line(self, found: Diagnosis) -> Diagnosis:
+        """Name the line that made the first value that is not finite, of the loss, the model or the preprocessing."""
+        if found.cause in (Cause.LOSS, Cause.ACTIVATIONS):
+            batch = self._smallest or self.batch
+            parameters = list(self.replay.model.parameters()) if found.backward else []
+            search = find_first_bad_operation(
+                lambda: self.replay.loss(batch),
+                parameters,
+                rewound=self.replay.rewound,
+                seconds=self.budget.seconds_left,
+            )
+        elif found.stage == "preprocess_batch" and self.around.preprocess and self.around.loaded:
+            preprocess, loaded = self.around.preprocess, dict(self.around.loaded)
+            search = find_first_bad_operation(
+                lambda: preprocess(dict(loaded))["img"], rewound=self.replay.rewound, seconds=self.budget.seconds_left
+            )
+        else:
+            return found
+        if search.operation is None:
+            if search.reason:
+                self.notes.append(f"the line was not found: {search.reason}")
+            return found
+        return replace(found, **_line_facts(search.operation))
+
+    def _in_low_precision(self, found: Diagnosis, full: ReplayResult) -> Diagnosis:
+        """Name the layer that overflows, and the images if only some do; unless weights have outgrown the precision."""
+        images = images_in(self.batch)
+        if full.total > EXCESS * self.around.usual_loss * images and self._weights_to_blame(self.batch):
+            return replace(found, cause=Cause.WEIGHTS)
         with self.part("find the layer"):
             overflow = self._overflow(self.batch)
             if overflow is not None:
-                culprit = replace(culprit, layer=overflow.layer, magnitude=overflow.magnitude)
-        with self.part("find the image"):
-            suspects = find_failing(lambda part: not self.run(part).finite, self.batch)
-            if suspects.found and suspects.cleared:
-                culprit = replace(self.blame(culprit, suspects.found), proven=False)
-        return culprit
+                found = replace(found, layer=overflow.layer, magnitude=overflow.magnitude)
+        if self.thorough:
+            with self.part("find the image"):
+                suspects = find_failing(lambda part: not self.run(part).finite, self.batch)
+                if suspects.found and suspects.cleared:
+                    found = replace(self.blame(found, suspects.found), proven=False)
+        return found
 
-    def _in_full_precision(self, culprit: Culprit) -> Culprit:
+    def _in_full_precision(self, found: Diagnosis) -> Diagnosis:
         """Name the image, then the layer or the loss term on the smallest batch that fails."""
-        smallest = self.batch
-        with self.part("find the image"):
-            suspects = find_failing(lambda part: not self.run(part, "fp32").finite, self.batch)
-            several = images_in(self.batch) > 1
-            if suspects.found and (suspects.cleared or not several):
-                culprit = self.blame(culprit, suspects.found)
-                smallest = pick(self.batch, suspects.found[:1] * (1 + several))
-        culprit = replace(culprit, cause="gradients" if self.backward else "loss")
+        cleared: Mapping[str, Any] | None = None
+        if self.thorough:
+            with self.part("find the image"):
+                suspects = find_failing(lambda part: not self.run(part, "fp32").finite, self.batch)
+                several = images_in(self.batch) > 1
+                if suspects.found and (suspects.cleared or not several):
+                    found = self.blame(found, suspects.found)
+                    self._smallest = pick(self.batch, suspects.found[:1] * (1 + several))
+                rest = [i for i in range(images_in(self.batch)) if i not in suspects.found]
+                if suspects.complete and rest:
+                    cleared = pick(self.batch, rest)
         with self.part("find the layer"):
-            culprit = self._first_layer(culprit, smallest)
+            found = self._loss_or_model(found, self._smallest or self.batch)
         with self.part("look at the labels"):
-            if culprit.cause in ("loss", "gradients") and (blamed := self.bad_labels(culprit)):
+            if blamed := self.bad_labels(found):
                 return blamed
-        return culprit
+        if self._weights_to_blame(cleared):
+            return replace(found, cause=Cause.WEIGHTS, images=(), indices=(), proven=False)
+        return found
 
-    def _first_layer(self, culprit: Culprit, batch: Mapping[str, Any]) -> Culprit:
+    def _weights_to_blame(self, cleared: Mapping[str, Any] | None) -> bool:
+        """Whether the weights are bad, by the images of the batch that pass, or else by other ones."""
+        bad = False
+        with self.part("compare with trusted weights"):
+            others = cleared
+            if others is None and self.around.trusted is not None and self.around.others is not None:
+                others = self.around.others()
+            bad = self.weights_are_bad(others)
+        return bad
+
+    def _loss_or_model(self, found: Diagnosis, batch: Mapping[str, Any]) -> Diagnosis:
+        """Tell a loss that fails on finite outputs from a module that fails on finite inputs, and name the module."""
+        found = replace(found, cause=Cause.LOSS)
+        self.budget.spend()
+        split = self.replay.split(batch)
+        if split is not None and split.outputs_finite and not (split.loss_finite and split.gradients_finite):
+            return found
         hooks = self.watch(batch, "fp32")
         if hooks is None:
-            return culprit
+            return found if split is None else replace(found, cause=Cause.ACTIVATIONS)
         if (bad := first_bad(hooks.forward_stats())) is not None:
-            return replace(culprit, cause="activations", layer=bad.name or "the model", magnitude=bad.peak)
-        if self.backward and (back := first_bad_gradient(hooks.gradient_stats())) is not None:
-            return replace(culprit, layer=back.name or "the model", magnitude=back.peak)
-        return culprit
+            return replace(found, cause=Cause.ACTIVATIONS, layer=bad.name, magnitude=bad.peak)
+        stats = [one for one in hooks.gradient_stats() if in_model(one.name)]
+        back = first_bad_gradient(stats) if self.backward else None
+        if back is None or (split is None and back is stats[0]):
+            return found
+        return replace(found, cause=Cause.ACTIVATIONS, layer=back.name, magnitude=back.peak)
 
     def _overflow(self, batch: Mapping[str, Any]) -> Overflow | None:
         low, full = self.watch(batch, self.replay.precision), self.watch(batch, "fp32")
@@ -170,6 +231,15 @@ class _Questions(Case):
         if self.backward:
             return backward_overflow(low.gradient_stats(), full.gradient_stats(), self.replay.amp_scale)
         return forward_overflow(low.forward_stats(), full.forward_stats())
+
+
+def _line_facts(found: BadOperation) -> dict[str, Any]:
+    line = found.line
+    return {
+        "operation": sentence(found),
+        "source": f"{Path(line.file).name}:{line.line}",
+        "source_text": line.source,
+    }
 
 
 def _losses(outcome: ReplayResult) -> dict[str, float]:

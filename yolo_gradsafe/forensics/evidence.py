@@ -11,7 +11,7 @@ from typing import Any
 from yolo_gradsafe.contact_sheet import save_picture
 from yolo_gradsafe.forensics.archive import save_batch
 from yolo_gradsafe.forensics.batch_sheet import draw_batch
-from yolo_gradsafe.forensics.culprit import Culprit
+from yolo_gradsafe.forensics.diagnosis import Diagnosis
 
 __all__ = ["Evidence", "Saved", "archive_of", "stem"]
 
@@ -73,7 +73,7 @@ class Evidence:
         batch: Mapping[str, Any],
         epoch: int,
         number: int,
-        culprit: Culprit,
+        culprit: Diagnosis,
         class_names: Mapping[int, str] | Sequence[str] = (),
         meta: Mapping[str, Any] | None = None,
     ) -> Saved:

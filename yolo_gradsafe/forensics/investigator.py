@@ -6,19 +6,22 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from yolo_gradsafe.adapter import TrainerAdapter
-from yolo_gradsafe.forensics.culprit import Culprit
-from yolo_gradsafe.forensics.diagnose import diagnose
-from yolo_gradsafe.forensics.evidence import Evidence, Saved
+from yolo_gradsafe.forensics.case import Surroundings
+from yolo_gradsafe.forensics.diagnose import Cap, diagnose
+from yolo_gradsafe.forensics.diagnosis import Diagnosis
+from yolo_gradsafe.forensics.evidence import Evidence
 from yolo_gradsafe.forensics.options import ForensicsOptions
 from yolo_gradsafe.forensics.quarantine import Quarantine
 from yolo_gradsafe.gradients.window import AccumulationWindow
 from yolo_gradsafe.judge.verdict import BatchNormHealth, StepMetrics
 from yolo_gradsafe.telemetry.incident_log import IncidentLog
-from yolo_gradsafe.telemetry.schema import Kind, Place, Remedy, Verdict
+from yolo_gradsafe.telemetry.schema import Cause, Incident, Kind, Place, Remedy, Verdict
+from yolo_gradsafe.telemetry.sentences import culprit
 
 __all__ = ["FaultInvestigator", "place_of"]
 
@@ -51,7 +54,8 @@ class FaultInvestigator:
         self._evidence = Evidence(folder / "batches", options.pictures, options.archive, trainer.rank)
         self.quarantine = Quarantine(folder / "quarantine.txt" if trainer.is_main else None, max(options.quarantine, 1))
         self._usual: dict[str, deque[float]] = {}
-        self._looked = 0
+        self._looked = self._transients = 0
+        self._cause = Cause.UNKNOWN
 
     def start(self) -> None:
         """Remove the evidence of an earlier run, or of epochs that a resumed run trains once more."""
@@ -63,101 +67,155 @@ class FaultInvestigator:
             if math.isfinite(value):
                 self._usual.setdefault(name, deque(maxlen=_REMEMBERED)).append(value)
 
-    def step(self, metrics: StepMetrics, verdict: Verdict) -> dict[str, Any]:
+    def forget(self) -> None:
+        """Forget the last cause: the model is another one."""
+        self._cause = Cause.UNKNOWN
+
+    def step(self, metrics: StepMetrics, verdict: Verdict, around: Surroundings, row: int) -> dict[str, Any]:
         """Find out what made a step bad, from its newest batch, before anything is put back. Slow; collective.
 
         Args:
             metrics: The step.
             verdict: Its verdict.
+            around: What is known of the weights and the losses before.
+            row: Bad steps in a row, this one included; in a long row it is looked into only now and then.
 
         Returns:
-            Fields of its ``Incident``, as the rank that knows best has them.
+            Fields of its ``Incident``, as the rank that knows best has them; the same on every rank.
         """
-        found = None
-        innocent = math.isfinite(metrics.loss) and verdict is not Verdict.DIVERGING
+        found, picture = None, ""
         # With an innocent newest batch the bad one is an earlier one of the window, and gone, or another rank's.
-        if not innocent or (len(self._window.kept) == 1 and metrics.losses_finite):
-            found = self._look(metrics.losses_finite, verdict is Verdict.DIVERGING, metrics.amp_scale)
-        facts = {
-            **seen(metrics, verdict),
-            "images": self._window.images(metrics.losses),
-        }
-        return self._most_telling(found, all(map(math.isfinite, metrics.losses)), facts)
+        innocent = math.isfinite(metrics.loss) and verdict is not Verdict.DIVERGING
+        own = not innocent or (len(self._window.kept) == 1 and metrics.losses_finite)
+        if own and self._looked < self._options.diagnoses:
+            outlier = verdict is Verdict.DIVERGING
+            found, picture = self._look(around, metrics.losses_finite, outlier, metrics.amp_scale)
+        elif row & (row - 1) == 0 or self._cause in (Cause.PRECISION, Cause.UNKNOWN):
+            found = self._look_briefly(around, metrics, own)
+        facts = {**seen(metrics, verdict), "images": self._window.images(metrics.losses), "cause": self._cause}
+        facts = self._most_telling(found, picture, all(map(math.isfinite, metrics.losses)), facts)
+        self._cause = facts["cause"]
+        if self._cause is Cause.TRANSIENT:
+            self._transients += 1
+            facts["repeats"] = self._transients
+            facts["culprit"] = culprit(Incident(Kind.BAD_BATCH, **facts))
+        return facts
 
     def micro_batch(self) -> None:
         """Look into a micro-batch that is about to be taken out of its window, and log it. Slow; collective."""
-        trainer, loss = self._trainer, float(self._trainer.loss)
-        found = self._look(gradients_bad=True, outlier=False, amp_scale=float(trainer.amp_scale))
+        loss, found, picture = float(self._trainer.loss), None, ""
+        if self._looked < self._options.diagnoses:
+            scale = float(self._trainer.amp_scale)
+            found, picture = self._look(Surroundings(), gradients_bad=True, outlier=False, amp_scale=scale)
         facts = {"place": Place.WINDOW, "loss": loss, "images": list(self._window.batches[-1].images)}
-        facts = self._most_telling(found, math.isfinite(loss), facts)
-        self._incidents.log(
-            Kind.ISOLATED, remedies=(Remedy.MICRO_BATCH_DROPPED,), **{**facts, "batch": self._window.newest}
-        )
+        facts = self._most_telling(found, picture, math.isfinite(loss), {**facts, "cause": Cause.UNKNOWN})
+        facts |= {"batch": self._window.newest, "remedies": (Remedy.MICRO_BATCH_DROPPED,)}
+        self._incidents.log(Kind.ISOLATED, **facts)
 
-    def _look(self, gradients_bad: bool, outlier: bool, amp_scale: float) -> tuple[Culprit, Saved] | None:
-        """Look into the batch under way, on this rank. Slow; leaves no trace in the training.
+    def _look(
+        self, around: Surroundings, gradients_bad: bool, outlier: bool, amp_scale: float
+    ) -> tuple[Diagnosis | None, str]:
+        """Look into the batch under way, on this rank, and keep a picture. Slow; leaves no trace in the training.
 
         Args:
+            around: What is known of the weights and the losses before.
             gradients_bad: Whether gradients were not finite although the loss was.
             outlier: Whether everything was finite and the loss far out of its range.
             amp_scale: Loss scale of the step.
 
         Returns:
-            The culprit and what was kept; None where enough was looked into.
+            The diagnosis, None without a batch; and the picture, relative to the run's folder.
         """
         batch, trainer = self._window.content, self._trainer
-        if batch is None or self._looked >= self._options.diagnoses:
-            return None
+        if batch is None:
+            return None, ""
         self._looked += 1
-        culprit = diagnose(
+        found = diagnose(
             trainer.replay(amp_scale),
             batch,
             gradients_bad=gradients_bad,
             outlier=outlier,
-            medians={name: statistics.median(values) for name, values in self._usual.items()},
-            composite=trainer.composed(),
-            plain=trainer.plain_batch,
+            around=self._around(around),
         )
         meta = {
             "names": list(trainer.loss_items()[0]),
             "precision": trainer.forward_precision,
             "amp_scale": amp_scale,
         }
-        saved = self._evidence.keep(batch, trainer.epoch, self._window.newest, culprit, trainer.class_names, meta)
-        return culprit, saved
+        saved = self._evidence.keep(batch, trainer.epoch, self._window.newest, found, trainer.class_names, meta)
+        return found, saved.picture
 
-    def _most_telling(self, found: tuple[Culprit, Saved] | None, finite: bool, facts: dict[str, Any]) -> dict[str, Any]:
+    def _look_briefly(self, around: Surroundings, metrics: StepMetrics, own: bool) -> Diagnosis | None:
+        """Find the cause alone; of an innocent batch only whether it fails as well, for the precision."""
+        batch = self._window.content
+        if batch is None:
+            return None
+        found = diagnose(
+            self._trainer.replay(metrics.amp_scale),
+            batch,
+            gradients_bad=metrics.losses_finite,
+            around=self._around(around),
+            cap=Cap(thorough=False),
+        )
+        if not own and found.cause is Cause.TRANSIENT:
+            return None
+        return found
+
+    def _around(self, known: Surroundings) -> Surroundings:
+        """Add what the window and the trainer know of the batch under way."""
+        trainer, batch = self._trainer, self._window.batches[-1]
+        return replace(
+            known,
+            loaded=self._window.loaded,
+            preprocess=trainer.preprocess,
+            composite=trainer.composed(),
+            plain=trainer.plain_batch,
+            others=lambda: trainer.other_batch(batch.images),
+            medians={name: statistics.median(values) for name, values in self._usual.items()},
+        )
+
+    def _most_telling(
+        self, found: Diagnosis | None, picture: str, finite: bool, facts: dict[str, Any]
+    ) -> dict[str, Any]:
         """Hear what every rank found, count the offences on all, and return the facts of the rank that knows best."""
         ranks = self._trainer.ranks
-        culprit, picture = (found[0].record(), found[1].picture) if found else (None, "")
-        accounts = ranks.gather_objects([finite, culprit, {**facts, "picture": picture}])
-        for _, record, _ in accounts:
-            if record is not None:
-                self._count_offences(Culprit.from_record(record))
-        rank, (_, record, facts) = max(enumerate(accounts), key=lambda entry: (_weight(*entry[1][:2]), -entry[0]))
-        facts["place"] = Place(facts["place"])
-        if ranks.several:
-            facts["rank"] = rank
-        if record is not None:
-            named = Culprit.from_record(record)
-            facts |= {"culprit": named.sentence(), "layer": named.layer, "term": named.term}
-            facts["images"] = list(named.images) or facts["images"]
-        return facts
+        accounts = ranks.gather_objects([finite, None if found is None else found.record(), picture, facts])
+        diagnoses = [None if record is None else Diagnosis.from_record(record) for _, record, *_ in accounts]
+        for diagnosis in diagnoses:
+            if diagnosis is not None:
+                self._count_offences(diagnosis)
 
-    def _count_offences(self, culprit: Culprit) -> None:
+        def weight(rank: int) -> tuple[int, int]:
+            one = diagnoses[rank]
+            return 2 * (not accounts[rank][0]) + (one is not None and one.names_something), -rank
+
+        rank = max(range(len(accounts)), key=weight)
+        *_, picture, told = accounts[rank]
+        told |= {"place": Place(told["place"]), "cause": Cause(told["cause"]), "picture": picture}
+        if ranks.several:
+            told["rank"] = rank
+        best = diagnoses[rank]
+        return told if best is None else {**told, **best.facts(), "culprit": best.sentence()}
+
+    def _count_offences(self, found: Diagnosis) -> None:
         """Count the offences of a diagnosis, of this rank's or of another's, whose images may be this one's next."""
-        quarantined = self.quarantine.record_offence(culprit) if self._options.quarantine else []
+        quarantined = self.quarantine.record_offence(found) if self._options.quarantine else []
         if quarantined:
             self._incidents.log(Kind.QUARANTINE, remedies=(Remedy.QUARANTINED,), images=quarantined)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run goes on from."""
         usual = {name: list(values) for name, values in self._usual.items()}
-        return {"looked": self._looked, "usual": usual, "quarantine": self.quarantine.state_dict()}
+        return {
+            "looked": self._looked,
+            "transients": self._transients,
+            "usual": usual,
+            "quarantine": self.quarantine.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
-        self._looked = int(state["looked"])
+        self._looked, self._transients = int(state["looked"]), int(state.get("transients", 0))
         self._usual = {name: deque(map(float, values), _REMEMBERED) for name, values in state["usual"].items()}
         self.quarantine.load_state_dict(state["quarantine"])
 
@@ -184,9 +242,3 @@ def seen(metrics: StepMetrics, verdict: Verdict) -> dict[str, Any]:
         "tensors": list(metrics.bad_tensors[:_NAMED]),
         "tensor_count": len(metrics.bad_tensors),
     }
-
-
-def _weight(finite: bool, culprit: Mapping[str, Any] | None) -> int:
-    """Return how much a rank's account counts against those of other ranks."""
-    named = culprit is not None and culprit.get("cause") not in ("transient", "unknown")
-    return 2 * (not finite) + named

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolo_gradsafe.forensics.culprit import Culprit
+from yolo_gradsafe.forensics.diagnosis import Diagnosis
 from yolo_gradsafe.forensics.slicing import images_in, pick
 
 __all__ = ["Quarantine"]
@@ -47,7 +47,7 @@ class Quarantine:
         """Image files in quarantine, in the order in which they came there."""
         return list(self._banned)
 
-    def record_offence(self, culprit: Culprit) -> list[str]:
+    def record_offence(self, culprit: Diagnosis) -> list[str]:
         """Count the offences of a diagnosis.
 
         Returns:

@@ -12,8 +12,10 @@ from yolo_gradsafe.adapter.replay import Replay, ReplayResult
 from yolo_gradsafe.adapter.stock_models import load_for_loss
 from yolo_gradsafe.forensics.activations import ActivationStats, activation_hooks
 from yolo_gradsafe.forensics.archive import load_batch
-from yolo_gradsafe.forensics.culprit import Culprit
+from yolo_gradsafe.forensics.case import Surroundings
 from yolo_gradsafe.forensics.diagnose import Cap, diagnose
+from yolo_gradsafe.forensics.diagnosis import Diagnosis
+from yolo_gradsafe.telemetry.schema import Cause
 
 __all__ = ["Rerun", "layer_table", "rerun"]
 
@@ -24,9 +26,9 @@ _STAGE = re.compile(r"model\.\d+|[^.]+")
 class Rerun:
     """What came of it."""
 
-    recorded: Culprit
+    recorded: Diagnosis
     """What the training's own diagnosis came to."""
-    culprit: Culprit
+    culprit: Diagnosis
     """What this one does."""
     outcome: ReplayResult
     """The losses, in the precision of the fault."""
@@ -36,7 +38,7 @@ class Rerun:
     @property
     def failed(self) -> bool:
         """Whether the batch failed again."""
-        return not self.outcome.finite or self.culprit.cause not in ("transient", "unknown")
+        return not self.outcome.finite or self.culprit.cause not in (Cause.TRANSIENT, Cause.UNKNOWN)
 
 
 def rerun(archive: Path, weights: str, device: str = "cpu", cap: Cap | None = None) -> Rerun:
@@ -59,12 +61,12 @@ def rerun(archive: Path, weights: str, device: str = "cpu", cap: Cap | None = No
     names = tuple(map(str, meta.get("names", ())))
     replay = Replay(model, recorded.precision, names, amp_scale=scale if math.isfinite(scale) else 1.0)
     batch = replay.to_device(batch)
-    gradients = bool(recorded.tensors) and recorded.cause in ("precision", "gradients", "labels")
+    gradients = recorded.backward
     culprit = diagnose(
         replay,
         batch,
         gradients_bad=gradients,
-        composite=recorded.composite,
+        around=Surroundings(composite=recorded.composite),
         cap=cap or Cap(seconds=600.0, evaluations=1000),
     )
     try:
@@ -84,8 +86,8 @@ def layer_table(layers: list[ActivationStats]) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _recorded(meta: dict[str, Any]) -> Culprit:
+def _recorded(meta: dict[str, Any]) -> Diagnosis:
     try:
-        return Culprit.from_record(meta.get("culprit", {}))
+        return Diagnosis.from_record(meta.get("culprit", {}))
     except (ValueError, TypeError):
-        return Culprit()
+        return Diagnosis()

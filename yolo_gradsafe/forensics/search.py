@@ -31,6 +31,11 @@ class Budget:
         self.spent = 0
         """Trials so far."""
 
+    @property
+    def seconds_left(self) -> float:
+        """Wall-clock time that is left."""
+        return max(0.0, self._until - time.monotonic())
+
     def spend(self) -> None:
         """Count a trial that is about to start.
 

@@ -106,7 +106,8 @@ class LayerGroups:
             tensor_norms: Their norms.
 
         Returns:
-            Norms in the order of ``layers``, and in the order of ``stages``; 0 where none of the tensors belongs.
+            Norms in the order of ``layers``, and in the order of ``stages``; nan where none of the tensors belongs: a
+            part that is frozen, or was not used.
         """
         if names != self._names:
             layer_number = {layer: i for i, layer in enumerate(self.layers)}
@@ -116,6 +117,12 @@ class LayerGroups:
             self._stage_index = np.array([stage_number[self._places[name].stage] for name in names], dtype=np.int64)
         squares = np.square(np.asarray(tensor_norms, dtype=np.float64))
         return (
-            np.sqrt(np.bincount(self._layer_index, squares, minlength=len(self.layers))),
-            np.sqrt(np.bincount(self._stage_index, squares, minlength=len(self.stages))),
+            _root_sums(self._layer_index, squares, len(self.layers)),
+            _root_sums(self._stage_index, squares, len(self.stages)),
         )
+
+
+def _root_sums(index: NDArray[np.int64], squares: NDArray[np.float64], groups: int) -> NDArray[np.float64]:
+    """Return the root of each group's sum; nan for a group without a member."""
+    sums = np.sqrt(np.bincount(index, squares, minlength=groups))
+    return np.where(np.bincount(index, minlength=groups) > 0, sums, np.nan)

@@ -36,6 +36,8 @@ class AccumulationWindow:
 
     def __init__(self) -> None:
         self.batches: list[MicroBatch] = []
+        self.loaded: dict[str, Any] | None = None
+        """The batch under way as it came from the loader."""
         self.content: Any = None
         """The preprocessed batch under way, to look into when it is bad; let go at its end, as the trainer does."""
 
@@ -44,7 +46,11 @@ class AccumulationWindow:
         self.batches.append(MicroBatch(epoch, batch))
 
     def set_images(self, batch: Any) -> None:
-        """Note the image files of the micro-batch under way, before it is preprocessed."""
+        """Note the image files of the micro-batch under way, before it is preprocessed, and what the loader made.
+
+        The loader's tensors are only referred to, until the micro-batch is released.
+        """
+        self.loaded = dict(batch)
         if self.batches:
             self.batches[-1].images = tuple(map(str, batch.get("im_file", ())))
 
@@ -56,7 +62,7 @@ class AccumulationWindow:
 
     def release_batch(self) -> None:
         """Let go of the micro-batch under way: its memory is the trainer's again."""
-        self.content = None
+        self.content = self.loaded = None
 
     def skip_newest(self) -> None:
         """Note that the newest micro-batch was taken out of the gradients."""

@@ -109,11 +109,12 @@ class LossTrendMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was learnt, as plain numbers."""
-        return {"sum": self.sum, "losses": list(self._losses), "norms": list(self._norms)}
+        kept = {"losses": list(self._losses), "norms": list(self._norms)}
+        return {"sum": self.sum, "vanished": self._vanished, **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
-        self.sum = float(state["sum"])
+        self.sum, self._vanished = float(state["sum"]), int(state["vanished"])
         self._losses.clear()
         self._norms.clear()
         self._losses.extend(map(float, state["losses"]))

@@ -40,8 +40,15 @@ class VanishingMonitor:
         self._patience = patience
 
     def observe(self, norms: Iterable[float]) -> list[str]:
-        """Take in the norms of a healthy step, in the order of the stages, and name those that have vanished."""
+        """Take in the norms of a healthy step, and name the stages that have vanished.
+
+        Args:
+            norms: In the order of the stages; nan for one without any gradient.
+        """
         for stage, norm in zip(self._stages.values(), norms, strict=True):
+            if math.isnan(norm):  # frozen by the user, which is no fault
+                stage.low = 0
+                continue
             log = math.log(norm) if norm > 0 else -math.inf
             if stage.seen >= _SETTLED and log < stage.level + self._fall:
                 stage.low += 1

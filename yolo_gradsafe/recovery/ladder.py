@@ -26,6 +26,8 @@ class Situation:
     cause: Cause = Cause.UNKNOWN
     rising: bool = False
     """Whether losses had been out of their range before."""
+    never_good: bool = False
+    """Whether no step of the run has been taken yet."""
     skipped: int = 1
     """Steps skipped in a row, this one included."""
     repaired: int = 0
@@ -61,6 +63,8 @@ def plan(situation: Situation, options: RecoveryOptions) -> Plan:
     verdict, repeated = situation.verdict, _soon_after(situation)
     if situation.skipped > options.max_skips:
         return Plan(repair=True, stop="max_skips", count=situation.skipped)
+    if _hopeless(situation, options):
+        return Plan(stop="hopeless_after", count=situation.skipped)
     if verdict is Verdict.POISONED and situation.repaired < _REPAIRS:
         return Plan(repair=True)
     back = verdict is not Verdict.BAD_BATCH or situation.cause is Cause.WEIGHTS
@@ -70,6 +74,13 @@ def plan(situation: Situation, options: RecoveryOptions) -> Plan:
     if situation.rollbacks >= options.max_rollbacks:
         return Plan(rollback=situation.snapshot, stop="max_rollbacks", count=situation.rollbacks)
     return Plan(rollback=situation.snapshot, repair=not situation.snapshot, lower_lr=lower, repeated=repeated)
+
+
+def _hopeless(situation: Situation, options: RecoveryOptions) -> bool:
+    """Whether batches have failed one after the other since the first step, whatever was tried."""
+    tried = situation.cause not in (Cause.PRECISION, Cause.TRANSIENT, Cause.UNKNOWN)
+    failed = situation.verdict is Verdict.BAD_BATCH and situation.never_good
+    return failed and tried and 0 < options.hopeless_after <= situation.skipped
 
 
 def _soon_after(situation: Situation) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from yolo_gradsafe.adapter import TrainerAdapter
+from yolo_gradsafe.forensics.case import Surroundings
 from yolo_gradsafe.forensics.investigator import FaultInvestigator
 from yolo_gradsafe.judge.history import History
 from yolo_gradsafe.judge.verdict import Evidence, Signals, StepMetrics
-from yolo_gradsafe.recovery.cause_probe import CauseProbe
 from yolo_gradsafe.recovery.isolation import Isolation
 from yolo_gradsafe.recovery.ladder import Plan, Situation, plan
 from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate
@@ -18,6 +19,7 @@ from yolo_gradsafe.recovery.outcome import Outcome, Settle
 from yolo_gradsafe.recovery.precision import PrecisionLadder
 from yolo_gradsafe.recovery.rollback import RollbackManager
 from yolo_gradsafe.recovery.snapshot import finite
+from yolo_gradsafe.recovery.trusted_weights import in_place, trusted_do_better
 from yolo_gradsafe.telemetry.incident_log import IncidentLog
 from yolo_gradsafe.telemetry.schema import Cause, Incident, Kind, Remedy, Verdict
 from yolo_gradsafe.telemetry.sentences import message
@@ -59,13 +61,12 @@ class RecoveryManager:
         self._trainer = trainer
         self._history = history
         self._incidents = incidents
-        self._probe = CauseProbe(trainer)
         self._lr = LearningRate(options.lr_backoff, options.lr_hold)
         self._precision: PrecisionLadder | None = None
         self._resumed_precision: dict[str, Any] | None = None
         self._skipped = self._repaired = self._rollbacks = 0
         self._rolled_back_at: int | None = None
-        self._cause = Cause.UNKNOWN
+        self._never_good = True
         self._vanished: tuple[str, ...] = ()
         self._stopping = False
 
@@ -104,12 +105,26 @@ class RecoveryManager:
             return False
         if self._trainer.ranks.all_reduce_max([batch is None])[0]:
             return False
-        if signals.loss.collapsed or self._probe.trusted_do_better(batch, trusted):
+        if signals.loss.collapsed or trusted_do_better(self._trainer, batch, trusted):
             return True
         self._history.loss.accept_level(metrics.image_loss)
         return False
 
     # A bad step -----------------------------------------------------------------------------------------------------
+
+    def investigate(self, metrics: StepMetrics, verdict: Verdict) -> dict[str, Any]:
+        """Find out what made a step bad, before anything is put back. Slow; collective.
+
+        Returns:
+            Fields of its ``Incident``, the cause among them; the same on every rank.
+        """
+        trusted, loss = self.rollback.trusted, self._history.loss
+        around = Surroundings(
+            trusted=None if trusted is None else partial(in_place, self._trainer, trusted),
+            usual_loss=loss.usual,
+            elevated=loss.loss_elevated,
+        )
+        return self.investigator.step(metrics, verdict, around, self._skipped + 1)
 
     def repair_statistics(self, outcome: Outcome) -> Outcome:
         """Take a step whose gradients are fine, without what it did to the batch-norm statistics. Collective.
@@ -123,14 +138,13 @@ class RecoveryManager:
             return replace(outcome, apply=False, remedies=(Remedy.REPAIRED, Remedy.SKIPPED), facts=facts)
         return replace(outcome, remedies=(Remedy.STATISTICS_RESTORED,))
 
-    def handle_bad_step(self, metrics: StepMetrics, verdict: Verdict, batch: Any, outcome: Outcome) -> Outcome:
+    def handle_bad_step(self, metrics: StepMetrics, verdict: Verdict, outcome: Outcome) -> Outcome:
         """Do what a bad or diverging step calls for, beside skipping it. Slow; collective.
 
         Args:
             metrics: The step.
             verdict: Its verdict.
-            batch: Its newest batch, preprocessed.
-            outcome: The step skipped.
+            outcome: The step skipped, with what was found out of it.
 
         Returns:
             The outcome with the remedies and their numbers.
@@ -138,13 +152,10 @@ class RecoveryManager:
         self._skipped += 1
         self._lr.restart_hold()
         facts = dict(outcome.facts)
-        bad_batch = verdict is Verdict.BAD_BATCH
-        if bad_batch:
-            self._find_cause(metrics, batch)
-            facts["cause"] = str(self._cause)
         situation = Situation(
             verdict=verdict,
-            cause=self._cause if bad_batch else Cause.UNKNOWN,
+            cause=facts.get("cause", Cause.UNKNOWN),
+            never_good=self._never_good,
             rising=self._history.loss.loss_elevated,
             skipped=self._skipped,
             repaired=self._repaired,
@@ -192,23 +203,19 @@ class RecoveryManager:
 
     def _stop(self, what: Plan, outcome: Outcome) -> Outcome:
         """End the training: a budget is spent. Told once; trainers may take some steps more."""
+        spent = {"budget": what.stop, "count": what.count}
+        if what.stop == "hopeless_after":
+            outcome = replace(outcome, facts={**outcome.facts, "cause": Cause.EVERY_BATCH})
         if not self._stopping:
-            self._incidents.log(Kind.STOP, remedies=(Remedy.STOPPED,), budget=what.stop, count=what.count)
+            self._incidents.log(Kind.STOP, remedies=(Remedy.STOPPED,), **{**outcome.facts, "steps_lost": 0, **spent})
             outcome = replace(outcome, remedies=(*outcome.remedies, Remedy.STOPPED))
         self._stopping = True
-        return replace(outcome, stop=message(Incident(Kind.STOP, budget=what.stop, count=what.count)))
+        return replace(outcome, stop=message(Incident(Kind.STOP, **{**outcome.facts, **spent})))
 
     def _settle(self) -> None:
         """The model is another one: what was suspected or found of the one before does not hold."""
         self._history.forgive()
-        self._cause = Cause.UNKNOWN
-
-    def _find_cause(self, metrics: StepMetrics, batch: Any) -> None:
-        """Look into a bad batch; in a long row of them only now and then."""
-        row = self._skipped
-        if row & (row - 1) == 0 or self._cause in (Cause.PRECISION, Cause.UNKNOWN):
-            usual = self._history.loss.usual * metrics.images
-            self._cause = self._probe.cause(batch, self.rollback.trusted, usual)
+        self.investigator.forget()
 
     def _raise_precision(self, step: int) -> bool:
         ladder = self._ladder()
@@ -240,6 +247,7 @@ class RecoveryManager:
         self.investigator.observe(metrics.items)
         self.isolation.count_safe_step()
         self._skipped = self._repaired = 0
+        self._never_good = False
         elevated = self._history.loss.loss_elevated
         self.rollback.count_safe_step(metrics.step, metrics.lr * outcome.lr_factor, elevated)
         if elevated:
@@ -268,6 +276,7 @@ class RecoveryManager:
             "rolled_back_at": self._rolled_back_at,
             "skipped": self._skipped,
             "healed": self._repaired,
+            "never_good": self._never_good,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -275,6 +284,7 @@ class RecoveryManager:
         self._lr.load_state_dict(state["lr"])
         self._rollbacks, self._rolled_back_at = int(state["rollbacks"]), state["rolled_back_at"]
         self._skipped, self._repaired = int(state["skipped"]), int(state["healed"])
+        self._never_good = bool(state.get("never_good", False))
         self._resumed_precision = state["precision"]
         if self._precision is not None and self._resumed_precision is not None:
             self._precision.load_state_dict(self._resumed_precision)

@@ -66,6 +66,12 @@ class RecoveryOptions(Section):
     max_skips: int = Field(
         default=500, ge=1, description="(int) >= 1, optimizer steps skipped in a row after which training ends"
     )
+    hopeless_after: int = Field(
+        default=16,
+        ge=0,
+        description="(int) >= 0, batches that fail one after the other from the first step on, in fp32 as well, after "
+        "which training ends: it cannot succeed; 0: never",
+    )
     max_rollbacks: int = Field(default=20, ge=0, description="(int) >= 0, rollbacks after which training ends")
     lr_backoff: float = Field(
         default=0.1, gt=0, le=1, description="(float) 0 to 1, factor on the learning rate after a divergence; 1: none"

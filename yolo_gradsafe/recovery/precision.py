@@ -63,4 +63,5 @@ class PrecisionLadder:
         """Go on from what ``state_dict`` returned."""
         self._rung = min(int(state["rung"]), len(self._rungs) - 1)
         self._clean, self._hold = int(state["clean"]), float(state["hold"])
+        self._faults.clear()
         self._faults.extend(map(int, state["faults"]))

@@ -214,7 +214,7 @@ class RollbackManager:
         trusted = self.trusted
         if trusted is None or trusted.step >= steps:
             return None
-        kept = Snapshot()
+        kept, moments = Snapshot(), self._trainer.state.moments()
         kept.take(steps, self._trainer.state.tensors(), self._extra())
         self._go_back(trusted)
 
@@ -222,7 +222,8 @@ class RollbackManager:
             if helped:
                 self._log_rollback(steps, trusted, Place.VALIDATION)
             else:
-                self._go_back(kept)
+                self._trainer.state.set_moments(moments)  # a rollback drops those that came after its snapshot
+                self._put_back(kept)
 
         return settle
 
@@ -241,13 +242,16 @@ class RollbackManager:
         return self._trainer.ranks.all_reduce_min(bearable_factor(drift, lr_since, self._trainer.lr_ahead))
 
     def _go_back(self, snapshot: Snapshot) -> None:
+        self._put_back(snapshot)
+        if self._options.reset_moments:
+            self._trainer.state.reset_moments()
+
+    def _put_back(self, snapshot: Snapshot) -> None:
         state = self._trainer.state
         state.forget(snapshot.restore(state.tensors()))
         state.set_extra(snapshot.extra)
         self._registry.load_state_dict(snapshot.extra["learnt"])
         self._lr_sum = snapshot.extra["lr_sum"]
-        if self._options.reset_moments:
-            state.reset_moments()
         self._savepoint.renew()
 
     def _log_rollback(self, steps: int, snapshot: Snapshot, place: Place) -> None:

@@ -94,24 +94,25 @@ class LossSavepoint:
         self._trainer = trainer
         self._loss: Tensor | None = None
         self._mean: Any = None
-        self._last_mean: Any = None
         self._restart = False
 
     def commit(self) -> None:
         """Take the losses shown now as good. Does not synchronise."""
         self._loss = self._trainer.loss
-        self._mean = self._last_mean = self._trainer.running_loss
+        self._mean = self._trainer.running_loss
 
     def rollback(self) -> None:
-        """Show the last good losses again. Does not synchronise."""
+        """Show the last good losses again; nan when the epoch has had no good batch so far. Does not synchronise.
+
+        The loss that Ultralytics' own recovery looks at stays finite: what was handled must not trigger it.
+        """
         trainer = self._trainer
         trainer.set_loss(trainer.loss.new_zeros(()) if self._loss is None else self._loss)
         if self._mean is not None:
             trainer.set_running_loss(self._mean)
             return
-        # No good batch in this epoch yet: show the last epoch's mean, and let the next batch start a new one.
-        trainer.set_running_loss(trainer.zero_running_loss() if self._last_mean is None else self._last_mean)
-        self._restart = True
+        trainer.set_running_loss(trainer.unknown_running_loss())
+        self._restart = True  # the next batch starts a new mean
 
     def begin_epoch(self) -> None:
         """Note that the trainer starts a new mean."""

@@ -115,7 +115,24 @@ class IncidentEntry(Part):
     culprit: str = Field(default="", description="the sample that did it, a sentence; empty where none was found")
     layer: str = Field(default="", description="layer that went non-finite first, or empty")
     term: str = Field(default="", description="loss term that went non-finite first, or empty")
-    cause: str = Field(default="", description="what the cause was found to be, or empty")
+    operation: str = Field(
+        default="",
+        description="first operation that made NaN or Inf of finite values, its line and what it was fed, a sentence",
+    )
+    source: str = Field(default="", description="where that line is, FILE:LINE; or empty")
+    source_text: str = Field(default="", description="text of that line; or empty")
+    stage: str = Field(default="", description="what made an image NaN: transforms or preprocess_batch; or empty")
+    magnitude: Number = Field(default="nan", description="largest finite magnitude in the layer")
+    failed_in: str = Field(default="", description="precision of the pass that failed: fp32, fp16 or bf16; or empty")
+    composite: list[str] = Field(default_factory=list, description="how images may have been composed of several")
+    proven: bool = Field(default=False, description="whether each of the images fails by itself in full precision")
+    backward: bool = Field(default=False, description="whether the loss was finite and a gradient was not")
+    repeats: int = Field(default=0, description="faults so far that did not happen again with the same batch")
+    cause: str = Field(
+        default="",
+        description="image, label, preprocessing, loss, precision, activations, weights, every_batch, outlier, "
+        "transient or unknown; or empty. Records of version 1: data, precision, weights or transient",
+    )
     picture: str = Field(default="", description="picture of the batch, relative to the run's folder, or empty")
     steps_lost: int = Field(default=0, description="optimizer steps that it cost")
     repaired: int = Field(default=0, description="tensors that were repaired")

@@ -24,7 +24,7 @@ _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 class Summary(Part):
     """The stability of one training run."""
 
-    schema_version: Literal[1] = Field(default=1, description="version of this schema")
+    schema_version: Literal[1, 2] = Field(default=2, description="version of this schema")
     status: Status = Field(description="how the run ended; unfinished: it still runs, or was killed")
     health: Health = Field(
         description="healthy: no incident, nothing skipped; survived: incidents, and training went on; failed: an "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +44,10 @@ class LayerLog:
         if not norms:
             return []
         seen = np.stack(norms).astype(np.float64)
-        p05, median, p95, largest = np.quantile(seen, [0.05, 0.5, 0.95, 1.0], axis=0)
-        squares = np.square(seen).sum(axis=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of a layer that is frozen all is nan
+            p05, median, p95, largest = np.nanquantile(seen, [0.05, 0.5, 0.95, 1.0], axis=0)
+        squares = np.nansum(np.square(seen), axis=0)
         share = squares / squares.sum() if squares.sum() else squares
         ratio = np.median(np.stack(ratios), axis=0) if ratios else np.full(len(share), math.nan)
         return [

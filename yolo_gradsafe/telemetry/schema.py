@@ -27,7 +27,8 @@ __all__ = [
     "to_json",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: an incident's ``cause`` is a word of ``Cause``; it was data, precision, weights or transient."""
 
 
 class Word(str, Enum):
@@ -95,16 +96,28 @@ class Kind(Word):
 
 
 class Cause(Word):
-    """Where a bad batch came from."""
+    """Where a bad batch came from, by experiment."""
 
-    DATA = "data"
-    """It fails under trusted weights in full precision, too."""
+    IMAGE = "image"
+    """The file itself, read again, holds NaN or Inf, or cannot be read."""
+    LABEL = "label"
+    """A label is not finite, or impossible."""
+    PREPROCESSING = "preprocessing"
+    """The file is fine; a transform or the trainer's ``preprocess_batch`` made it NaN or Inf."""
+    LOSS = "loss"
+    """All outputs of the model are finite; a loss term, or its gradient, is not."""
     PRECISION = "precision"
-    """It is fine in full precision."""
+    """The batch fails in fp16 or bf16, not in fp32."""
+    ACTIVATIONS = "activations"
+    """A module's output, or its gradient, is not finite in fp32 while what it was fed is."""
     WEIGHTS = "weights"
-    """It is fine under trusted weights."""
+    """The weights are not finite, or do several times worse than trusted ones on other, harmless images."""
+    EVERY_BATCH = "every_batch"
+    """Batches fail one after the other from the first step on: training cannot succeed."""
+    OUTLIER = "outlier"
+    """All is finite, and the loss is far out of its range."""
     TRANSIENT = "transient"
-    """It does not fail again."""
+    """The same batch does not fail again."""
     UNKNOWN = "unknown"
     """It could not be looked into."""
 
@@ -254,7 +267,8 @@ class StepRow:
     items: dict[str, float] = field(default_factory=dict)
     """The loss items by name, as Ultralytics logs them (``box_loss``, ``cls_loss``, ...): columns after ``loss``."""
     stages: dict[str, float] = field(default_factory=dict)
-    """L2 norm of each stage's gradients (``norm/backbone``, ``norm/head.box``, ...): columns after ``grad_norm``."""
+    """L2 norm of each stage's gradients (``norm/backbone``, ``norm/head.box``, ...): columns after ``grad_norm``;
+    nan for a stage without any gradient, such as a frozen one."""
 
     @staticmethod
     def fixed_columns() -> list[str]:
@@ -333,9 +347,29 @@ class Incident:
     culprit: str = ""
     """What was found to be the matter, one plain sentence; empty when it was not looked into."""
     layer: str = ""
-    """First module whose output was not finite, or empty."""
+    """First module whose output, or the gradient of it, was not finite, or empty."""
     term: str = ""
     """First loss term that was not finite, or empty."""
+    operation: str = ""
+    """First operation that made NaN or Inf of finite values, its line and what it was fed, a sentence; or empty."""
+    source: str = ""
+    """Where that line is, ``FILE:LINE``; or empty."""
+    source_text: str = ""
+    """Its text; or empty."""
+    backward: bool = False
+    """Whether the loss was finite and a gradient was not."""
+    magnitude: float = math.nan
+    """Largest finite magnitude in ``layer``."""
+    failed_in: str = ""
+    """Precision of the pass that failed: ``fp32``, ``fp16`` or ``bf16``; or empty."""
+    composite: list[str] = field(default_factory=list)
+    """How images may have been composed of several, such as ``mosaic``."""
+    proven: bool = False
+    """Whether each of ``images`` fails by itself in full precision."""
+    stage: str = ""
+    """What made an image NaN whose file is fine: ``transforms`` or ``preprocess_batch``; or empty."""
+    repeats: int = 0
+    """Faults so far, this one included, that did not happen again with the same batch."""
     picture: str = ""
     """Contact sheet of the batch, relative to the run's folder, or empty."""
     steps_lost: int = 0

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from yolo_gradsafe.telemetry.schema import Incident, Kind, Place, Remedy
+from yolo_gradsafe.telemetry.schema import Cause, Incident, Kind, Place, Remedy
 
-__all__ = ["action", "message"]
+__all__ = ["action", "culprit", "message"]
 
 
 def message(incident: Incident) -> str:
@@ -22,6 +22,14 @@ def action(incident: Incident) -> str:
     if incident.kind in _ACTIONS:
         return _ACTIONS[incident.kind](incident)
     return ", ".join(_CLAUSES[remedy](incident) for remedy in incident.remedies)
+
+
+def culprit(incident: Incident) -> str:
+    """Say what was found to be the matter, without a full stop; empty when it was not looked into."""
+    if incident.cause not in _CULPRITS:
+        return ""
+    said = _CULPRITS[incident.cause](incident)
+    return f"{said} ({_composed(incident)})" if incident.composite and incident.images else said
 
 
 def _bad_batch(seen: Incident) -> str:
@@ -76,6 +84,9 @@ def _precision(seen: Incident) -> str:
 
 
 def _stop(seen: Incident) -> str:
+    if seen.budget == "hopeless_after":
+        why = culprit(seen)
+        return f"each of the first {seen.count} steps failed" + (f": {why}" if why else "")
     if seen.budget == "max_rollbacks":
         return f"{seen.count} rollbacks did not make training stable"
     return f"{seen.count} optimizer steps in a row had to be skipped"
@@ -165,4 +176,113 @@ _CLAUSES: dict[Remedy, Callable[[Incident], str]] = {
     Remedy.MICRO_BATCH_DROPPED: lambda _: "dropped its gradients and put the batch-norm statistics back",
     Remedy.LEFT_TO_ULTRALYTICS: lambda _: "left the rest to Ultralytics' own recovery: there is no snapshot",
     Remedy.OBSERVED: lambda _: "observed only: recovery.enabled is off",
+}
+
+
+_LIMITS = {"fp16": 65504.0, "bf16": 3.39e38}
+_HARDWARE = 3
+"""Transient faults from which on the hardware is named."""
+
+
+def _composed(found: Incident) -> str:
+    kinds = " or ".join(found.composite)
+    return f"under {kinds}" + (", and it fails alone, too" if found.proven else ": the first of several images")
+
+
+def _named(found: Incident) -> str:
+    names = [Path(image).name for image in found.images]
+    if not names:
+        return "an image"
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _with(found: Incident) -> str:
+    return f" with {_named(found)}" if found.images else ""
+
+
+def _image(found: Incident) -> str:
+    holds = "holds" if len(found.images) < 2 else "hold"
+    return f"{_named(found)} {holds} {found.detail or 'NaN or Inf pixels'}"
+
+
+def _label(found: Incident) -> str:
+    return f"the labels of {_named(found)} are at fault: {found.detail or 'they are not finite'}"
+
+
+def _preprocessing(found: Incident) -> str:
+    if found.stage == "preprocess_batch":
+        where = f"{found.operation or 'the trainer made them'}; the file and the batch from the loader are fine"
+        return f"{_image(found)} after preprocess_batch: {where}"
+    if found.stage == "transforms":
+        return f"{_image(found)} as the loader hands it out: the data set's transforms made them, the file is fine"
+    return f"{_image(found)} although the file is fine"
+
+
+def _precision_fault(found: Incident) -> str:
+    kind, limit = found.failed_in, _LIMITS.get(found.failed_in, math.inf)
+    size = f" (max {_brief(found.magnitude)}, {kind} ends at {limit:g})" if found.magnitude > limit else ""
+    where = f" in {found.layer}" if found.layer else ""
+    if found.backward:
+        where = " of the gradients at the output" + (f" of {found.layer}" if found.layer else "")
+    return f"{kind} overflow{where or ' in the loss'}{size}{_with(found)}; fp32 is finite"
+
+
+def _activations(found: Incident) -> str:
+    of = f" of {found.layer}" if found.layer else ""
+    if found.backward:
+        said = f"the gradient of the output{of} is finite, and those behind it are not{_with(found)}"
+    else:
+        size = f" (largest finite value {_brief(found.magnitude)})" if found.magnitude > 0 else ""
+        said = f"the output{of} is not finite in fp32 either{size}{_with(found)}"
+    return _and_line(said, found)
+
+
+def _loss(found: Incident) -> str:
+    if found.backward:
+        said = f"the gradient of the loss is not finite{_with(found)} although the loss is"
+    else:
+        said = f"{found.term or 'the loss'} is not finite{_with(found)} although all outputs of the model are"
+    return _and_line(said, found)
+
+
+def _weights(found: Incident) -> str:
+    if found.tensors:
+        more = f" ({found.tensor_count} tensors)" if found.tensor_count > 1 else ""
+        return f"weights of {found.layer or 'the model'} are not finite{more}"
+    return "the weights have gone bad: trusted ones do several times better on other images"
+
+
+def _outlier(found: Incident) -> str:
+    said = f"{found.term or 'the loss'} is far above its usual value{_with(found)}"
+    return said + (f": {found.detail}" if found.detail else "")
+
+
+def _transient(found: Incident) -> str:
+    said = "the batch does not fail again: the fault was transient"
+    if found.repeats >= _HARDWARE:
+        said += f", {found.repeats} times so far; if your code is not random, suspect the hardware"
+    return said
+
+
+def _and_line(said: str, found: Incident) -> str:
+    return f"{said}; {found.operation}" if found.operation else said
+
+
+def _brief(value: float) -> str:
+    """Write a number short: ``7.1e4``, ``12``."""
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{value:.3g}" if 1e-2 <= value < 1e4 else f"{digits}e{int(exponent)}"
+
+
+_CULPRITS: dict[str, Callable[[Incident], str]] = {
+    Cause.IMAGE: _image,
+    Cause.LABEL: _label,
+    Cause.PREPROCESSING: _preprocessing,
+    Cause.PRECISION: _precision_fault,
+    Cause.ACTIVATIONS: _activations,
+    Cause.LOSS: _loss,
+    Cause.WEIGHTS: _weights,
+    Cause.OUTLIER: _outlier,
+    Cause.TRANSIENT: _transient,
+    Cause.UNKNOWN: lambda found: found.detail or "the cause is not known",
 }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from yolo_gradsafe.report.advice import amp, batchnorm, clip, data, learning_rate, schedule, stages
+from yolo_gradsafe.report.advice import amp, batchnorm, clip, data, learning_rate, own_code, schedule, stages
 from yolo_gradsafe.report.advice.facts import Facts
 from yolo_gradsafe.report.parts import Advice
 
 __all__ = ["RULES", "Facts", "advise"]
 
 RULES: tuple[Callable[[Facts], Advice | None], ...] = (
+    own_code.broken,
     learning_rate.too_high,
     learning_rate.warm_up,
     learning_rate.muon,

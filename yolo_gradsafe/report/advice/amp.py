@@ -44,6 +44,8 @@ def overflows(facts: Facts) -> Advice | None:
 
 def wider(facts: Facts) -> str:
     """Return the argument for a precision that does not overflow, as far as the recorded Ultralytics knows one."""
+    if any(i.precision_before == "bf16" for i in facts.of_kind(Kind.PRECISION)):
+        return "amp=False"  # the run itself has tried bf16
     version = re.match(r"(\d+)\.(\d+)\.(\d+)", facts.run.environment.get("ultralytics", ""))
     known = version and tuple(map(int, version.groups())) >= BF16
     return "amp=bf16" if known and facts.run.amp != "bf16" else "amp=False"

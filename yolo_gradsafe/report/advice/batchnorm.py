@@ -10,7 +10,7 @@ from yolo_gradsafe.report.advice.amp import wider
 from yolo_gradsafe.report.advice.facts import Facts, plural, rounded
 from yolo_gradsafe.report.advice.learning_rate import muon, too_high
 from yolo_gradsafe.report.parts import Advice, IncidentEntry
-from yolo_gradsafe.telemetry.schema import Place
+from yolo_gradsafe.telemetry.schema import Cause, Place
 
 __all__ = ["dead", "poisoned"]
 
@@ -29,13 +29,19 @@ def poisoned(facts: Facts) -> Advice | None:
     layers = Counter(incident.layer for incident in hit if incident.layer).most_common(1)
     where = f", most often in {layers[0][0]}" if layers else ""
     fp16 = facts.run.amp == "fp16"
+    bad_data = any(i.cause in (Cause.IMAGE, Cause.LABEL) for i in facts.incidents)
+    layer = layers[0][0] if layers else "the model"
     return Advice(
         rule="batchnorm_poisoned",
-        title="Train in a precision with more range." if fp16 else "Check the images: activations are not finite.",
+        title="Train in a precision with more range."
+        if fp16
+        else "Check the images: activations are not finite."
+        if bad_data
+        else f"Look at {layer}: its activations do not stay finite.",
         evidence=f"The statistics of batch normalisation went non-finite and were put back in "
         f"{plural(len({i.step for i in hit}), 'step')}{where}.",
         arguments=wider(facts) if fp16 else "",
-        command="" if fp16 else f"gradsafe check {facts.arguments.get('data') or 'DATA.yaml'}",
+        command="" if fp16 or not bad_data else f"gradsafe check {facts.arguments.get('data') or 'DATA.yaml'}",
     )
 
 

@@ -20,7 +20,7 @@ OUTLIER = 10
 def below(facts: Facts) -> Advice | None:
     """A threshold far below all norms makes every step equally long, outliers and ordinary ones alike."""
     limit = _fixed_limit(facts)
-    if limit is None or not facts.median >= FAR_BELOW * limit:
+    if limit is None or not facts.troubled or not facts.median >= FAR_BELOW * limit:
         return None
     share = facts.settled["clipped"].to_numpy().mean()
     if share < 0.95:
@@ -45,7 +45,7 @@ def below(facts: Facts) -> Advice | None:
 def above(facts: Facts) -> Advice | None:
     """A threshold far above the norms lets outliers pass that are many times the usual norm."""
     limit = _fixed_limit(facts)
-    if limit is None or not limit >= FAR_ABOVE * facts.norm_at(0.99):
+    if limit is None or not facts.troubled or not limit >= FAR_ABOVE * facts.norm_at(0.99):
         return None
     passed = facts.settled.filter(~pl.col("clipped") & (pl.col("grad_norm") >= OUTLIER * facts.median)).height
     spikes = facts.rows.filter(pl.col("verdict").is_in(["spike", "diverging"])).height

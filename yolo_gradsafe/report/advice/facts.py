@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from yolo_gradsafe.report.parts import IncidentEntry, Run
+from yolo_gradsafe.telemetry.schema import Verdict
 
 __all__ = ["ENOUGH", "SCALE_FREE", "Facts", "number", "plural", "rounded"]
 
@@ -68,6 +69,12 @@ class Facts:
         lowered = pl.col("lr_factor").is_between(0, 1, closed="none")
         planned = pl.when(lowered).then(pl.col("lr") / pl.col("lr_factor")).otherwise(pl.col("lr"))
         return self.rows.select(planned.fill_null(0.0).fill_nan(0.0).alias("lr"))["lr"]
+
+    @property
+    def troubled(self) -> bool:
+        """Whether anything went wrong; to a healthy run that learns nothing is to be said."""
+        spikes = self.rows["verdict"].is_in([str(Verdict.SPIKE), str(Verdict.DIVERGING)]).any()
+        return bool(self.incidents) or bool(spikes) or bool(self.rows["skipped"].any())
 
     @property
     def peak_lr(self) -> float:

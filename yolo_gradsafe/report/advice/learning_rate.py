@@ -25,7 +25,7 @@ def too_high(facts: Facts) -> Advice | None:
     steps = _runaways(facts)
     if not steps or facts.run.optimizer == "MuSGD" or _only_at_first(facts, steps):
         return None
-    return _lower(facts, "lr_too_high", "Lower the learning rate.", f"Training ran away {_when(facts, steps)}.")
+    return _lower(facts, steps, "lr_too_high", "Lower the learning rate.", f"Training ran away {_when(facts, steps)}.")
 
 
 def warm_up(facts: Facts) -> Advice | None:
@@ -50,11 +50,11 @@ def muon(facts: Facts) -> Advice | None:
     if not steps or facts.run.optimizer != "MuSGD" or _only_at_first(facts, steps):
         return None
     why = "MuSGD orthogonalises its Muon part, so clipping does not shorten its steps: the learning rate alone does."
-    return _lower(facts, "muon", "Lower the learning rate, not the clip threshold.", f"{why} It ran away or spiked "
-                  f"{_when(facts, steps)}.")  # fmt: skip
+    evidence = f"{why} It ran away or spiked {_when(facts, steps)}."
+    return _lower(facts, steps, "muon", "Lower the learning rate, not the clip threshold.", evidence)
 
 
-def _lower(facts: Facts, rule: str, title: str, evidence: str) -> Advice | None:
+def _lower(facts: Facts, steps: list[int], rule: str, title: str, evidence: str) -> Advice | None:
     factors = facts.rows["lr_factor"].drop_nulls().drop_nans().to_numpy()
     lowered = factors[factors < 1]
     held = float(factors[-1]) if len(lowered) and factors[-1] < 1 else None
@@ -66,6 +66,10 @@ def _lower(facts: Facts, rule: str, title: str, evidence: str) -> Advice | None:
     auto = facts.arguments.get("optimizer") == "auto"
     if auto or not isinstance(base, (int, float)):
         base = facts.peak_lr
+    in_force = _in_force(facts, steps)
+    if in_force > base:
+        evidence += f" The rate in force was {in_force:.2g}, not lr0."
+        base = in_force
     lr0 = rounded(base * (held or UNPROVEN))
     if not (math.isfinite(lr0) and lr0 > 0):
         return None
@@ -73,6 +77,12 @@ def _lower(facts: Facts, rule: str, title: str, evidence: str) -> Advice | None:
     if named:
         evidence += " optimizer=auto ignores lr0, so name the optimizer as well."
     return Advice(rule=rule, title=title, evidence=evidence, arguments=f"{named}lr0={lr0:g}")
+
+
+def _in_force(facts: Facts, steps: list[int]) -> float:
+    """Return the highest rate that the schedule, or the user's own code, had set when training ran away."""
+    rates = facts.scheduled_lr.filter(facts.rows["step"].is_in(steps)).to_numpy()
+    return float(rates.max()) * (1 - 1e-6) if len(rates) else 0.0
 
 
 def _runaways(facts: Facts) -> list[int]:

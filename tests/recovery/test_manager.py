@@ -1,0 +1,389 @@
+"""Each remedy of the ladder, carried out and taken back."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from tests.fake_trainer import Core, Tiny, TwoRanks, batch_of, differing, nan_batch
+from yolo_gradsafe.judge.loss_trend import LossTrend
+from yolo_gradsafe.judge.verdict import BatchNormHealth, Evidence, Signals, StepMetrics
+from yolo_gradsafe.recovery.outcome import Outcome, Settle
+from yolo_gradsafe.telemetry.schema import Cause, Kind, Place, Remedy, Verdict
+
+SKIPPED = Outcome(apply=False, losses=Settle.ROLLBACK, statistics=Settle.ROLLBACK, remedies=(Remedy.SKIPPED,))
+
+
+def metrics(step: int, finite: bool = True, loss: float = 8.0) -> StepMetrics:
+    return StepMetrics(
+        epoch=1, step=step, batch=step, lr=0.01, losses=[loss if finite else math.nan], items={"box_loss": loss / 4},
+        images=4, image_loss=loss / 4 if finite else 0.0, grad_norm=1.0, losses_finite=finite, grads_finite=finite,
+        batchnorm=BatchNormHealth.SOUND, scaler=False, amp_scale=1.0,
+    )  # fmt: skip
+
+
+def bad(core: Core, verdict: Verdict, cause: Cause = Cause.DATA, step: int = 0) -> Outcome:
+    """Let the manager treat a bad step, as the step after those that were trained, with a cause that is known."""
+    core.recovery._probe.cause = lambda *_: cause
+    step = step or core.step.progress.step + 1
+    finite = verdict is Verdict.DIVERGING
+    return core.recovery.handle_bad_step(metrics(step, finite), verdict, batch_of(0), SKIPPED)
+
+
+def safe(core: Core, count: int = 1, start: int = 1000) -> None:
+    for step in range(start, start + count):
+        core.recovery.count_safe_step(metrics(step), Signals(), Outcome())
+
+
+def move(core: Core, times: float) -> None:
+    with torch.no_grad():
+        for parameter in core.raw.model.parameters():
+            parameter *= times
+
+
+# Nothing to do -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cause", [Cause.DATA, Cause.TRANSIENT, Cause.UNKNOWN])
+def test_a_bad_batch_is_skipped_and_leaves_all_else(tmp_path, cause):
+    core = Core(tmp_path)
+    core.train(4)
+    before = core.raw.state()
+    outcome = bad(core, Verdict.BAD_BATCH, cause)
+    assert outcome.remedies == (Remedy.SKIPPED,)
+    assert (outcome.facts, outcome.stop, core.recovery.lr_factor) == ({"cause": str(cause)}, "", 1.0)
+    assert not differing(core.raw.state(), before)
+    assert not core.incidents()
+
+
+# Repair --------------------------------------------------------------------------------------------------------------
+
+
+def test_poison_is_repaired_and_what_was_suspected_is_forgotten(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    core.raw.model.conv.bias.data[0] = math.nan
+    core.history.loss.sum = 3.0
+    outcome = bad(core, Verdict.POISONED)
+    assert outcome.remedies == (Remedy.SKIPPED, Remedy.REPAIRED)
+    assert outcome.facts == {"repaired": 1}
+    assert core.raw.model.conv.bias.isfinite().all()
+    assert core.history.loss.sum == 0.0
+    assert core.kinds() == [Kind.HEALED]
+
+
+def test_repairs_that_do_not_hold_end_in_a_rollback(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    done = []
+    for _ in range(3):
+        core.raw.model.conv.bias.data[0] = math.nan
+        done.append(bad(core, Verdict.POISONED).remedies[1:])
+    outcome = bad(core, Verdict.POISONED)
+    assert done == [(Remedy.REPAIRED,)] * 3
+    assert Remedy.ROLLED_BACK in outcome.remedies
+    assert outcome.facts["snapshot"] == 2
+
+
+def test_a_safe_step_ends_the_row_of_repairs(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    for _ in range(6):
+        core.raw.model.conv.bias.data[0] = math.nan
+        assert bad(core, Verdict.POISONED).remedies == (Remedy.SKIPPED, Remedy.REPAIRED)
+        safe(core)
+
+
+def test_poison_without_a_snapshot_is_left_to_ultralytics(tmp_path):
+    core = Core(tmp_path, snapshots=0)
+    core.raw.model.conv.bias.data[0] = math.nan
+    outcome = bad(core, Verdict.POISONED)
+    assert outcome.remedies == (Remedy.SKIPPED, Remedy.LEFT_TO_ULTRALYTICS)
+    assert outcome.losses is Settle.LEAVE, "its own recovery must see the loss"
+    assert core.raw.model.conv.bias.isnan().any()
+
+
+def test_statistics_alone_are_restored_and_the_step_is_taken(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    outcome = core.recovery.repair_statistics(Outcome())
+    assert (outcome.apply, outcome.statistics, outcome.losses) == (True, Settle.ROLLBACK, Settle.COMMIT)
+    assert outcome.remedies == (Remedy.STATISTICS_RESTORED,)
+
+
+def test_a_step_that_was_made_with_damaged_weights_is_not_taken(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    core.raw.model.norm.running_mean[0] = math.nan
+    outcome = core.recovery.repair_statistics(Outcome())
+    assert not outcome.apply
+    assert outcome.remedies == (Remedy.REPAIRED, Remedy.SKIPPED)
+    assert outcome.facts == {"repaired": 1, "steps_lost": 1}
+
+
+# Rollback and learning rate ------------------------------------------------------------------------------------------
+
+
+def test_a_divergence_is_rolled_back_and_a_rate_that_is_blameless_is_left(tmp_path):
+    core = Core(tmp_path)
+    core.train(2)
+    then = core.raw.state()
+    core.train(2, start=2)
+    outcome = bad(core, Verdict.DIVERGING)
+    assert outcome.remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK)
+    assert outcome.facts == {"snapshot": 2, "undone": 2}
+    assert core.recovery.lr_factor == 1.0
+    assert not differing(core.raw.state(), then)
+    assert core.kinds() == [Kind.ROLLBACK]
+
+
+def test_a_rate_that_moved_the_weights_too_fast_is_lowered_held_and_given_back(tmp_path):
+    core = Core(tmp_path, lr_hold=5)
+    core.train(4)
+    move(core, 30.0)
+    outcome = bad(core, Verdict.DIVERGING)
+    assert outcome.remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK, Remedy.LR_LOWERED)
+    lowered = outcome.facts["lr_factor"]
+    assert lowered == core.recovery.lr_factor < 0.1
+    assert [i.lr_factor for i in core.incidents() if i.kind is Kind.LR_BACKOFF] == [lowered]
+    core.raw.take(batch_of(7))
+    assert float(core.rows()[-1]["lr"]) == pytest.approx(0.01 * lowered, rel=1e-5), "the next step is taken with it"
+    assert core.raw.optimizer.param_groups[0]["lr"] == 0.01, "and the host's own is left alone"
+    safe(core, 4)
+    assert core.recovery.lr_factor == lowered
+    safe(core, 1000)
+    assert core.recovery.lr_factor == 1.0
+    assert [i.lr_factor for i in core.incidents() if i.kind is Kind.LR_RAMP] == [1.0]
+
+
+def test_it_does_not_grow_while_losses_are_high(tmp_path):
+    core = Core(tmp_path, lr_hold=1)
+    core.recovery._lr.lower()
+    core.history.loss.sum = 10.0
+    safe(core, 50)
+    assert core.recovery.lr_factor == pytest.approx(0.1)
+
+
+def test_a_bad_step_starts_the_wait_anew(tmp_path):
+    core = Core(tmp_path, lr_hold=5)
+    core.recovery._lr.lower()
+    safe(core, 5)
+    bad(core, Verdict.BAD_BATCH)
+    safe(core, 5)
+    assert core.recovery.lr_factor == pytest.approx(0.1)
+
+
+def test_a_second_rollback_soon_after_goes_further_back_and_lowers_the_rate_whoever_is_to_blame(tmp_path):
+    core = Core(tmp_path)
+    core.train(6)
+    first, second = bad(core, Verdict.DIVERGING), bad(core, Verdict.DIVERGING, step=20)
+    assert [done.facts["snapshot"] for done in (first, second)] == [4, 2]
+    assert Remedy.LR_LOWERED not in first.remedies
+    assert Remedy.LR_LOWERED in second.remedies
+    assert core.recovery.lr_factor == pytest.approx(0.1)
+
+
+def test_the_rate_is_left_where_the_options_say_so(tmp_path):
+    core = Core(tmp_path, lr_backoff=1.0)
+    core.train(4)
+    move(core, 30.0)
+    assert bad(core, Verdict.DIVERGING).remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK)
+    assert core.recovery.lr_factor == 1.0
+
+
+def test_damage_that_can_be_repaired_is_not_rolled_back(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    core.raw.model.conv.bias.data[0] = 1e30  # finite, and the losses are high for it
+    outcome = bad(core, Verdict.DIVERGING)
+    assert outcome.remedies == (Remedy.SKIPPED, Remedy.REPAIRED)
+    assert core.recovery.lr_factor == 1.0
+
+
+def test_a_batch_that_only_fails_under_these_weights_is_a_matter_of_the_weights(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    outcome = bad(core, Verdict.BAD_BATCH, Cause.WEIGHTS)
+    assert outcome.remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK)
+    assert outcome.facts == {"cause": "weights", "snapshot": 2, "undone": 2}
+
+
+# Precision -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_precision_goes_up_after_a_few_faults_and_comes_down_again(tmp_path):
+    core = Core(tmp_path, precision_patience=2, precision_hold=3)
+    core.trainer._trained_in = "fp16"
+    first = bad(core, Verdict.BAD_BATCH, Cause.PRECISION, step=1)
+    second = bad(core, Verdict.BAD_BATCH, Cause.PRECISION, step=2)
+    assert first.remedies == (Remedy.SKIPPED,)
+    assert second.remedies == (Remedy.SKIPPED, Remedy.PRECISION_RAISED)
+    assert second.facts == {"cause": "precision", "precision": "bf16"}
+    assert core.trainer.forward_precision == "bf16"
+    safe(core, 2)
+    assert core.trainer.forward_precision == "bf16"
+    safe(core)
+    assert core.trainer.forward_precision == "fp16"
+    raised, lowered = core.incidents()
+    assert (raised.remedies, raised.precision_before, raised.precision) == ((Remedy.PRECISION_RAISED,), "fp16", "bf16")
+    assert (lowered.remedies, lowered.precision) == ((Remedy.PRECISION_LOWERED,), "fp16")
+
+
+def test_full_precision_cannot_be_raised(tmp_path):
+    core = Core(tmp_path, precision_patience=1)
+    assert bad(core, Verdict.BAD_BATCH, Cause.PRECISION).remedies == (Remedy.SKIPPED,)
+    assert core.trainer.forward_precision == "fp32"
+
+
+# The end -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_end_is_told_once_and_holds(tmp_path):
+    core = Core(tmp_path, max_skips=2)
+    outcomes = [bad(core, Verdict.BAD_BATCH) for _ in range(5)]
+    assert [bool(outcome.stop) for outcome in outcomes] == [False, False, True, True, True]
+    assert outcomes[2].stop == "3 optimizer steps in a row had to be skipped"
+    assert [Remedy.STOPPED in outcome.remedies for outcome in outcomes] == [False, False, True, False, False]
+    [told] = core.incidents()
+    assert (told.kind, told.budget, told.count) == (Kind.STOP, "max_skips", 3)
+
+
+def test_the_last_rollback_leaves_a_model_that_works(tmp_path):
+    core = Core(tmp_path, max_rollbacks=1)
+    first = core.raw.state()
+    core.train(4)
+    assert not bad(core, Verdict.DIVERGING).stop
+    move(core, 3.0)
+    outcome = bad(core, Verdict.DIVERGING, step=500)
+    assert outcome.stop == "1 rollbacks did not make training stable"
+    assert outcome.remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK, Remedy.STOPPED)
+    assert not differing(core.raw.state(), first)
+
+
+# Who is to blame -----------------------------------------------------------------------------------------------------
+
+
+def test_a_long_row_of_bad_batches_is_looked_into_now_and_then(tmp_path):
+    core, looks = Core(tmp_path), []
+    core.recovery._probe.cause = lambda *_: looks.append(1) or Cause.DATA
+    seen = []
+    for step in range(1, 20):
+        core.recovery.handle_bad_step(metrics(step, finite=False), Verdict.BAD_BATCH, batch_of(0), SKIPPED)
+        seen.append(len(looks))
+    assert [step for step, (a, b) in enumerate(zip([0, *seen], seen, strict=False), 1) if b > a] == [1, 2, 4, 8, 16]
+
+
+def test_a_divergence_is_proven_on_the_same_batch(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    high = Signals(LossTrend(suspect=True))
+    core.history.loss.sum = 5.0
+    assert core.recovery.suspects(metrics(5), high)
+    assert not core.recovery.suspects(metrics(5), Signals())
+    assert core.recovery.examine(metrics(5, loss=800.0), high, batch_of(0)) == Evidence()
+    assert core.history.loss.usual == pytest.approx(200.0), "the data are harder: that is the usual loss from now on"
+    move(core, 10.0)
+    assert core.recovery.examine(metrics(5), high, batch_of(0)).trusted_do_better
+    assert not core.recovery.examine(metrics(5), high, None).trusted_do_better, "the batch is gone"
+
+
+def test_divergence_is_looked_for_where_the_options_and_a_snapshot_allow_it(tmp_path):
+    high = Signals(LossTrend(suspect=True))
+    assert not Core(tmp_path, divergence=False).recovery.suspects(metrics(5), high)
+    assert not Core(tmp_path, snapshots=0).recovery.suspects(metrics(5), high)
+
+
+def test_a_state_that_is_not_finite_on_another_rank_is_poisoned_here_too(tmp_path):
+    core = Core(tmp_path)
+    assert core.recovery.examine(metrics(5, finite=False), Signals(), batch_of(0)).state_finite
+    core.among(TwoRanks([1.0]))
+    assert not core.recovery.examine(metrics(5, finite=False), Signals(), batch_of(0)).state_finite
+
+
+def test_a_stage_that_has_vanished_is_told_once(tmp_path):
+    core = Core(tmp_path)
+    for stages in [("neck",), ("neck",), (), ("neck",)]:
+        core.recovery.count_safe_step(metrics(9), Signals(vanished=stages), Outcome())
+    assert [i.stages for i in core.incidents()] == [["neck"], ["neck"]]
+
+
+# State ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_goes_on_from_what_was_done(tmp_path):
+    core, other = Core(tmp_path / "one", precision_patience=1), Core(tmp_path / "other", precision_patience=1)
+    core.train(6)
+    for made in (core, other):
+        made.trainer._trained_in = "fp16"
+    move(core, 30.0)
+    bad(core, Verdict.DIVERGING)
+    bad(core, Verdict.BAD_BATCH, Cause.PRECISION)
+    state = json.loads(json.dumps(core.recovery.state_dict(), allow_nan=False))
+    other.recovery.load_state_dict(state)
+    assert other.recovery.state_dict() == state
+    assert other.recovery.lr_factor == core.recovery.lr_factor < 1
+    safe(other)
+    assert other.trainer.forward_precision == "bf16", "once it is known what there is to climb"
+    assert not other.incidents(), "nothing was changed: this is where training stood"
+
+
+def test_what_was_given_back_to_itself_is_the_same(tmp_path):
+    """A rank that takes over rank 0's state may know all of it already."""
+    core = Core(tmp_path, precision_patience=3)
+    core.trainer._trained_in = "fp16"
+    bad(core, Verdict.BAD_BATCH, Cause.PRECISION, step=1)
+    state = core.recovery.state_dict()
+    core.recovery.load_state_dict(state)
+    assert core.recovery.state_dict() == state
+
+
+# What a failed treatment leaves --------------------------------------------------------------------------------------
+
+
+def test_a_treatment_that_fails_leaves_a_step_that_was_skipped(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    before, shown = core.raw.state(), float(core.raw.loss)
+
+    def fails(*_):
+        raise MemoryError("planted")
+
+    core.recovery._probe.cause = fails
+    core.raw.take(nan_batch())
+    assert not differing(core.raw.state(), before)
+    assert float(core.raw.loss) == shown, "Ultralytics' own recovery must not see it"
+    assert core.session.boundary.faults == {"treat a bad step (it was skipped)": 1}
+    row = core.session._recorder.paths.incidents.read_text()
+    assert '"kind": "internal_error"' in row
+    assert '"kind": "bad_batch"' in row
+    core.raw.take(batch_of(9))
+    assert differing(core.raw.state(), before), "training goes on"
+
+
+def test_a_rollback_that_fails_is_not_counted(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+
+    def fails(steps):
+        raise MemoryError("planted")
+
+    core.rollback.roll_back = fails
+    with pytest.raises(MemoryError):
+        bad(core, Verdict.DIVERGING)
+    state = core.recovery.state_dict()
+    assert (state["rollbacks"], state["rolled_back_at"], core.recovery.lr_factor) == (0, None, 1.0)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_real_nan_batch_leaves_no_trace(tmp_path, optimizer):
+    """All of it at once: skipped, put back, told."""
+    core = Core(tmp_path, Tiny(tmp_path, optimizer))
+    core.train(4)
+    before = core.raw.state()
+    core.raw.take(nan_batch())
+    assert not differing(core.raw.state(), before)
+    [told] = core.incidents()
+    assert (told.kind, told.place, told.cause, told.images) == (Kind.BAD_BATCH, Place.LOSS, "data", ["0-1.jpg"])

@@ -1,0 +1,190 @@
+"""A session lives on its trainer: it goes with it, and leaves nothing of ours behind."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+
+from tests.fake_trainer import Core, Tiny, batch_of, differing, nan_batch
+from yolo_gradsafe import GradSafe
+from yolo_gradsafe.step import GuardedStep
+
+STANDS_IN = ("optimizer_step", "preprocess_batch", "validate")
+"""Methods of the trainer that the guard stands in for."""
+
+
+def ours_in(trainer: Tiny) -> dict[str, object]:
+    """Return what of the plugin hangs on a trainer, its callbacks left aside."""
+    return {
+        name: value
+        for name, value in vars(trainer).items()
+        if name in STANDS_IN or "gradsafe" in f"{name} {type(value).__module__} {type(value).__qualname__}".lower()
+    }
+
+
+class Model:
+    """What the guard needs of a model that is trained."""
+
+    def __init__(self, trainer: Tiny) -> None:
+        self.trainer, self.callbacks, self.add_callback = trainer, trainer.callbacks, trainer.add_callback
+
+
+@pytest.fixture
+def quiet() -> GradSafe:
+    return GradSafe(forensics={"check_data": False})
+
+
+def test_a_guarded_trainer_carries_its_session(tmp_path):
+    core = Core(tmp_path)
+    assert ours_in(core.raw).keys() == {*STANDS_IN, "_gradsafe_session"}
+    assert isinstance(core.raw.optimizer_step, GuardedStep)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_trainer_that_never_comes_to_its_teardown_is_let_go(tmp_path, steps):
+    core = Core(tmp_path)
+    core.train(steps)
+    if steps:
+        core.raw.take(nan_batch())
+    guard, trainer, session = core.guard, weakref.ref(core.raw), weakref.ref(core.session)
+    assert guard._session(trainer()) is session()
+    del core
+    gc.collect()
+    assert trainer() is None
+    assert session() is None
+    assert guard.summary is None
+
+
+def test_a_guard_that_has_lost_its_trainer_takes_the_next(tmp_path, quiet):
+    quiet.attach(Tiny(tmp_path / "lost"))
+    gc.collect()
+    trainer = quiet.attach(Tiny(tmp_path / "next"))
+    assert quiet._session(trainer) is not None
+    quiet.detach()
+    assert not quiet._guarded
+    assert not ours_in(trainer)
+
+
+@pytest.mark.parametrize("end", ["teardown", "detach", "detach from all"])
+def test_the_trainer_gets_its_methods_back_and_nothing_of_ours_is_left(tmp_path, end):
+    before = set(vars(Tiny(tmp_path)))
+    core = Core(tmp_path)
+    core.train(2)
+    core.raw.metrics["gradsafe/grad_norm"] = 1.0
+    if end == "teardown":
+        core.raw.run_callbacks("teardown")
+        core.guard.detach(core.raw)
+    else:
+        core.guard.detach(core.raw if end == "detach" else None)
+    assert not ours_in(core.raw)
+    assert set(vars(core.raw)) == before
+    assert not core.raw.metrics
+    for name in STANDS_IN:
+        assert getattr(core.raw, name) == getattr(type(core.raw), name).__get__(core.raw)
+    functions = [fn for added in core.raw.callbacks.values() for fn in added]
+    assert not [fn for fn in functions if getattr(fn, "__self__", None) is core.guard]
+
+
+def test_it_trains_as_stock_does_from_then_on(tmp_path):
+    core, stock = Core(tmp_path / "guarded"), Tiny(tmp_path / "stock")
+    core.train(2)
+    stock.begin_epoch()
+    for seed in range(2):
+        stock.take(batch_of(seed))
+    core.guard.detach(core.raw)
+    for trainer in (core.raw, stock):
+        trainer.take(batch_of(2))
+        trainer.take(nan_batch(3))
+    one, two = core.raw.state(), stock.state()
+    assert not differing({k: v.nan_to_num() for k, v in one.items()}, {k: v.nan_to_num() for k, v in two.items()})
+    assert one["model/conv.bias"].isnan().any()
+
+
+def test_a_method_that_the_instance_had_is_the_one_that_it_gets_back(tmp_path, quiet):
+    trainer, calls = Tiny(tmp_path), []
+    own = trainer.optimizer_step = lambda: calls.append(1)
+    quiet.attach(trainer)
+    assert trainer.optimizer_step is not own
+    quiet.detach(trainer)
+    assert trainer.optimizer_step is own
+
+
+def test_a_method_that_somebody_has_put_in_the_place_of_ours_stays(tmp_path):
+    core = Core(tmp_path)
+    theirs = core.raw.optimizer_step = lambda: None
+    core.guard.detach()
+    assert core.raw.optimizer_step is theirs
+
+
+def test_of_two_guards_the_first_has_the_training(tmp_path, quiet, caplog):
+    core = Core(tmp_path)
+    step = core.raw.optimizer_step
+    quiet.attach(core.raw)
+    assert "guarded already" in caplog.text
+    assert core.raw.optimizer_step is step
+    assert (quiet._session(core.raw), core.guard._session(core.raw)) == (None, core.session)
+    core.train(2)
+    assert [row["step"] for row in core.rows()] == ["1", "2"], "each step is taken and told once"
+    quiet.detach(core.raw)
+    assert core.raw.optimizer_step is step, "what is the other's stays"
+    quiet.teardown(core.raw)
+    assert core.guard._session(core.raw) is core.session
+
+
+def test_the_second_may_have_it_when_the_first_has_let_go(tmp_path, quiet):
+    core = Core(tmp_path)
+    core.guard.detach(core.raw)
+    quiet.attach(core.raw)
+    assert quiet._session(core.raw) is not None
+    assert isinstance(core.raw.optimizer_step, GuardedStep)
+
+
+def test_one_guard_may_have_two_trainings_under_way(tmp_path, quiet):
+    one, two = quiet.attach(Tiny(tmp_path / "1")), quiet.attach(Tiny(tmp_path / "2"))
+    assert quiet._session(one) is not quiet._session(two)
+    quiet.detach(one)
+    assert not ours_in(one)
+    assert quiet._session(two) is not None
+
+
+def test_attaching_again_changes_nothing(tmp_path):
+    core = Core(tmp_path)
+    core.guard.attach(core.raw)
+    assert core.guard._session(core.raw) is core.session
+    for event, function in core.guard.callbacks.items():
+        assert core.raw.callbacks[event].count(function) == 1
+
+
+def test_to_let_go_of_a_model_is_to_let_go_of_the_trainer_that_it_trains_with(tmp_path, quiet):
+    others = quiet.attach(Tiny(tmp_path / "others"))
+    trainer = Tiny(tmp_path / "its")
+    model = Model(trainer)
+    quiet.attach(model)
+    trainer.run_callbacks("on_pretrain_routine_end")
+    assert quiet._session(trainer) is not None
+    quiet.detach(model)
+    assert not ours_in(trainer)
+    assert quiet._session(others) is not None
+
+
+def test_a_session_that_cannot_start_leaves_the_trainer_as_it_was(tmp_path, monkeypatch, quiet):
+    def fails(*_):
+        raise MemoryError("planted")
+
+    monkeypatch.setattr("yolo_gradsafe.session.Session._announce", fails)
+    trainer = Tiny(tmp_path)
+    quiet.attach(trainer)
+    assert not ours_in(trainer)
+    assert not quiet._guarded
+
+
+def test_a_run_has_its_report_when_it_ends(tmp_path: Path):
+    core = Core(tmp_path)
+    core.train(2)
+    core.raw.run_callbacks("on_train_epoch_end")
+    core.raw.run_callbacks("on_train_end")
+    assert core.guard.summary.steps.total == 2
+    assert (tmp_path / "stability.json").is_file()

@@ -1,0 +1,39 @@
+"""Faults that no setting mends: the loss, a block or the preprocessing makes values that are not finite."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from yolo_gradsafe.report.advice.facts import Facts, plural
+from yolo_gradsafe.report.parts import Advice
+from yolo_gradsafe.telemetry.schema import Cause
+
+__all__ = ["broken"]
+
+_WHAT = {
+    Cause.LOSS: "the loss",
+    Cause.EVERY_BATCH: "the training",
+    Cause.PREPROCESSING: "the preprocessing",
+    Cause.ACTIVATIONS: "the model",
+}
+
+
+def broken(facts: Facts) -> Advice | None:
+    """A line of code, or at least a part of the training, that made NaN or Inf of finite values."""
+    hit = [i for i in facts.incidents if i.cause in _WHAT]
+    if not hit:
+        return None
+    lines = Counter(i.source for i in hit if i.source).most_common(1)
+    chosen = [i for i in hit if i.source == lines[0][0]] if lines else hit
+    one = next((i for i in chosen if i.cause == Cause.EVERY_BATCH), chosen[0])
+    where = lines[0][0] if lines else one.layer or one.term or one.stage
+    steps = plural(len({i.step for i in chosen}), "step")
+    told = f" {one.operation}." if one.operation else ""
+    end = " No batch could be trained on, so training was ended." if one.cause == Cause.EVERY_BATCH else ""
+    return Advice(
+        rule="own_code",
+        title=f"Mend {where}: {_WHAT[Cause(one.cause)]} makes values that are not finite."
+        if where
+        else f"Mend {_WHAT[Cause(one.cause)]}: it makes values that are not finite.",
+        evidence=f"It spoilt {steps}.{told}{end}",
+    )
