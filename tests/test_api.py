@@ -109,7 +109,8 @@ gradsafe drill NAMES --data --few --full --jobs --list --model --optimizer --out
 gradsafe probe --out
 gradsafe replay RUN --device --incident --json --model
 gradsafe report RUN --format --open --plot --schema
-gradsafe train
+gradsafe run WORDS --config
+gradsafe train WORDS
 gradsafe watch RUN --every --once
 """  # noqa: E501
 

@@ -56,6 +56,10 @@ def test_train_then_report(drawn, tmp_path):
         ([f"model={DETECT}", "gradsafe.clip.max_norm=-5"], ["clip.max_norm", "greater than 0", "-5"]),
         ([f"model={DETECT}", "gradsafe.clip.max_norm=five"], ["clip.max_norm", "valid number", "'five'"]),
         ([f"model={DETECT}", "gradsafe.clip"], ["expected gradsafe=PRESET_OR_FILE"]),
+        ([f"model={DETECT}", "clip.max_norm=5"], ["an option of the guard: write gradsafe.clip.max_norm=5"]),
+        ([f"model={DETECT}", "--max_norm=5"], ["an option of the guard: write gradsafe.max_norm=5"]),
+        ([f"model={DETECT}", "preset=pose"], ["an option of the guard: write gradsafe=pose"]),
+        (["cfg=nowhere.yaml"], ["nowhere.yaml"]),
     ],
 )
 def test_what_is_wrong_is_said_before_training_with_exit_code_2(words, messages, tmp_path):
@@ -65,6 +69,81 @@ def test_what_is_wrong_is_said_before_training_with_exit_code_2(words, messages,
         assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_words_of_the_yolo_command_are_taken(drawn, tmp_path):
+    (tmp_path / "my.yaml").write_text(
+        f"model: {DETECT}\ndata: {drawn['detect']}\nepochs: 9\nmode: train\nsave_dir: x\n"
+    )
+    words = ["cfg=my.yaml", *TINY, f"project={tmp_path}", "name=a", "gradsafe.clip=autoclip", "gradsafe.max_norm=4"]
+    done = gradsafe("detect", "train", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    arguments = yaml.safe_load((tmp_path / "a" / "args.yaml").read_text())
+    assert (arguments["epochs"], arguments["task"]) == (1, "detect"), "the command line wins over the file"
+    options = yaml.safe_load((tmp_path / "a" / "stability" / "options.yaml").read_text())
+    assert (options["clip"]["mode"], options["clip"]["max_norm"]) == ("percentile", 4.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["model=x.yaml", "data=y.yaml"],
+            "'model=x.yaml' is no command. To train: gradsafe train model=x.yaml data=y.yaml",
+        ),
+        (["pose", "model=x.yaml"], "'pose' is no command. To train: gradsafe train pose model=x.yaml"),
+    ],
+)
+def test_what_yolo_takes_without_train_is_pointed_to_it(words, message, tmp_path):
+    done = gradsafe(*words, cwd=tmp_path)
+    assert (done.returncode, done.stderr.strip()) == (2, f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("gradsafe re", {"replay", "report"}),
+        ("gradsafe train gradsafe.clip.m", {"gradsafe.clip.mode=", "gradsafe.clip.max_norm="}),
+        ("gradsafe config show res", {"rescue"}),
+        ("gradsafe run --config po", {"pose"}),
+    ],
+)
+def test_a_shell_completes(typed, words, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv = ['gradsafe']; from yolo_gradsafe.cli import main; main()"],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "_GRADSAFE_COMPLETE": "complete_bash",
+            "COMP_WORDS": typed,
+            "COMP_CWORD": str(typed.count(" ")),
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert set(done.stdout.split()) == words, done.stderr
+
+
+def test_completion_can_be_installed(tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    env["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"  # there may be no shell around the tests
+    words = ["gradsafe", "--install-completion", "bash"]
+    command = f"import sys; sys.argv = {words}; from yolo_gradsafe.cli import main; main()"
+    subprocess.run([sys.executable, "-c", command], env=env, cwd=tmp_path, capture_output=True, check=True)
+    assert "_GRADSAFE_COMPLETE" in (tmp_path / ".bash_completions" / "gradsafe.sh").read_text()
+    assert "gradsafe.sh" in (tmp_path / ".bashrc").read_text()
+
+
+def test_the_help_of_train_names_options_of_the_guard(tmp_path):
+    said = " ".join(gradsafe("train", "--help", cwd=tmp_path).stdout.split())
+    for word in (
+        "gradsafe.clip.max_norm=5",
+        "gradsafe.clip.mode=agc",
+        "gradsafe config presets",
+        "gradsafe config show",
+    ):
+        assert word in said
 
 
 def test_a_training_that_fails_has_exit_code_1(tmp_path):
@@ -117,7 +196,8 @@ def test_config_show_validate_schema(tmp_path):
     assert "clip.max_norm" in wrong.stderr
     schema = json.loads(gradsafe("config", "schema", cwd=tmp_path).stdout)
     assert "max_norm" in schema["$defs"]["ClipOptions"]["properties"]
-    assert "detect" in gradsafe("config", "presets", cwd=tmp_path).stdout.split()
+    assert "rescue   For a run that died" in gradsafe("config", "presets", cwd=tmp_path).stdout
+    assert gradsafe("config", "show", "gradsafe.max_norm=3", cwd=tmp_path).stdout.count("max_norm: 3.0") == 1
 
 
 def test_help_is_light_and_reads_well(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from yolo_gradsafe.config import Config, ConfigError, parse_value, preset_names, preset_path
+from yolo_gradsafe.config import Config, ConfigError, option_names, parse_value, preset_lines, preset_names, preset_path
 
 EVERYTHING = {
     "clip": {
@@ -54,6 +54,64 @@ def test_keywords_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
 def test_dotted_names_and_sections_mix():
     config = Config.load({"clip.zscore.z": 4.0, "clip": {"mode": "zscore"}}, {"clip.zscore.alpha": 0.5})
     assert (config.clip.mode, config.clip.zscore.z, config.clip.zscore.alpha) == ("zscore", 4.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("short", "clip", "enabled"),
+    [
+        ({"max_norm": 5}, ("norm", 5.0), True),
+        ({"clip": 5}, ("norm", 5.0), True),
+        ({"clip": "agc"}, ("agc", 10.0), True),
+        ({"clip": "AutoClip", "max_norm": 3}, ("percentile", 3.0), True),
+        ({"clip.mode": "zclip"}, ("zscore", 10.0), True),
+        ({"clip": {"mode": "clip-norm"}}, ("norm", 10.0), True),
+        ({"clip": False}, ("none", 10.0), True),
+        ({"clip.mode": False}, ("none", 10.0), True),
+        ({"clip": True}, ("norm", 10.0), True),
+        ({"recovery": False}, ("norm", 10.0), False),
+        ({"recovery": True}, ("norm", 10.0), True),
+    ],
+)
+def test_short_forms_are_written_out(short, clip, enabled):
+    for config in (Config.load(short), Config.load(None, short)):
+        assert (config.clip.mode, config.clip.max_norm, config.recovery.enabled) == (*clip, enabled)
+
+
+def test_short_forms_leave_the_rest_of_the_source():
+    assert Config.load("rescue", {"max_norm": 5}).recovery.scale_floor == 16.0
+    assert Config.load("rtdetr", {"clip": "agc"}).clip.max_norm == 0.1
+    assert Config.load({"clip": {"agc": {"eps": 0.1}}}, {"clip": "agc"}).clip.agc.eps == 0.1
+
+
+def test_a_preset_may_be_named_as_a_keyword():
+    assert Config.load(None, {"preset": "rescue", "max_norm": 5}) == Config.load("rescue", {"clip.max_norm": 5})
+    assert "'detect' and preset='pose'" in failure("detect", overrides={"preset": "pose"})
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("agc", "A clipping rule is clip=agc."),
+        ("AutoClip", "A clipping rule is clip=AutoClip."),
+        ("detcet", "Did you mean 'detect'?"),
+        (5, "A number is max_norm=5."),
+    ],
+)
+def test_a_source_that_is_none_is_pointed_to_what_was_meant(source, words):
+    assert words in failure(source)
+
+
+def test_every_preset_says_in_a_line_what_it_is_for_and_what_it_changes():
+    lines = {line.split()[0]: line for line in preset_lines()}
+    assert [*lines] == preset_names()
+    assert lines["rescue"].endswith("Changes clip.max_norm=1.0, recovery.scale_floor=16.0.")
+    assert lines["detect"].endswith("Changes nothing: the defaults.")
+    assert "For a run that died" in lines["rescue"]
+
+
+def test_options_are_listed_by_their_dotted_names():
+    assert {"clip.max_norm", "clip.agc.eps", "recovery.enabled"} <= set(option_names())
+    assert not {"clip", "clip.agc"} & set(option_names())
 
 
 def test_stages_merge_by_key_and_keep_their_order():
@@ -119,7 +177,17 @@ def test_other_values_of_the_command_line():
         ({"clip.zscore.alpha": 1.0}, ["clip.zscore.alpha", "less than 1", "got 1.0"]),
         ({"clip.per_image": 1}, ["clip.per_image", "boolean", "got 1"]),
         ({"clip.ceiling": 0}, ["clip.ceiling", "greater than 0", "got 0"]),
-        ({"clip": 5}, ["clip", "expected a section with mode, max_norm", "got 5"]),
+        ({"clip": [5]}, ["clip", "a rule's name, a number for max_norm or a section with mode", "got [5]"]),
+        ({"clip": -5}, ["clip.max_norm", "greater than 0", "got -5"]),
+        ({"clip": "acg"}, ["clip.mode", "got 'acg'", "Did you mean 'agc'?"]),
+        ({"clip": "autoclp"}, ["clip.mode", "got 'autoclp'", "Did you mean 'percentile'?"]),
+        ({"recovery": 3}, ["recovery", "expected true, false or a section with enabled", "got 3"]),
+        ({"report": False}, ["report", "expected a section with plot, console", "got False"]),
+        ({"mode": "agc"}, ["mode: unknown option", "Did you mean 'clip.mode'?"]),
+        ({"max_grad_norm": 5}, ["max_grad_norm: unknown option", "Did you mean 'clip.max_norm'?"]),
+        ({"recovery.max_norm": 5}, ["recovery.max_norm: unknown", "Did you mean 'clip.max_norm'?"]),
+        ({"clip.clip_factor": 1}, ["clip.clip_factor: unknown", "Did you mean 'clip.agc.clip_factor'?"]),
+        ({"window": 5}, ["Did you mean 'clip.percentile.window' or 'clip.auto.window'?"]),
         ({"clip.agc": [1]}, ["clip.agc", "expected a section with clip_factor, eps, exclude", "got [1]"]),
         ({"clip.agc.exclude": "head"}, ["clip.agc.exclude", "list", "got 'head'"]),
         ({"clip.agc.exclude": [1]}, ["clip.agc.exclude.0", "string", "got 1"]),
@@ -149,8 +217,8 @@ def test_the_origin_is_named(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("clip: {max_norm: -1}")
     assert str(file) in failure(file)
-    assert "dict" in failure({"clip": 1})
-    assert "keyword" in failure(overrides={"clip": 1})
+    assert "dict" in failure({"clip": -1})
+    assert "keyword" in failure(overrides={"clip": -1})
 
 
 def test_a_key_given_twice_is_an_error(tmp_path):

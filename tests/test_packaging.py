@@ -75,8 +75,8 @@ def test_command_and_presets_work_from_the_wheel_alone(wheel, tmp_path):
     assert Path(where.strip()).is_relative_to(wheel)
     shown = python("-m", "yolo_gradsafe", "config", "show", "detect", cwd=tmp_path, path=str(wheel))
     assert shown == (ROOT / "configs" / "detect.yaml").read_text()[-len(shown) :]
-    presets = python("-m", "yolo_gradsafe", "config", "presets", cwd=tmp_path, path=str(wheel)).split()
-    assert presets == sorted(file.stem for file in (ROOT / "configs").glob("*.yaml"))
+    presets = python("-m", "yolo_gradsafe", "config", "presets", cwd=tmp_path, path=str(wheel)).splitlines()
+    assert [line.split()[0] for line in presets] == sorted(file.stem for file in (ROOT / "configs").glob("*.yaml"))
 
 
 def test_the_sdist_holds_what_its_tests_need(built):

@@ -6,6 +6,7 @@ keywords. Whatever is wrong with it is reported there, by the option's name, so 
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -16,14 +17,38 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from yolo_gradsafe.clipping.clip_options import ClipOptions
+from yolo_gradsafe.clipping.registry import aliases, mode_names
 from yolo_gradsafe.config_base import ConfigError, Section, nearest
 from yolo_gradsafe.forensics.options import ForensicsOptions
 from yolo_gradsafe.loggers.steps import LoggersOptions
 from yolo_gradsafe.recovery.options import RecoveryOptions
 
-__all__ = ["Config", "ConfigError", "nearest", "parse_value", "preset_names", "preset_path"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "nearest",
+    "option_names",
+    "parse_value",
+    "preset_lines",
+    "preset_names",
+    "preset_path",
+]
 
 Source = str | Path | Mapping[str, Any] | None
+
+_ELSEWHERE = {
+    name: "clip.max_norm"
+    for name in (
+        "clip_norm",
+        "clip_grad",
+        "clip_grad_norm",
+        "grad_clip",
+        "gradient_clip_val",
+        "max_grad_norm",
+        "threshold",
+    )
+}
+"""Options by the names that they have in other libraries."""
 
 
 class TelemetryOptions(Section):
@@ -78,13 +103,18 @@ class Config(Section):
         Args:
             source: A YAML path, a preset's name, a mapping, or None for the defaults.
             overrides: Options that win over the source: sections as mappings (``{"clip": {"max_norm": 5}}``), dotted
-                names (``{"clip.max_norm": 5}``), or both.
+                names (``{"clip.max_norm": 5}``), or both; ``preset`` is the source by another name. Short forms, here
+                and in the source: ``max_norm=5``, ``clip=5``, ``clip="agc"``, ``clip=False``, ``recovery=False``.
 
         Raises:
             ConfigError: An unknown option, a wrong type, a value out of range, or a file that is missing or unreadable.
         """
-        values, origin = _read(source)
-        values = _merge(_nest(values, origin), _nest(overrides or {}, "keyword"))
+        given = dict(overrides or {})
+        preset = given.pop("preset", None)
+        if preset is not None and source is not None:
+            raise ConfigError(f"two sources of options, {source!r} and preset={preset!r}: give one of them.")
+        values, origin = _read(preset if source is None else source)
+        values = _merge(_nest(_spelled_out(values), origin), _nest(_spelled_out(given), "keyword"))
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -139,23 +169,23 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read(source: Source) -> tuple[Mapping[str, Any], str]:
+def _read(source: object) -> tuple[Mapping[str, Any], str]:
     """Return the mapping that a source holds, and the words that name the source in an error."""
     if source is None:
         return {}, "keyword"
     if isinstance(source, Mapping):
         return source, "dict"
     if not isinstance(source, (str, Path)):
-        raise ConfigError(f"config source {source!r}: expected a YAML path, a preset's name or a dict.")
+        number = isinstance(source, (int, float)) and not isinstance(source, bool)
+        hint = f" A number is max_norm={source!r}." if number else ""
+        raise ConfigError(f"config source {source!r}: expected a YAML path, a preset's name or a dict.{hint}")
     path = Path(source)
     if isinstance(source, str) and source in preset_names():
         path = preset_path(source)
     elif not path.is_file():
-        presets = preset_names()
-        raise ConfigError(
-            f"config '{source}': no such file or preset. Presets: {', '.join(presets)}."
-            + nearest(path.stem or str(source), presets)
-        )
+        presets, rules = preset_names(), {*mode_names(), *aliases()}
+        hint = f" A clipping rule is clip={source}." if str(source).lower() in rules else nearest(path.stem, presets)
+        raise ConfigError(f"config '{source}': no such file or preset. Presets: {', '.join(presets)}.{hint}")
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -163,6 +193,24 @@ def _read(source: Source) -> tuple[Mapping[str, Any], str]:
     if values is not None and not isinstance(values, Mapping):
         raise ConfigError(f"config '{path}': expected options as 'section: ...', got {type(values).__name__}.")
     return values or {}, str(path)
+
+
+def _spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the short forms of options in full."""
+    full: dict[str, Any] = {}
+    for name, value in values.items():
+        if name == "max_norm":
+            name = "clip.max_norm"
+        elif name == "clip" and value is True:
+            value = {}
+        elif name == "clip" and (value is False or isinstance(value, str)):
+            value = {"mode": value}
+        elif name == "clip" and isinstance(value, (int, float)):
+            value = {"max_norm": value}
+        elif name == "recovery" and isinstance(value, bool):
+            value = {"enabled": value}
+        full[name] = value
+    return full
 
 
 def _nest(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
@@ -192,16 +240,61 @@ def _explain(error: ValidationError, origin: str) -> str:
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             allowed = list(_section_at(problem["loc"][:-1]).model_fields)
-            last = str(problem["loc"][-1])
-            lines.append(f"{name}: unknown option. Allowed: {', '.join(allowed)}." + nearest(last, allowed))
+            hint = _neighbour(str(problem["loc"][-1]), allowed)
+            lines.append(f"{name}: unknown option. Allowed: {', '.join(allowed)}.{hint}")
         elif problem["type"] == "model_type":
             fields = ", ".join(_section_at(problem["loc"]).model_fields)
-            lines.append(f"{name}: expected a section with {fields}; got {problem['input']!r}.")
+            also = {"clip": "a rule's name, a number for max_norm or ", "recovery": "true, false or "}.get(name, "")
+            lines.append(f"{name}: expected {also}a section with {fields}; got {problem['input']!r}.")
         else:
             allowed = re.findall(r"'([^']+)'", problem.get("ctx", {}).get("expected", ""))
-            hint = nearest(str(problem["input"]), allowed)
+            hint = nearest(str(problem["input"]), allowed, problem.get("ctx", {}).get("aliases"))
             lines.append(f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}; got {problem['input']!r}.{hint}")
     return f"wrong options ({origin}):\n  " + "\n  ".join(lines)
+
+
+def _neighbour(name: str, allowed: list[str]) -> str:
+    """Phrase where an option of that name is, else the nearest name of its section, as a question."""
+    if places := [path for path in _option_names(Config) if path.rpartition(".")[2] == name]:
+        return f" Did you mean {' or '.join(map(repr, places))}?"
+    return nearest(name, allowed, _ELSEWHERE)
+
+
+def _option_names(section: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Yield the dotted names of all options below a section."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _option_names(field.annotation, f"{path}{name}.")
+        else:
+            yield f"{path}{name}"
+
+
+def option_names() -> list[str]:
+    """List the options by their dotted names, such as ``clip.max_norm``."""
+    return list(_option_names(Config))
+
+
+def preset_lines() -> list[str]:
+    """Describe each preset in a line: what it is for, and what it sets otherwise than the defaults."""
+    lines = []
+    for name in preset_names():
+        about = preset_path(name).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        changed = ", ".join(f"{key}={json.dumps(value)}" for key, value in preset_changes(name).items())
+        lines.append(f"{name:<8} {about} {f'Changes {changed}' if changed else 'Changes nothing: the defaults'}.")
+    return lines
+
+
+def preset_changes(name: str) -> dict[str, Any]:
+    """Return what a preset sets otherwise than the defaults, by dotted names."""
+    preset, defaults = Config.load(name), Config()
+    return {path: _value(preset, path) for path in option_names() if _value(preset, path) != _value(defaults, path)}
+
+
+def _value(config: Config, path: str) -> Any:
+    value: Any = config
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def _section_at(path: tuple[int | str, ...]) -> type[BaseModel]:

@@ -44,18 +44,29 @@ class GradSafe(adapter.Guard):
 
     Args:
         source: Options: a YAML path, a preset's name (``"detect"``), a dict, or None for the defaults.
-        **overrides: Options that win over the source, by section (``clip={"max_norm": 5.0}``) or by dotted name.
+        **overrides: Options that win over the source: by section (``clip={"max_norm": 5.0}``), by dotted name, or short
+            (``max_norm=5``, ``clip="agc"``, ``clip=False``, ``recovery=False``); ``preset="detect"`` is the source.
 
     Raises:
         ConfigError: A wrong option; before any training starts.
 
+    There are two ways to train with it. ``ultralytics.YOLO.train(callbacks=...)`` is none of them: Ultralytics takes no
+    such argument.
+
     Examples:
+        Attach it to a model of Ultralytics:
+
         >>> from ultralytics import YOLO
         >>> from yolo_gradsafe import GradSafe
         >>> guard = GradSafe(clip={"max_norm": 5.0})
         >>> model = guard.attach(YOLO("yolo26n.yaml"))
         >>> results = model.train(data="coco8.yaml", epochs=3)
         >>> print(guard.summary.headline)
+
+        Or hand it to ``train()`` of ``yolo_gradsafe.YOLO``, for that training alone:
+
+        >>> from yolo_gradsafe import YOLO
+        >>> results = YOLO("yolo26n.yaml").train(data="coco8.yaml", epochs=3, callbacks=guard)
     """
 
     def __init__(self, source: Source = None, **overrides: Any) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ultralytics.cfg import TASKS, check_dict_alignment, get_cfg, merge_equals_args, parse_key_value_pair
+from ultralytics.cfg import TASKS, cfg2dict, check_dict_alignment, get_cfg, merge_equals_args, parse_key_value_pair
 from ultralytics.utils import DATASETS_DIR, DEFAULT_CFG_DICT
+from ultralytics.utils.checks import check_yaml
 
 __all__ = ["datasets_folder", "parse_arguments"]
 
@@ -21,9 +22,11 @@ def parse_arguments(words: Sequence[str]) -> dict[str, Any]:
     """Parse training arguments as the ``yolo`` command does, and check them as it does.
 
     Args:
-        words: ``key=value`` words, a task's name, or the bare name of a switch (``resume``).
+        words: ``key=value`` words, a task's name, or the bare name of a switch (``resume``). ``cfg=FILE.yaml`` stands
+            for the arguments in the file; those on the command line win.
 
     Raises:
+        FileNotFoundError: The file of ``cfg`` is not there.
         SyntaxError: An unknown argument; the message is Ultralytics' own and names similar ones.
         TypeError: A value of the wrong type.
         ValueError: A value out of range.
@@ -44,5 +47,13 @@ def parse_arguments(words: Sequence[str]) -> dict[str, Any]:
         elif word != "train":
             check_dict_alignment(DEFAULT_CFG_DICT, {word: ""})
             raise SyntaxError(f"'{word}' is a valid YOLO argument but is missing an '=' sign to set its value.")
+    if file := arguments.pop("cfg", None):
+        arguments = {**_read(file), **arguments}
     get_cfg(overrides=dict(arguments))
     return arguments
+
+
+def _read(file: Any) -> dict[str, Any]:
+    """Return the arguments of a YAML file, such as a run's ``args.yaml``, without those that are none to train with."""
+    values = cfg2dict(check_yaml(str(file)))
+    return {key: value for key, value in values.items() if key not in {"cfg", "mode", "save_dir"}}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from yolo_gradsafe.cli.app import app, explained
-from yolo_gradsafe.config import Config, ConfigError, parse_value, preset_names
+from yolo_gradsafe.config import Config, ConfigError, parse_value, preset_lines, preset_names
 
 config_app = typer.Typer(help="Print, check or export the options.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
@@ -16,7 +16,10 @@ app.add_typer(config_app, name="config")
 
 @config_app.command("show")
 def config_show(
-    source: Annotated[str | None, typer.Argument(help="A preset or a YAML file; the defaults without one.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Argument(help="A preset or a YAML file; the defaults without one.", autocompletion=preset_names),
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="Options over it, as SECTION.OPTION=VALUE.")] = None,
 ) -> None:
     """Print resolved options as YAML, each with its description."""
@@ -26,13 +29,15 @@ def config_show(
             source, *words = words
         else:
             source = None
-        pairs = [word.partition("=") for word in words]
+        pairs = [word.removeprefix("--").removeprefix("gradsafe.").partition("=") for word in words]
         config = Config.load(source, {key: parse_value(value) for key, _, value in pairs})
         typer.echo(config.to_yaml(), nl=False)
 
 
 @config_app.command("validate")
-def config_validate(file: Annotated[str, typer.Argument(help="A YAML file or a preset's name.")]) -> None:
+def config_validate(
+    file: Annotated[str, typer.Argument(help="A YAML file or a preset's name.", autocompletion=preset_names)],
+) -> None:
     """Check a configuration; says what is wrong with it by the option's name."""
     with explained(ConfigError):
         Config.load(file)
@@ -47,5 +52,5 @@ def config_schema() -> None:
 
 @config_app.command("presets")
 def config_presets() -> None:
-    """List the presets."""
-    typer.echo("\n".join(preset_names()))
+    """List the presets: what each is for, and what it sets otherwise than the defaults."""
+    typer.echo("\n".join(preset_lines()))

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from yolo_gradsafe.cli.app import app, explained
-from yolo_gradsafe.config import Config, ConfigError, parse_value
+from yolo_gradsafe.config import Config, ConfigError, parse_value, preset_names
 from yolo_gradsafe.environment import guarded_environment
 
 __all__ = ["isolated"]
@@ -41,7 +41,13 @@ _TAKES_VALUE = re.compile(r"-[a-zA-Z]*[WX]")
 )
 def run(
     config: Annotated[
-        str | None, typer.Option(help="A preset or a YAML file of options.", envvar=SOURCE, metavar="PRESET|FILE")
+        str | None,
+        typer.Option(
+            help="A preset or a YAML file of options.",
+            envvar=SOURCE,
+            metavar="PRESET|FILE",
+            autocompletion=preset_names,
+        ),
     ] = None,
     words: Annotated[list[str] | None, typer.Argument(metavar="COMMAND", show_default=False)] = None,
 ) -> None:

@@ -4,25 +4,41 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from yolo_gradsafe.cli.app import FAILED, KEY_VALUE, app, explained
-from yolo_gradsafe.config import Config, ConfigError, parse_value
+from yolo_gradsafe.config import Config, ConfigError, option_names, parse_value
+
+_OURS = {*Config.model_fields, "max_norm", "preset"}
+"""First parts of the guard's options, none of which is an argument of Ultralytics."""
+
+
+def _option_words(incomplete: str) -> list[str]:
+    """Complete options of the guard."""
+    words = ["gradsafe=", *(f"gradsafe.{name}=" for name in option_names())]
+    return [word for word in words if word.startswith(incomplete)]
 
 
 @app.command(
     context_settings=KEY_VALUE,
     help="Train as 'yolo train' does, guarded.\n\n"
-    "Takes every Ultralytics argument as key=value, and the options of the guard: gradsafe=PRESET_OR_FILE and "
-    "gradsafe.SECTION.OPTION=VALUE. data= may be a COCO JSON, a YAML that names one a split, or the folder of an "
-    "export: it is converted once.\n\n"
+    "Takes what 'yolo train' takes: every Ultralytics argument as key=value, cfg=FILE, a task's name. data= may be a "
+    "COCO JSON, a YAML that names one a split, or the folder of an export: it is converted once.\n\n"
+    "Options of the guard: gradsafe=PRESET_OR_FILE and gradsafe.SECTION.OPTION=VALUE, such as "
+    "gradsafe.clip.max_norm=5, gradsafe.clip.mode=agc, gradsafe.recovery.enabled=false, "
+    "gradsafe.forensics.archive=true, gradsafe.loggers.steps=true. "
+    "Presets: gradsafe config presets. All options, explained: gradsafe config show.\n\n"
     "Example: gradsafe train model=yolo26n.pt data=coco8.yaml epochs=100 gradsafe=detect gradsafe.clip.max_norm=5",
 )
-def train(context: typer.Context) -> None:
+def train(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", autocompletion=_option_words, show_default=False)
+    ] = None,
+) -> None:
     """Train as ``yolo train`` does, guarded."""
-    ours, theirs = _split(context.args)
+    ours, theirs = _split(words or [])
     with explained(ConfigError):
         Config.load(ours.get("source"), ours["overrides"])
 
@@ -30,7 +46,7 @@ def train(context: typer.Context) -> None:
     from yolo_gradsafe.guard import GradSafe
     from yolo_gradsafe.models import RTDETR, YOLO
 
-    with explained(SyntaxError, TypeError, ValueError):
+    with explained(SyntaxError, TypeError, ValueError, FileNotFoundError):
         arguments = adapter.parse_arguments(theirs)
         if "model" not in arguments:
             raise SyntaxError("'model' is missing, e.g. model=yolo26n.pt")
@@ -98,6 +114,9 @@ def _split(words: list[str]) -> tuple[dict[str, Any], list[str]]:
                 ours["overrides"][key.removeprefix("gradsafe.")] = parse_value(value)
             elif key.split(".")[0] == "gradsafe":
                 raise ConfigError(f"'{word}': expected gradsafe=PRESET_OR_FILE or gradsafe.SECTION.OPTION=VALUE")
+            elif key.split(".")[0] in _OURS:
+                name = "gradsafe" if key == "preset" else f"gradsafe.{key}"
+                raise ConfigError(f"'{word}' is an option of the guard: write {name}{equals}{value}")
             else:
                 theirs.append(word)
     return ours, theirs

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PrivateAttr, ValidationError, create_model, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from yolo_gradsafe.clipping.registry import RuleSection, mode_names, registered
+from yolo_gradsafe.clipping.registry import RuleSection, aliases, mode_names, registered
 from yolo_gradsafe.clipping.rules import BUILT_IN
 from yolo_gradsafe.config_base import Section
 
@@ -86,12 +86,25 @@ class RuleOptions(SharedOptions):
 
     _rule: type[Clipper] | None = PrivateAttr(default=None)
 
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _spelled(cls, mode: Any) -> Any:
+        """Take other names of a built-in rule, and ``off``, which YAML reads as False, for its mode."""
+        if mode is False:
+            return "none"
+        if not isinstance(mode, str) or mode in mode_names():
+            return mode
+        name = mode.lower().replace("-", "_")
+        return name if name in mode_names() else aliases().get(name, mode)
+
     @field_validator("mode")
     @classmethod
     def _known(cls, mode: str) -> str:
         if mode not in mode_names():
             expected = ", ".join(f"'{name}'" for name in mode_names())
-            raise PydanticCustomError("clip_mode", "Input should be one of {expected}", {"expected": expected})
+            raise PydanticCustomError(
+                "clip_mode", "Input should be one of {expected}", {"expected": expected, "aliases": aliases()}
+            )
         return mode
 
     def model_post_init(self, context: Any) -> None:

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from yolo_gradsafe.clipping.base import Clipper
     from yolo_gradsafe.clipping.clip_options import SharedOptions
 
-__all__ = ["BuiltIn", "RuleSection", "Stages", "built_in", "built_in_rules", "mode_names", "register", "registered"]
+__all__ = [
+    "BuiltIn",
+    "RuleSection",
+    "Stages",
+    "aliases",
+    "built_in",
+    "built_in_rules",
+    "mode_names",
+    "register",
+    "registered",
+]
 
 Stages = Mapping[str, str]
 """Stage of each parameter (``backbone``, ``neck``, ``head.box``), by the parameter's name."""
@@ -54,6 +64,8 @@ class BuiltIn:
     position: int
     """Its place in the options; rules with the same one are listed by name."""
     section: type[RuleSection]
+    aliases: tuple[str, ...] = ()
+    """Other names that ``clip.mode`` takes for it, in lower case with underscores."""
 
 
 _built_in: dict[str, BuiltIn] = {}
@@ -65,7 +77,7 @@ Rule = TypeVar("Rule", bound="type[Clipper]")
 
 
 def built_in(
-    mode: str, summary: str, heading: str | None = None, position: int = 50
+    mode: str, summary: str, heading: str | None = None, position: int = 50, aliases: tuple[str, ...] = ()
 ) -> Callable[[OwnSection], OwnSection]:
     """Make a rule in ``clipping/rules/`` selectable as ``clip.mode``; decorates the section of its options.
 
@@ -74,6 +86,7 @@ def built_in(
         summary: What the rule does, for the description of ``clip.mode``.
         heading: What it is, for the description of its section; default: the summary.
         position: Its place among the rules.
+        aliases: Other names for it, in lower case with underscores.
 
     Returns:
         A decorator that returns the class as it is.
@@ -85,7 +98,7 @@ def built_in(
     def add(section: OwnSection) -> OwnSection:
         if (other := _built_in.get(mode)) and other.section.__module__ != section.__module__:
             raise ValueError(f"clip mode '{mode}' is in {other.section.__module__} already")
-        _built_in[mode] = BuiltIn(mode, summary, heading or summary, position, section)
+        _built_in[mode] = BuiltIn(mode, summary, heading or summary, position, section, aliases)
         return section
 
     return add
@@ -127,6 +140,11 @@ def built_in_rules() -> list[BuiltIn]:
 def registered(name: str) -> type[Clipper] | None:
     """Return the class that a user registered under a name; None for built-in and unknown ones."""
     return _registered.get(name)
+
+
+def aliases() -> dict[str, str]:
+    """Return the modes of the built-in rules by their other names: ``{"autoclip": "percentile"}``."""
+    return {alias: rule.mode for rule in built_in_rules() for alias in rule.aliases}
 
 
 def mode_names() -> list[str]:

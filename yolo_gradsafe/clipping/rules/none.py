@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["NoClipper", "NoOptions"]
 
 
-@built_in("none", "measure only", position=99)
+@built_in("none", "measure only", position=99, aliases=("off",))
 class NoOptions(RuleSection):
     """No clipping."""
 

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["NormClipper", "NormOptions"]
 
 
-@built_in("norm", "scale all gradients when their global L2 norm is over max_norm", position=1)
+@built_in(
+    "norm",
+    "scale all gradients when their global L2 norm is over max_norm",
+    position=1,
+    aliases=("clip_norm", "max_norm", "clip_grad_norm"),
+)
 class NormOptions(RuleSection):
     """Global norm: ``clip.max_norm`` is its option."""
 

@@ -14,7 +14,7 @@ _DEVIATIONS, _FLOOR = 3.0, 0.1
 """Reach of the usual range on either side, and the smallest deviation of the log norm; as in mode ``auto``."""
 
 
-@built_in("percentile", "AutoClip", heading="AutoClip, arXiv 2007.14469", position=4)
+@built_in("percentile", "AutoClip", heading="AutoClip, arXiv 2007.14469", position=4, aliases=("autoclip",))
 class PercentileOptions(AdaptiveSection):
     """AutoClip."""
 

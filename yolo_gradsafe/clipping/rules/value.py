@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["ValueClipper", "ValueOptions"]
 
 
-@built_in("value", "clamp every element", heading="elementwise clamp", position=2)
+@built_in(
+    "value", "clamp every element", heading="elementwise clamp", position=2, aliases=("clip_value", "clip_grad_value")
+)
 class ValueOptions(RuleSection):
     """Elementwise clamp."""
 

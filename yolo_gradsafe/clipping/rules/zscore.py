@@ -17,7 +17,7 @@ from yolo_gradsafe.gradients.robust import MAD_TO_SIGMA
 __all__ = ["ZClipBaseline", "ZScoreOptions"]
 
 
-@built_in("zscore", "ZClip", heading="ZClip, arXiv 2504.02507", position=5)
+@built_in("zscore", "ZClip", heading="ZClip, arXiv 2504.02507", position=5, aliases=("zclip",))
 class ZScoreOptions(AdaptiveSection):
     """ZClip."""
 
