@@ -52,7 +52,7 @@ def test_a_nan_batch_costs_its_own_step(train, drawn, amp, batch):
     assert_sound(result)
     bad = [incident for incident in result.incidents() if incident["kind"] == "bad_batch"]
     assert [(incident["epoch"], incident["batch"]) for incident in bad] == [(1, batch)]
-    assert bad[0]["cause"] == "data"
+    assert bad[0]["cause"] == "preprocessing"
 
 
 def test_a_loss_scale_that_overflows_is_routine(train, drawn):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.fake_trainer import Core, TwoRanks, batch_of
+from tests.fake_trainer import Core, TwoRanks, batch_of, nan_batch
 from yolo_gradsafe.forensics import investigator as module
 from yolo_gradsafe.forensics.case import Surroundings
 from yolo_gradsafe.forensics.diagnose import Cap
@@ -340,3 +340,38 @@ def test_the_evidence_of_an_earlier_run_goes_with_the_start(tmp_path):
     old.write_bytes(b"")
     Core(tmp_path)
     assert not old.exists()
+
+
+# On a whole training -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [(), (nan_batch(),)])
+def test_a_window_whose_last_batch_is_innocent_has_an_unknown_cause(tmp_path, before):
+    core = Core(tmp_path, isolate="never")
+    core.train(2)
+    for batch in before:
+        core.raw.take(batch)
+    core.train(2, start=2)
+    core.incidents()
+    core.raw.take(nan_batch(), batch_of(1))
+    [told] = core.incidents()
+    assert (told.kind, told.place, told.cause, told.repeats) == (Kind.BAD_BATCH, Place.WINDOW, "unknown", 0)
+    assert told.images == nan_batch()["im_file"]
+
+
+def test_a_fault_of_the_hardware_is_transient_and_counted(tmp_path):
+    core = Core(tmp_path)
+    forward, broken = core.raw.model.forward, []
+
+    def flickers(batch):
+        loss, items = forward(batch)
+        return loss * (math.nan if broken and broken.pop() else 1.0), items
+
+    core.raw.model.forward = flickers
+    for seed in range(4):
+        broken.append(True)
+        core.raw.take(batch_of(seed))
+        core.raw.take(batch_of(seed + 10))
+    told = core.incidents()
+    assert [(one.cause, one.repeats) for one in told] == [("transient", count) for count in range(1, 5)]
+    assert "suspect the hardware" in told[-1].culprit

@@ -159,9 +159,19 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
         return plain_batch(self.trainer, other_images(self.trainer, excluded, count))
 
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Preprocess a batch as the trainer does, with what the user has put in its place."""
-        own = self._own["preprocess_batch"][0] if "preprocess_batch" in self._own else self.trainer.preprocess_batch
-        return dict(own(batch))
+        """Preprocess a batch as the trainer's class does; what was put on the instance may count, and is passed by."""
+        return dict(type(self.trainer).preprocess_batch(self.trainer, batch))
+
+    def preprocess_hook(self) -> tuple[str, int, str] | None:
+        """Return file, line and name of a function that somebody has put in ``preprocess_batch``'s place.
+
+        Returns:
+            None where the trainer's own method is at work.
+        """
+        hook = vars(self.trainer).get("preprocess_batch")
+        own, ours = self._own.get("preprocess_batch", (None, None))
+        code = getattr(own if hook is ours else hook, "__code__", None)
+        return None if code is None else (code.co_filename, code.co_firstlineno, code.co_name)
 
     # Ranks ----------------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,9 @@ class Surroundings:
     loaded: Batch | None = None
     """The batch as it came from the loader."""
     preprocess: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    """The trainer's ``preprocess_batch``, with what the user has put in its place."""
+    """``preprocess_batch`` of the trainer's class."""
+    hook: tuple[str, int, str] | None = None
+    """File, line and name of a function that was put in the place of ``preprocess_batch``."""
     composite: tuple[str, ...] = ()
     """What the loader may have composed images with; see ``adapter.replay.composed``."""
     plain: Callable[[str], dict[str, Any] | None] | None = None

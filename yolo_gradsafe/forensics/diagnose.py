@@ -152,11 +152,15 @@ class _Questions(Case):
             )
         else:
             return found
-        if search.operation is None:
-            if search.reason:
-                self.notes.append(f"the line was not found: {search.reason}")
-            return found
-        return replace(found, **_line_facts(search.operation))
+        if search.operation is not None:
+            return replace(found, **_line_facts(search.operation))
+        if search.reason:
+            self.notes.append(f"the line was not found: {search.reason}")
+        if found.stage and self.around.hook is not None:
+            file, line, name = self.around.hook
+            source = f"{Path(file).name}:{line}"
+            return replace(found, operation=f"{source}: {name} made them", source=source)
+        return found
 
     def _in_low_precision(self, found: Diagnosis, full: ReplayResult) -> Diagnosis:
         """Name the layer that overflows, and the images if only some do; unless weights have outgrown the precision."""

@@ -172,6 +172,7 @@ class FaultInvestigator:
             known,
             loaded=self._window.loaded,
             preprocess=trainer.preprocess,
+            hook=trainer.preprocess_hook(),
             composite=trainer.composed(),
             plain=trainer.plain_batch,
             others=lambda: trainer.other_batch(batch.images),

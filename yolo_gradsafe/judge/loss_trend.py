@@ -5,7 +5,7 @@ A single outlier is a ``spike``. Divergence is a change that lasts, and the clas
 usual level, less an allowance, and the sum never falls below zero. Noise drains away, a lasting rise adds up.
 
 The sum only raises a suspicion. Whoever acts on it compares the same batch under other weights first
-(``recovery/cause_probe.py``), because harder data look the same from here.
+(``recovery/trusted_weights.py``), because harder data look the same from here.
 """
 
 from __future__ import annotations
