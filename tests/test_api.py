@@ -108,7 +108,7 @@ gradsafe demo --folder
 gradsafe drill NAMES --data --few --full --jobs --list --model --optimizer --out --precision --quick --resume --seeds --stock --task
 gradsafe probe --out
 gradsafe replay RUN --device --incident --json --model
-gradsafe report RUN --format --open --plot --schema
+gradsafe report RUN --fail-on --format --open --plot --schema
 gradsafe run WORDS --config
 gradsafe train WORDS
 gradsafe watch RUN --every --once

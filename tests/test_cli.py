@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from tests.arm import DETECT, POSE, ROOT
+from yolo_gradsafe.cli.train import _to_resume
 
 TINY = ["epochs=1", "imgsz=64", "batch=4", "nbs=4", "device=cpu", "plots=False"]
 
@@ -60,6 +64,11 @@ def test_train_then_report(drawn, tmp_path):
         ([f"model={DETECT}", "--max_norm=5"], ["an option of the guard: write gradsafe.max_norm=5"]),
         ([f"model={DETECT}", "preset=pose"], ["an option of the guard: write gradsafe=pose"]),
         (["cfg=nowhere.yaml"], ["nowhere.yaml"]),
+        (["model=nope.pt", "data=coco8.yaml"], ["error: model=nope.pt cannot be loaded: ", "nope.pt"]),
+        (
+            ["model=nope.yaml", "data=coco8.yaml"],
+            ["error: model=nope.yaml cannot be loaded: 'nope.yaml' does not exist"],
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_training_with_exit_code_2(words, messages, tmp_path):
@@ -68,7 +77,40 @@ def test_what_is_wrong_is_said_before_training_with_exit_code_2(words, messages,
     for message in messages:
         assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_says_how_to_resume(drawn, tmp_path):
+    words = [f"model={DETECT}", f"data={drawn['detect']}", *TINY, "epochs=500", f"project={tmp_path}", "name=a"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "yolo_gradsafe", "train", *words],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+    last, end = tmp_path / "a" / "weights" / "last.pt", time.monotonic() + 200
+    while not last.exists() and time.monotonic() < end:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=100)[1]
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == f"interrupted. To resume: gradsafe train model={last} resume=True"
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_what_there_is_to_resume_is_what_was_saved(saved, tmp_path):
+    last = tmp_path / "my runs" / "last.pt"
+    if saved:
+        last.parent.mkdir()
+        last.touch()
+    told = _to_resume(SimpleNamespace(trainer=SimpleNamespace(last=last)))
+    assert told == (
+        f"To resume: gradsafe train model='{last}' resume=True"
+        if saved
+        else "No epoch was done, so there is nothing to resume: start it again."
+    )
+    assert "nothing to resume" in _to_resume(SimpleNamespace(trainer=None))
 
 
 def test_words_of_the_yolo_command_are_taken(drawn, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import ultralytics
+from ultralytics.engine.model import Model
 
 from tests.arm import BASE, DETECT
 from yolo_gradsafe import RTDETR, YOLO, ConfigError, GradSafe
@@ -48,15 +49,24 @@ def test_wrong_callbacks_fail_before_training(callbacks, message):
         YOLO(DETECT).train(data="nowhere.yaml", callbacks=callbacks)
 
 
-def test_tune_says_that_it_takes_no_guard(monkeypatch):
-    model, told = YOLO(DETECT), []
-    with pytest.raises(ConfigError, match=r"tune\(\) takes no callbacks.*train\(callbacks=guard\)"):
-        model.tune(callbacks=GradSafe(), iterations=1)
-    monkeypatch.setattr("yolo_gradsafe.models.adapter.warn", told.append)
-    monkeypatch.setattr(ultralytics.YOLO, "tune", lambda self, **kwargs: kwargs)
+def test_tune_takes_no_guard():
+    with pytest.raises(ConfigError, match=r"tune\(\) takes no callbacks.*gradsafe run.*train\(callbacks=guard\)"):
+        YOLO(DETECT).tune(callbacks=GradSafe(), iterations=1)
+
+
+@pytest.mark.parametrize("kind", [YOLO, ultralytics.YOLO])
+def test_tune_warns_of_a_guard_that_it_leaves_behind(kind, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr("yolo_gradsafe.adapter.launch.warn", told.append)
+    monkeypatch.setattr(Model, "tune", lambda self, **kwargs: kwargs)
+    guard, model = GradSafe(), kind(DETECT)
+    guard.attach(ultralytics.YOLO(DETECT))
     assert model.tune(iterations=1) == {"iterations": 1}
     assert told == []
-    GradSafe().attach(model)
+    guard.attach(model)
     assert model.tune(iterations=1) == {"iterations": 1}
     assert len(told) == 1
-    assert "without the guard" in told[0]
+    assert "THEY ARE NOT GUARDED" in told[0]
+    monkeypatch.setattr("yolo_gradsafe.adapter.launch.started_by_run", lambda: True)
+    model.tune(iterations=1)
+    assert len(told) == 1, "under 'gradsafe run' they are"

@@ -7,6 +7,7 @@ from typing import Any
 
 from yolo_gradsafe import adapter
 from yolo_gradsafe.adapter import stock_models
+from yolo_gradsafe.adapter.launch import TUNE
 from yolo_gradsafe.config import ConfigError, nearest
 from yolo_gradsafe.guard import GradSafe
 
@@ -15,11 +16,6 @@ __all__ = ["RTDETR", "YOLO", "Callbacks"]
 Callback = Callable[[Any], None]
 Callbacks = GradSafe | Mapping[str, Callback | Iterable[Callback]] | Iterable["Callbacks"]
 """What ``train(callbacks=...)`` takes: a guard, a dict of functions by event, or a list of these."""
-
-_TUNE = (
-    "tune() takes no callbacks: Ultralytics trains in other processes, without the guard. To search with it, start the "
-    "script with 'gradsafe run python ...', or call train(callbacks=guard) for each setting."
-)
 
 
 class _TakesCallbacks:
@@ -62,9 +58,7 @@ class _TakesCallbacks:
             ConfigError: Callbacks were given; the message says what to do instead.
         """
         if callbacks is not None:
-            raise ConfigError(_TUNE)
-        if adapter.carries_guard(self.callbacks):
-            adapter.warn(_TUNE)
+            raise ConfigError(TUNE)
         return super().tune(*args, **kwargs)  # type: ignore[misc]
 
 

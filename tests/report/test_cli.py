@@ -44,6 +44,37 @@ def test_report_writes_everything_and_prints_the_table(scene):
         assert (run / file).stat().st_size
 
 
+GATE = {"healthy": (0, 0), "sick": (0, 3), "crashed": (1, 1), "empty": (1, 1)}
+"""Exit codes under ``--fail-on failed`` and ``--fail-on survived``."""
+
+
+def test_a_pipeline_can_stop_at_a_verdict(scene):
+    name, run = scene
+    for fail_on, code in zip(("failed", "survived"), GATE[name], strict=True):
+        output = gradsafe("report", run, "--no-plot", "--fail-on", fail_on, code=code)
+        assert (f"--fail-on {fail_on}: the run " in output) is (code != 0)
+        assert SCENES[name] in output
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("RuntimeError: planted", "the run failed. Failed at epoch 30: RuntimeError: planted"),
+        ("KeyboardInterrupt: ", "the run did not finish. Healthy before it was interrupted: 300 steps"),
+    ],
+)
+def test_a_run_that_ended_early_does_not_pass(error, words, tmp_path):
+    run = scenes.healthy(tmp_path / "run")
+    path = RunPaths(run).info
+    path.write_text(json.dumps({**json.loads(path.read_text()), "error": error}))
+    assert words in gradsafe("report", run, "--no-plot", "--fail-on", "failed", code=1)
+
+
+def test_a_gate_without_records_is_a_wrong_argument(tmp_path):
+    gradsafe("report", tmp_path, "--fail-on", "failed", code=2)
+    gradsafe("report", tmp_path, "--fail-on", "healthy", code=2)
+
+
 @pytest.mark.parametrize("format", ["json", "md", "html"])
 def test_report_makes_one_format(scene, format):
     name, run = scene

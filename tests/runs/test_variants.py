@@ -128,7 +128,7 @@ def test_it_has_its_records(arms, name):
     assert [int(row["step"]) for row in variant.steps] == list(range(1, len(epochs) + 1))
     assert epochs == sorted(epochs)
     assert epochs[-1] == (2 if name == "interrupted" else len(variant.results))
-    assert variant.summary()["status"] == ("failed" if name == "interrupted" else "finished")
+    assert variant.summary()["status"] == ("unfinished" if name == "interrupted" else "finished")
     assert not list(variant.run.rglob("*.part"))
 
 
@@ -143,8 +143,10 @@ def test_an_epoch_that_ran_out_of_memory_is_trained_again_at_half_the_batch(arms
     assert steps == [(1, 1), (1, 2), (1, 4), (2, 2), (2, 4)]
 
 
-def test_an_interruption_is_told_in_the_report(arms):
-    assert "KeyboardInterrupt" in json.dumps(arms[1]["interrupted"].summary())
+def test_an_interruption_is_told_in_the_report_and_is_no_failure(arms):
+    summary = arms[1]["interrupted"].summary()
+    assert summary["run"]["error"].startswith("KeyboardInterrupt")
+    assert summary["headline"].startswith("Healthy before it was interrupted: ")
 
 
 def test_a_distillation_has_the_stages_of_its_student(arms):

@@ -10,7 +10,7 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils import callbacks
 from ultralytics.utils.callbacks.base import get_default_callbacks
 
-from yolo_gradsafe.adapter.launch import watch_launch
+from yolo_gradsafe.adapter.launch import watch_launch, watch_tune
 from yolo_gradsafe.adapter.log import unknown, warn
 
 __all__ = [
@@ -58,6 +58,7 @@ def register(
         TypeError: The target takes no callbacks.
     """
     watch_launch()
+    watch_tune()
     if not (isinstance(getattr(target, "callbacks", None), Mapping) and hasattr(target, "add_callback")):
         raise TypeError(f"expected an Ultralytics model (YOLO, RTDETR, ...) or trainer, got {type(target).__name__}.")
     for event in sorted(set(table) - set(get_default_callbacks())):

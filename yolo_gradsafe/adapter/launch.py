@@ -5,19 +5,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
+from functools import wraps
 from typing import Any, TypeVar
 
 import ultralytics
+from ultralytics.engine import model as models
 from ultralytics.engine import trainer as engine
 
 from yolo_gradsafe.adapter.log import warn
 
-__all__ = ["Guard", "attach_for_this_training", "carries_guard", "watch_launch"]
+__all__ = ["Guard", "attach_for_this_training", "carries_guard", "watch_launch", "watch_tune"]
 
 Target = TypeVar("Target")
 
 _CARRIED_SINCE = (8, 4, 140)
 """From this version on the callbacks travel to the workers; before, they stay behind in silence."""
+
+TUNE = (
+    "tune() takes no callbacks: its trainings run in other processes, without the guard. To guard them, start the "
+    "script with 'gradsafe run python ...', or call train(callbacks=guard) for each setting."
+)
 
 
 class Guard(ABC):
@@ -67,7 +74,7 @@ def watch_launch() -> None:
             told = (
                 f"Ultralytics {ultralytics.__version__} starts the processes of a multi-GPU training without callbacks"
             )
-            if hasattr(engine.BaseTrainer._do_train, "by_gradsafe_run"):
+            if started_by_run():
                 warn(f"{told}: they are guarded with the options of 'gradsafe run', not with those of your guard.")
             else:
                 warn(
@@ -79,6 +86,27 @@ def watch_launch() -> None:
 
     generate_ddp_command.watched = True  # type: ignore[attr-defined]
     engine.generate_ddp_command = generate_ddp_command
+
+
+def watch_tune() -> None:
+    """Make sure that nobody believes the trainings of ``model.tune()`` to be guarded, which take no callbacks."""
+    tune = models.Model.tune
+    if getattr(tune, "watched", False):
+        return
+
+    @wraps(tune)
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if carries_guard(self.callbacks) and not started_by_run():
+            warn(f"{TUNE} THEY ARE NOT GUARDED.")
+        return tune(self, *args, **kwargs)
+
+    watched.watched = True  # type: ignore[attr-defined]
+    models.Model.tune = watched
+
+
+def started_by_run() -> bool:
+    """Whether ``gradsafe run`` guards the trainings of this process, and of those that it starts."""
+    return hasattr(engine.BaseTrainer._do_train, "by_gradsafe_run")
 
 
 def _version() -> tuple[int, ...]:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from yolo_gradsafe.cli.app import WRONG, app, explained
+from yolo_gradsafe.cli.app import FAILED, WRONG, app, explained
+
+if TYPE_CHECKING:
+    from yolo_gradsafe.report.summary import Summary
+
+SURVIVED = 3
+"""Exit code of ``--fail-on survived`` for a run that needed a remedy."""
 
 
 class Format(str, Enum):
@@ -21,13 +27,28 @@ class Format(str, Enum):
     png = "png"
 
 
-@app.command()
+class FailOn(str, Enum):
+    """The best verdict that is not good enough."""
+
+    survived = "survived"
+    failed = "failed"
+
+
+@app.command(
+    help="Rebuild the report of a finished, crashed or running training from its records, and print it.\n\n"
+    f"Exit codes: 0, or 2 for wrong arguments and where there are no records. With --fail-on: {FAILED} the run failed "
+    f"or did not finish, {SURVIVED} it survived incidents (with --fail-on survived), 0 it is better than that.\n\n"
+    "Example: gradsafe report runs/detect/train --no-plot --fail-on failed"
+)
 def report(
     run: Annotated[Path | None, typer.Argument(help="The run's folder, e.g. runs/detect/train.")] = None,
     plot: Annotated[bool, typer.Option(help="Draw stability.png and write stability.html as well.")] = True,
     format: Annotated[
         Format | None,
         typer.Option(help="Make this one only: html and png are written, and named; json and md are printed."),
+    ] = None,
+    fail_on: Annotated[
+        FailOn | None, typer.Option("--fail-on", help="End with an exit code for this verdict and worse ones.")
     ] = None,
     open: Annotated[bool, typer.Option("--open", help="Show stability.html (or the png) in a browser.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of stability.json and exit.")] = False,
@@ -43,15 +64,30 @@ def report(
         typer.echo("error: which run? Give its folder, e.g. gradsafe report runs/detect/train", err=True)
         raise typer.Exit(WRONG)
     with explained(ReportError, OSError):
-        path = _print_all(run, plot) if format is None else _make(run, format)
+        summary, path = _print_all(run, plot) if format is None else _make(run, format)
     if open and path is None:
         typer.echo("error: --open goes with html or png", err=True)
         raise typer.Exit(WRONG)
     if open and path:
         typer.launch(path.absolute().as_uri())
+    if fail_on:
+        _judge(summary, fail_on)
 
 
-def _print_all(run: Path, plot: bool) -> Path | None:
+def _judge(summary: Summary, fail_on: FailOn) -> None:
+    """End with the exit code of a run that is not good enough, and say why on stderr."""
+    unfinished = summary.status == "unfinished"
+    if unfinished or summary.health == "failed":
+        code, verdict = FAILED, "did not finish" if unfinished else "failed"
+    elif summary.health == "survived" and fail_on is FailOn.survived:
+        code, verdict = SURVIVED, "survived incidents"
+    else:
+        return
+    typer.echo(f"--fail-on {fail_on.value}: the run {verdict}. {summary.headline}", err=True)
+    raise typer.Exit(code)
+
+
+def _print_all(run: Path, plot: bool) -> tuple[Summary, Path | None]:
     from yolo_gradsafe.cli.progress import working
     from yolo_gradsafe.report import build
     from yolo_gradsafe.report.console import table
@@ -61,10 +97,10 @@ def _print_all(run: Path, plot: bool) -> Path | None:
         summary = build(run, plot=plot, tell=tell)
     typer.echo(table(summary))
     path = page_path(locate(run))
-    return path if path.is_file() else None
+    return summary, path if path.is_file() else None
 
 
-def _make(run: Path, format: Format) -> Path | None:
+def _make(run: Path, format: Format) -> tuple[Summary, Path | None]:
     from yolo_gradsafe.cli.progress import working
     from yolo_gradsafe.report.summarize import summarize
 
@@ -91,4 +127,4 @@ def _make(run: Path, format: Format) -> Path | None:
         typer.echo(markdown(summary), nl=False)
     else:
         typer.echo(json.dumps(summary.model_dump(mode="json"), indent=2, allow_nan=False))
-    return path
+    return summary, path

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from yolo_gradsafe.cli.app import FAILED, KEY_VALUE, app, explained
+from yolo_gradsafe.cli.app import FAILED, INTERRUPTED, KEY_VALUE, WRONG, app, explained
 from yolo_gradsafe.config import Config, ConfigError, option_names, parse_value
 
 _OURS = {*Config.model_fields, "max_norm", "preset"}
@@ -53,14 +54,30 @@ def train(
     guard = GradSafe(ours.get("source"), **ours["overrides"])
     name = str(arguments.pop("model"))
     task = arguments.pop("task", None)
-    model = RTDETR(name) if "rtdetr" in Path(name).stem.lower() else YOLO(name, task=task)
+    try:
+        model = RTDETR(name) if "rtdetr" in Path(name).stem.lower() else YOLO(name, task=task)
+    except Exception as error:  # Ultralytics looks for a missing file in the net, and unpickles what it finds
+        said = str(error) or type(error).__name__
+        typer.echo(f"error: model={name} cannot be loaded: {said.splitlines()[0]}", err=True)
+        raise typer.Exit(WRONG) from None
     arguments |= _prepared(arguments, str(model.task))
     _speak_first(arguments, str(model.task))
     try:
         model.train(callbacks=guard, **arguments)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted. {_to_resume(model)}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         adapter.warn(f"the training failed: {type(error).__name__}: {error}")
         raise typer.Exit(FAILED) from error
+
+
+def _to_resume(model: Any) -> str:
+    """Say how to go on with a training that was interrupted."""
+    last = getattr(model.trainer, "last", None)
+    if last is None or not Path(last).is_file():
+        return "No epoch was done, so there is nothing to resume: start it again."
+    return f"To resume: gradsafe train model={shlex.quote(str(last))} resume=True"
 
 
 def _prepared(arguments: dict[str, Any], task: str) -> dict[str, Any]:

@@ -21,10 +21,16 @@ HOPELESS = 10
 
 
 def status(run: Run) -> Status:
-    """Return how the run ended."""
+    """Return how the run ended; one that its user interrupted did not fail."""
+    if _interrupted(run):
+        return "unfinished"
     if run.error:
         return "failed"
     return "finished" if run.finished else "unfinished"
+
+
+def _interrupted(run: Run) -> bool:
+    return run.error.startswith("KeyboardInterrupt")
 
 
 def health(run: Run, steps: Steps, incidents: int, skipped_at_end: int) -> Health:
@@ -37,7 +43,8 @@ def health(run: Run, steps: Steps, incidents: int, skipped_at_end: int) -> Healt
         skipped_at_end: Steps in a row that were skipped last.
     """
     ours = steps.total - steps.verdicts[str(Verdict.AMP_OVERFLOW)]
-    if run.error or skipped_at_end >= HOPELESS or 0 < skipped_at_end == ours:
+    failed = run.error and not _interrupted(run)
+    if failed or skipped_at_end >= HOPELESS or 0 < skipped_at_end == ours:
         return "failed"
     return "survived" if incidents or steps.skipped else "healthy"
 
@@ -58,11 +65,12 @@ def headline(
     """
     judgement = health(run, steps, incidents, skipped_at_end)
     if judgement == "failed":
-        what = run.error or f"{_count(skipped_at_end, 'step')} in a row skipped, up to the last of {steps.total}."
+        what = "" if _interrupted(run) else run.error
+        what = what or f"{_count(skipped_at_end, 'step')} in a row skipped, up to the last of {steps.total}."
         where = f"at epoch {diverged or epoch}" if epoch else "at the start"
         text = f"Diverged {where}; lower lr0. {what}" if diverged else f"Failed {where}: {what}"
         return textwrap.shorten(text, 160, placeholder=" ...")
-    so_far = " so far" if status(run) == "unfinished" else ""
+    so_far = " before it was interrupted" if _interrupted(run) else " so far" if status(run) == "unfinished" else ""
     if judgement == "survived":
         verb = "was" if steps.skipped < 2 else "were"
         skipped = f"{steps.skipped or 'none'} of {_count(steps.total, 'step')} {verb} skipped"

@@ -48,7 +48,7 @@ class View:
     @property
     def over(self) -> bool:
         """Whether the run has said that it ended."""
-        return self.summary.status != "unfinished"
+        return bool(self.summary.run.finished)
 
     def __rich__(self) -> RenderableType:
         """Return what a terminal shows."""

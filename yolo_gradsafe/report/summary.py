@@ -25,7 +25,7 @@ class Summary(Part):
     """The stability of one training run."""
 
     schema_version: Literal[1, 2] = Field(default=2, description="version of this schema")
-    status: Status = Field(description="how the run ended; unfinished: it still runs, or was killed")
+    status: Status = Field(description="how the run ended; unfinished: it still runs, or was interrupted or killed")
     health: Health = Field(
         description="healthy: no incident, nothing skipped; survived: incidents, and training went on; failed: an "
         f"exception ended the run, or its last {HOPELESS} steps (all, if fewer) were skipped"
