@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -103,14 +104,14 @@ def full(rows: Sequence[Row]) -> str:
 def report(arguments: Sequence[str] | None = None) -> str:
     """Plant what is asked for and return the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=[], help="faults whose names hold one of these words")
+    parser.add_argument("--only", nargs="*", default=[], help="faults whose names hold one of these words; * for any text")
     parser.add_argument("--verbose", action="store_true", help="print what is said of each fault")
     options = parser.parse_args(arguments)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         benches = Benches(Path(folder))
         for fault in FAULTS:
-            if not options.only or any(word in fault.name for word in options.only):
+            if not options.only or any(fnmatch(fault.name, f"*{word}*") for word in options.only):
                 row = look(fault, benches)
                 rows.append(row)
                 mark = "WRONG " + ", ".join(row.wrong) if row.wrong else "right"

@@ -240,6 +240,16 @@ class RootBehindAConvolution(nn.Module):
         return x + torch.sqrt(y - y).mean(1, keepdim=True)  # bad
 
 
+@fails(backward=True)
+class RootOfAParameter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return x + torch.sqrt(self.gain)  # bad
+
+
 @fails(backward=True, model=RT_DETR, place=2)
 def power_at_zero(x):
     return x + (x - x).pow(0.5)  # bad
@@ -262,14 +272,14 @@ class Contrast(nn.Module):
         return (x - x.mean((1, 2, 3), keepdim=True)) / spread  # bad
 
 
-class _ContrastFirst(WithBlock):
+class _BlockFirst(WithBlock):
     def forward(self, x: Any) -> Tensor:
         return self.layer(self.block(x))
 
 
 def _contrast_first(scene: Scene) -> None:
     _black(scene)
-    scene.model.model[0] = _ContrastFirst(scene.model.model[0], Contrast())
+    scene.model.model[0] = _BlockFirst(scene.model.model[0], Contrast())
 
 
 FAULTS += [
@@ -280,4 +290,23 @@ FAULTS += [
         _model,
     )
     for _model in (DETECT, V8, SEGMENT)
+]
+
+
+# What others are fed as well -----------------------------------------------------------------------------------------
+
+
+def _shared(scene: Scene) -> None:
+    """Put a block before layer 5, whose input goes to the neck, too."""
+    scene.model.model[5] = _BlockFirst(scene.model.model[5], FunctionBlock(_WrongBackward.apply))
+
+
+FAULTS += [
+    Fault(
+        f"block: fed what the neck is fed as well, {_model.split('.')[0]}, backward",
+        _shared,
+        Truth(Cause.ACTIVATIONS, layer="model.5.block", line=marked(_WrongBackward)),
+        _model,
+    )
+    for _model in (DETECT, V8)
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 from collections.abc import Callable
@@ -156,8 +157,6 @@ def _label(scene: Scene, key: str, place: Any, value: float) -> None:
 
 def _with_labels(loader: Any, where: int, label: dict[str, Any], key: str, place: Any, value: float) -> Any:
     """Return a loader whose data set reads the value from the file, too."""
-    import copy
-
     loader = copy.copy(loader)
     data = copy.copy(loader.dataset)
     label = copy.deepcopy(label)
@@ -193,9 +192,9 @@ def _made_keypoints(scene: Scene) -> None:
     scene.load_again()
 
 
-def _transform_keypoints(scene: Scene) -> None:
-    """Let the data set's transforms lose keypoints that are fine in the file."""
-    scene.loaded["keypoints"][_row(scene.loaded)] = math.nan
+def _transform_labels(scene: Scene, key: str) -> None:
+    """Let the data set's transforms lose labels that are fine in the file."""
+    scene.loaded[key][_row(scene.loaded)] = math.nan
     scene.load_again()
 
 
@@ -209,19 +208,22 @@ FAULTS += [
     for _model in (DETECT, V8, POSE, SEGMENT, OBB, RT_DETR)
 ]
 FAULTS += [
-    _labels("class -1", partial(_label, key="cls", place=(0,), value=-1.0)),
+    _labels("class -1, passed over by the loss", partial(_label, key="cls", place=(0,), value=-1.0),
+            images=(), cause=Cause.TRANSIENT),
     _labels("class of another data set", partial(_label, key="cls", place=(0,), value=7.0), V8),
     _labels("class infinite", partial(_label, key="cls", place=(0,), value=math.inf), V8),
     _labels("keypoint NaN", partial(_label, key="keypoints", place=(1, 0), value=math.nan), POSE),
     _labels("keypoint infinite", partial(_label, key="keypoints", place=(0, 1), value=math.inf), POSE),
     _labels("box NaN, passed over by the loss", partial(_label, key="bboxes", place=(2,), value=math.nan),
             images=(), cause=Cause.TRANSIENT),
-    _labels("box infinite", partial(_label, key="bboxes", place=(2,), value=math.inf), V8),
+    _labels("box infinite, passed over by the loss", partial(_label, key="bboxes", place=(2,), value=math.inf), V8,
+            images=(), cause=Cause.TRANSIENT),
     _labels("box NaN, RT-DETR", partial(_label, key="bboxes", place=(0,), value=math.nan), RT_DETR),
-    _labels("angle NaN", partial(_label, key="bboxes", place=(4,), value=math.nan), OBB),
+    _labels("sizes, made by a transform", partial(_transform_labels, key="bboxes"), RT_DETR, cause=Cause.PREPROCESSING,
+            stage="transforms"),
     _labels("class, made by preprocess_batch", _made_label, cause=Cause.PREPROCESSING, stage="preprocess_batch"),
     _labels("keypoints, made by preprocess_batch", _made_keypoints, POSE, cause=Cause.PREPROCESSING,
             stage="preprocess_batch"),
-    _labels("keypoints, made by a transform", _transform_keypoints, POSE, cause=Cause.PREPROCESSING,
+    _labels("keypoints, made by a transform", partial(_transform_labels, key="keypoints"), POSE, cause=Cause.PREPROCESSING,
             stage="transforms"),
 ]  # fmt: skip

@@ -211,9 +211,9 @@ FAULTS += [
     _weights("NaN in fp16", partial(_spoil, layer=LAYER, value=math.nan), LAYER, V8, precision="fp16"),
     _weights("huge", partial(_fill, layer=LAYER, value=3e38), LAYER),
     _weights("huge, in bf16", partial(_fill, layer=LAYER, value=3e38), LAYER, V8, precision="bf16", fails_in="fp32"),
-    _weights("diverged, and a term overflows for one image", partial(_diverge_and_overflow, only=0), term="own_loss"),
-    _weights("diverged, and a term overflows", _diverge_and_overflow, term="own_loss"),
-    _weights("diverged, and a term overflows, pose", _diverge_and_overflow, model=POSE, term="own_loss"),
-    _weights("losses had been rising", _rising, term="own_loss", model=V8),
+    _weights("diverged, and a term overflows for one image", partial(_diverge_and_overflow, only=0),),
+    _weights("diverged, and a term overflows", _diverge_and_overflow),
+    _weights("diverged, and a term overflows, pose", _diverge_and_overflow, model=POSE),
+    _weights("losses had been rising", _rising, model=V8),
     _weights("diverged, and outgrown fp16", _outgrown, model=V8, precision="fp16"),
 ]
