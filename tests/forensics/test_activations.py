@@ -86,8 +86,32 @@ def test_the_first_bad_gradient_is_named():
     with activation_hooks(model) as hooks:
         loss = model(torch.ones(1, 2)).sum()
         torch.autograd.grad(loss, list(model.parameters()))
-    assert first_bad_gradient(hooks.gradient_stats()).name == "0"
+    assert first_bad_gradient(hooks.gradient_stats()).name == "1", "the gradient that came back to it is finite"
     assert hooks.gradient_stats()[-1].name == "0"
+
+
+def test_a_gradient_is_blamed_on_the_one_that_passed_it_back_and_not_on_others_that_were_fed_the_same():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.harmless, self.root = nn.Linear(2, 2), nn.Identity(), Root()
+
+        def forward(self, x):
+            y = self.first(x)
+            return self.harmless(y) + self.root(y)
+
+    model = Shared()
+    with activation_hooks(model) as hooks:
+        torch.autograd.grad(model(torch.ones(1, 2)).sum(), list(model.parameters()))
+    assert first_bad_gradient(hooks.gradient_stats()).name == "root"
+
+
+def test_a_gradient_that_is_bad_before_it_reaches_the_model_is_blamed_on_no_module():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Identity())
+    with activation_hooks(model) as hooks:
+        loss = (model(torch.ones(1, 2)) * 0).sqrt().sum()
+        torch.autograd.grad(loss, list(model.parameters()))
+    assert first_bad_gradient(hooks.gradient_stats()) is None
 
 
 def test_no_hook_is_left_also_after_an_error():

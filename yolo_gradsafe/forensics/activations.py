@@ -43,12 +43,14 @@ class ActivationStats:
 
 @dataclass(frozen=True)
 class GradientStats:
-    """The gradient of the loss with respect to one module's output."""
+    """The gradient of the loss with respect to one module's output, or to what it was fed."""
 
     name: str
     peak: float
     """Largest finite magnitude, with the AMP scale in it."""
     finite: bool
+    at_input: bool = False
+    """Whether it is that of an input: what the module itself passed back, whoever else was fed the same tensor."""
 
 
 class ActivationHooks:
@@ -57,7 +59,7 @@ class ActivationHooks:
     def __init__(self) -> None:
         self._rows: list[tuple[str, str, str]] = []
         self._looks: list[Tensor] = []
-        self._gradient_names: list[str] = []
+        self._gradient_places: list[tuple[str, bool]] = []
         self._gradient_looks: list[Tensor] = []
 
     def forward_stats(self) -> list[ActivationStats]:
@@ -70,8 +72,10 @@ class ActivationHooks:
     def gradient_stats(self) -> list[GradientStats]:
         """Return what came back. Synchronises, once."""
         return [
-            GradientStats(name, peak, finite=good > 0)
-            for name, (peak, good) in zip(self._gradient_names, _read(self._gradient_looks), strict=True)
+            GradientStats(name, peak, good > 0, at_input)
+            for (name, at_input), (peak, good) in zip(
+                self._gradient_places, _read(self._gradient_looks), strict=True
+            )
         ]
 
     def forward(self, name: str, module: nn.Module, inputs: Tensor, outputs: Sequence[Tensor]) -> None:
@@ -79,12 +83,16 @@ class ActivationHooks:
         self._rows.append((name, type(module).__name__, str(outputs[0].dtype).removeprefix("torch.")))
         self._looks.append(torch.stack([*_look(outputs), inputs.to(outputs[0].device)]))
         for output in outputs:
-            if output.requires_grad:
-                output.register_hook(lambda gradient: self.backward(name, gradient))  # type: ignore[no-untyped-call]
+            self.watch_gradient(name, output)
 
-    def backward(self, name: str, gradient: Tensor) -> None:
-        """Note a gradient that came back to a module's output. Does not synchronise."""
-        self._gradient_names.append(name)
+    def watch_gradient(self, name: str, tensor: Tensor, at_input: bool = False) -> None:
+        """Note the gradient that will come back to a module's output or input."""
+        if tensor.requires_grad:
+            tensor.register_hook(partial(self.backward, name, at_input))  # type: ignore[no-untyped-call]
+
+    def backward(self, name: str, at_input: bool, gradient: Tensor) -> None:
+        """Note a gradient that came back. Does not synchronise."""
+        self._gradient_places.append((name, at_input))
         self._gradient_looks.append(torch.stack(_look([gradient.detach()])))
 
 
@@ -95,10 +103,16 @@ def activation_hooks(model: nn.Module) -> Iterator[ActivationHooks]:
     started: dict[int, list[Tensor]] = {}
     handles = []
 
-    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+    def before(name: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
         # Looked at before the module runs: activations that work in place overwrite their input.
         inputs = list(_tensors((args, kwargs)))
         started.setdefault(id(module), []).append(_look(inputs)[1] if inputs else torch.ones(()))
+        if not any(t.requires_grad for t in inputs):
+            return None
+        own = _viewed((args, kwargs))  # of its own: a tensor's hook would see what all who were fed it pass back
+        for tensor in _tensors(own):
+            hooks.watch_gradient(name, tensor, at_input=True)
+        return own
 
     def after(name: str, module: nn.Module, args: Any, outputs: Any) -> None:
         inputs = started[id(module)].pop()
@@ -107,7 +121,7 @@ def activation_hooks(model: nn.Module) -> Iterator[ActivationHooks]:
 
     try:
         for name, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_pre_hook(partial(before, name), with_kwargs=True))
             handles.append(module.register_forward_hook(partial(after, name)))
         yield hooks
     finally:
@@ -130,8 +144,14 @@ def in_model(name: str) -> bool:
 
 
 def first_bad_gradient(stats: Sequence[GradientStats]) -> GradientStats | None:
-    """Return the first gradient on the way back that was not finite."""
-    return next((one for one in stats if not one.finite), None)
+    """Return what the first module passed back that was not finite although all that came back to it was.
+
+    The innermost one: what it was fed is nearer to it than to those that hold it. None where gradients are not finite
+    already when they reach the model.
+    """
+    reached = {one.name for one in stats if not one.finite and not one.at_input}
+    passed_back = (one for one in stats if one.at_input and not one.finite and one.name not in reached)
+    return next((one for one in passed_back if in_model(one.name)), None)
 
 
 def bad_state(model: nn.Module) -> list[str]:
@@ -169,6 +189,15 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         return
     for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ():
         yield from _tensors(item)
+
+
+def _viewed(value: Any) -> Any:
+    """Return a nest of lists, tuples and dicts with views in the place of the tensors that have a gradient."""
+    if isinstance(value, Tensor):
+        return value.view_as(value) if value.requires_grad else value
+    if type(value) is dict:
+        return {key: _viewed(item) for key, item in value.items()}
+    return type(value)(map(_viewed, value)) if type(value) in (list, tuple) else value
 
 
 def _read(looks: Sequence[Tensor]) -> list[list[float]]:

@@ -20,7 +20,7 @@ from yolo_gradsafe.forensics.diagnosis import Diagnosis
 from yolo_gradsafe.forensics.samples import label_fault, pixel_faults
 from yolo_gradsafe.forensics.search import Budget
 from yolo_gradsafe.forensics.slicing import image_name, images_in
-from yolo_gradsafe.judge.loss_trend import EXCESS
+from yolo_gradsafe.judge.loss_trend import far_above
 from yolo_gradsafe.telemetry.schema import Cause
 
 __all__ = ["Case", "Surroundings"]
@@ -131,7 +131,7 @@ class Case:
             return False
         now = self._loss(others)
         if now is not None:
-            return now > EXCESS * then
+            return far_above(now, then)
         hooks = self.watch(others, "fp32")
         return hooks is not None and first_bad(hooks.forward_stats()) is not None
 
@@ -163,18 +163,21 @@ class Case:
         loaded_fine = self._loaded_fine("img")
         if loaded_fine:
             return replace(found, cause=Cause.PREPROCESSING, stage="preprocess_batch")
-        files = [_file_finite(name) for name in found.images]
-        if all(files):
+        guilty = [place for place, name in zip(faults, found.images, strict=True) if not _file_finite(name)]
+        if not guilty:
             stage = "transforms" if loaded_fine is False else "preprocess_batch" if self.around.loaded else ""
             return replace(found, cause=Cause.PREPROCESSING, stage=stage)
+        if len(guilty) < len(faults):
+            return self.bad_pixels(blank, {place: faults[place] for place in guilty})
         return replace(found, cause=Cause.IMAGE)
 
     def bad_labels(self, diagnosis: Diagnosis) -> Diagnosis | None:
         """Blame labels that cannot be trained on, of the images that fail or else of any."""
         # Many a healthy batch has a box without area: it counts only for an image that fails.
         known = bool(diagnosis.indices)
+        classes = getattr(self.replay.model, "nc", None) or math.inf
         suspects = diagnosis.indices or range(images_in(self.batch))
-        faults = {i: label_fault(self.batch, i, degenerate=known) for i in suspects}
+        faults = {i: label_fault(self.batch, i, known, classes) for i in suspects}
         faults = {i: fault for i, fault in faults.items() if fault}
         if not faults:
             return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_gradsafe.adapter.replay import Replay, ReplayResult
-from yolo_gradsafe.forensics.activations import bad_state, first_bad, first_bad_gradient, in_model
+from yolo_gradsafe.forensics.activations import bad_state, first_bad, first_bad_gradient
 from yolo_gradsafe.forensics.bad_operation import BadOperation, sentence
 from yolo_gradsafe.forensics.case import Case, Surroundings
 from yolo_gradsafe.forensics.diagnosis import Diagnosis
@@ -18,7 +18,7 @@ from yolo_gradsafe.forensics.samples import find_failing, find_outliers, pixel_f
 from yolo_gradsafe.forensics.search import Budget
 from yolo_gradsafe.forensics.slicing import images_in, pick
 from yolo_gradsafe.forensics.terms import first_bad_term, outlying_term
-from yolo_gradsafe.judge.loss_trend import EXCESS
+from yolo_gradsafe.judge.loss_trend import far_above
 from yolo_gradsafe.telemetry.schema import Cause
 
 __all__ = ["Cap", "diagnose"]
@@ -68,6 +68,8 @@ def diagnose(
                 found = case.outlier()
             if cap.thorough:
                 found = case.line(case.prove(found))
+            if not found.blames_the_loss:  # a term that is not finite because of what it was fed
+                found = replace(found, term="")
     except Exception as error:  # the caller is in the middle of a training; out of memory is one of them
         found = Diagnosis(detail="the batch could not be replayed", precision=replay.precision)
         case.note("diagnose", error)
@@ -165,7 +167,7 @@ class _Questions(Case):
     def _in_low_precision(self, found: Diagnosis, full: ReplayResult) -> Diagnosis:
         """Name the layer that overflows, and the images if only some do; unless weights have outgrown the precision."""
         images = images_in(self.batch)
-        if full.total > EXCESS * self.around.usual_loss * images and self._weights_to_blame(self.batch):
+        if far_above(full.total, self.around.usual_loss * images) and self._weights_to_blame(self.batch):
             return replace(found, cause=Cause.WEIGHTS)
         with self.part("find the layer"):
             overflow = self._overflow(self.batch)
@@ -222,11 +224,15 @@ class _Questions(Case):
             return found if split is None else replace(found, cause=Cause.ACTIVATIONS)
         if (bad := first_bad(hooks.forward_stats())) is not None:
             return replace(found, cause=Cause.ACTIVATIONS, layer=bad.name, magnitude=bad.peak)
-        stats = [one for one in hooks.gradient_stats() if in_model(one.name)]
-        back = first_bad_gradient(stats) if self.backward else None
-        if back is None or (split is None and back is stats[0]):
-            return found
-        return replace(found, cause=Cause.ACTIVATIONS, layer=back.name, magnitude=back.peak)
+        back = first_bad_gradient(hooks.gradient_stats()) if self.backward else None
+        if back is not None:
+            return replace(found, cause=Cause.ACTIVATIONS, layer=back.name, magnitude=back.peak)
+        return found if split is None else replace(found, cause=Cause.ACTIVATIONS, layer=self._owner_of_bad(batch))
+
+    def _owner_of_bad(self, batch: Mapping[str, Any]) -> str:
+        """Name the module whose parameters alone have gradients that are not finite; empty when it is not one."""
+        owners = {name.rpartition(".")[0] for name in self.run(batch, "fp32").bad_gradients}
+        return owners.pop() if len(owners) == 1 else ""
 
     def _overflow(self, batch: Mapping[str, Any]) -> Overflow | None:
         low, full = self.watch(batch, self.replay.precision), self.watch(batch, "fp32")

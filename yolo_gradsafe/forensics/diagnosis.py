@@ -34,7 +34,7 @@ class Diagnosis:
     magnitude: float = math.nan
     """Largest finite magnitude there: of its outputs in fp32, or of the gradient that came to it."""
     term: str = ""
-    """Loss item that is not finite first, or out of range."""
+    """Loss item to blame: that is not finite first, or out of range, and not because of what it was fed."""
     tensors: tuple[str, ...] = ()
     """Weights that are not finite, at most ten."""
     tensor_count: int = 0
@@ -62,6 +62,11 @@ class Diagnosis:
     def names_something(self) -> bool:
         """Whether it says more than that it does not know."""
         return self.cause not in (Cause.TRANSIENT, Cause.UNKNOWN)
+
+    @property
+    def blames_the_loss(self) -> bool:
+        """Whether the fault is the loss's own, and neither the data's nor the model's."""
+        return self.cause in (Cause.LOSS, Cause.OUTLIER) or (self.cause is Cause.PRECISION and not self.layer)
 
     def facts(self) -> dict[str, Any]:
         """Return the fields of the step's ``Incident`` that it fills; an empty one leaves what was measured."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from yolo_gradsafe.forensics.activations import ActivationStats, GradientStats, first_bad, first_bad_gradient
+from yolo_gradsafe.forensics.activations import ActivationStats, GradientStats, first_bad, first_bad_gradient, in_model
 
 __all__ = ["Overflow", "backward_overflow", "forward_overflow"]
 
@@ -43,13 +43,17 @@ def backward_overflow(low: Sequence[GradientStats], full: Sequence[GradientStats
     """Find the first gradient that overflows on the way back.
 
     Args:
-        low: Gradients of the module's outputs in the low precision, with the AMP scale in them.
+        low: Gradients at the modules in the low precision, with the AMP scale in them.
         full: The same in fp32, without it.
         scale: The AMP scale.
+
+    Returns:
+        The module that makes it overflow; where it overflows before it reaches the model, the one it reaches first.
     """
-    bad = first_bad_gradient(low)
+    bad = first_bad_gradient(low) or next((one for one in low if not one.finite and in_model(one.name)), None)
     if bad is None:
         return None
-    turn = [one for one in low if one.name == bad.name].index(bad)
-    runs = [one for one in full if one.name == bad.name]
-    return Overflow(bad.name or "the model", runs[turn].peak * scale if turn < len(runs) else bad.peak)
+    runs = [one for one in low if (one.name, one.at_input) == (bad.name, bad.at_input)]
+    turn = next(i for i, one in enumerate(runs) if one is bad)
+    runs = [one for one in full if (one.name, one.at_input) == (bad.name, bad.at_input)]
+    return Overflow(bad.name, runs[turn].peak * scale if turn < len(runs) else bad.peak)

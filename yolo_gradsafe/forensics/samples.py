@@ -98,7 +98,7 @@ def pixel_faults(batch: Mapping[str, Any]) -> dict[int, int]:
     return {i: int(count) for i, count in enumerate(counts) if count}
 
 
-def label_fault(batch: Mapping[str, Any], index: int, degenerate: bool = True) -> str:
+def label_fault(batch: Mapping[str, Any], index: int, degenerate: bool = True, classes: float = math.inf) -> str:
     """Say what is wrong with an image's labels, as a clause; empty when nothing is. Synchronises.
 
     Args:
@@ -113,7 +113,7 @@ def label_fault(batch: Mapping[str, Any], index: int, degenerate: bool = True) -
             continue
         own = values[rows.to(values.device)].detach().float().cpu()
         for row, value in enumerate(own, 1):
-            if fault := _row_fault(key, value, degenerate):
+            if fault := _row_fault(key, value, degenerate, classes):
                 return f"{_WORDS[key]} of object {row} {fault}"
     return ""
 
@@ -121,9 +121,11 @@ def label_fault(batch: Mapping[str, Any], index: int, degenerate: bool = True) -
 _WORDS = {"cls": "the class", "bboxes": "the box", "keypoints": "the keypoints"}
 
 
-def _row_fault(key: str, value: Tensor, degenerate: bool) -> str:
+def _row_fault(key: str, value: Tensor, degenerate: bool, classes: float) -> str:
     if not bool(value.isfinite().all()):
         return "is not finite" if key == "cls" else "hold NaN or Inf" if key == "keypoints" else "holds NaN or Inf"
+    if key == "cls" and float(value.max()) >= classes:
+        return f"is {float(value.max()):g}, and the model has {classes:g} classes"
     if not degenerate:
         return ""
     if key == "cls" and float(value.min()) < 0:

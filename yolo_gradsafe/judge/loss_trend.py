@@ -18,7 +18,7 @@ from typing import Any
 
 from yolo_gradsafe.gradients.robust import usual_range
 
-__all__ = ["EXCESS", "NO_SIGNAL", "LossTrend", "LossTrendMonitor"]
+__all__ = ["EXCESS", "NO_SIGNAL", "LossTrend", "LossTrendMonitor", "far_above"]
 
 EXCESS = 3.0
 """A loss this many times the usual one is out of its range."""
@@ -33,6 +33,11 @@ _SPIKE_FLOOR = 0.35
 _SETTLED = 20
 """Steps after which norms have a usual range."""
 _REFRESH = 10
+
+
+def far_above(loss: float, usual: float) -> bool:
+    """Whether a loss is out of its range: three times the usual one, and as far above one that is negative."""
+    return loss - usual > (EXCESS - 1) * abs(usual)
 
 
 @dataclass(frozen=True)

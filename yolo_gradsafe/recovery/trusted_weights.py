@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from yolo_gradsafe.adapter import TrainerAdapter
-from yolo_gradsafe.judge.loss_trend import EXCESS
+from yolo_gradsafe.judge.loss_trend import far_above
 from yolo_gradsafe.recovery.snapshot import Snapshot
 
 __all__ = ["in_place", "trusted_do_better"]
@@ -47,7 +47,7 @@ def trusted_do_better(trainer: TrainerAdapter, batch: Any, trusted: Snapshot) ->
     """
     now = _worst_loss(trainer, batch)
     then = _worst_loss(trainer, batch, trusted)
-    return math.isfinite(then) and now > EXCESS * then
+    return math.isfinite(then) and far_above(now, then)
 
 
 def _worst_loss(trainer: TrainerAdapter, batch: Any, weights: Snapshot | None = None) -> float:

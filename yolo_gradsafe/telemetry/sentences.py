@@ -223,7 +223,7 @@ def _precision_fault(found: Incident) -> str:
     size = f" (max {_brief(found.magnitude)}, {kind} ends at {limit:g})" if found.magnitude > limit else ""
     where = f" in {found.layer}" if found.layer else ""
     if found.backward:
-        where = " of the gradients at the output" + (f" of {found.layer}" if found.layer else "")
+        where = " of the gradients" + (f" at {found.layer}" if found.layer else "")
     return f"{kind} overflow{where or ' in the loss'}{size}{_with(found)}; fp32 is finite"
 
 

@@ -1,0 +1,1 @@
+"""Faults with a known truth, for the diagnosis to find."""
