@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.probe.toys import Quadratic
+from yolo_gradsafe.probe.experiment import default_norm_steps
 from yolo_gradsafe.probe.norms import WARMUP, distribution, holds, measure_norms
-from yolo_gradsafe.probe.run import default_norm_steps
 from yolo_gradsafe.probe.steps import Step, train_step
 
 

@@ -25,8 +25,8 @@ def probe(
     """Find out by experiment which clip value and learning rate a training wants."""
     from yolo_gradsafe import adapter
     from yolo_gradsafe.probe import run_probe
+    from yolo_gradsafe.probe.experiment import OWN_WORDS
     from yolo_gradsafe.probe.result_table import table
-    from yolo_gradsafe.probe.run import OWN_WORDS
 
     with explained(SyntaxError, TypeError, ValueError, KeyError, FileNotFoundError, ConfigError):
         own = {key: parse_value(value) for key, value in pairs(context.args) if key in (*OWN_WORDS, "seed")}
