@@ -73,9 +73,7 @@ class ActivationHooks:
         """Return what came back. Synchronises, once."""
         return [
             GradientStats(name, peak, good > 0, at_input)
-            for (name, at_input), (peak, good) in zip(
-                self._gradient_places, _read(self._gradient_looks), strict=True
-            )
+            for (name, at_input), (peak, good) in zip(self._gradient_places, _read(self._gradient_looks), strict=True)
         ]
 
     def forward(self, name: str, module: nn.Module, inputs: Tensor, outputs: Sequence[Tensor]) -> None:
