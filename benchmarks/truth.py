@@ -117,8 +117,10 @@ def summary(rows: Sequence[Row]) -> str:
 
 def full(rows: Sequence[Row]) -> str:
     """Return every fault with what was named."""
-    cells = [(row.name, *(row.named[c] or "-" for c in COLUMNS), "all" if not row.wrong else "not " + ", ".join(row.wrong))
-             for row in rows]  # fmt: skip
+    cells = []
+    for row in rows:
+        right = f"not {', '.join(row.wrong)}" if row.wrong else "all"
+        cells.append((row.name, *(row.named[column] or "-" for column in COLUMNS), right))
     return table("Every fault", ("fault", *COLUMNS, "right"), cells)
 
 

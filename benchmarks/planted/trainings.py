@@ -24,7 +24,7 @@ __all__ = ["TRAININGS", "Training", "first_incident"]
 
 GUILTY = "0003.jpg"
 LAYER = "model.4.cv1.conv"
-BATCH = 4
+BATCH = 2
 """Batch of the first epoch, from 1, at whose start a state is spoilt."""
 
 
@@ -51,7 +51,7 @@ def first_incident(training: Training, folder: Path) -> dict[str, Any]:
     owner: Any = YOLO(training.model)
     owner.add_callback("on_pretrain_routine_end", training.plant)
     GradSafe().attach(owner)
-    arguments = {"batch": 4, "nbs": 4, "epochs": 2, "optimizer": "SGD", "lr0": 0.001, "warmup_epochs": 0}
+    arguments = {"batch": 4, "nbs": 4, "epochs": 2, "optimizer": "SGD", "lr0": 0.001, "warmup_epochs": 0, "close_mosaic": 0}
     owner.train(
         data=str(data), imgsz=SIZE, device="cpu", workers=0, amp=False, plots=False, val=False, verbose=False, seed=0,
         mosaic=0.0, project=str(folder / "runs"), name="training", **{**arguments, **training.arguments},
@@ -144,8 +144,10 @@ PREPROCESSING = partial(Truth, Cause.PREPROCESSING)
 
 TRAININGS = [
     Training("training: NaN weight", partial(_at_batch, spoil=_weight), Truth(Cause.WEIGHTS, layer=LAYER)),
-    Training("training: NaN momentum", partial(_at_batch, spoil=_momentum), Truth(Cause.WEIGHTS, layer=LAYER), model=V8),
-    Training("training: NaN statistics", partial(_at_batch, spoil=_statistics), Truth(Cause.WEIGHTS, layer="model.4.cv1.bn")),
+    Training("training: NaN momentum", partial(_at_batch, spoil=_momentum), Truth(Cause.WEIGHTS, layer=LAYER),
+             model=V8),
+    Training("training: NaN statistics", partial(_at_batch, spoil=_statistics),
+             Truth(Cause.WEIGHTS, layer="model.4.cv1.bn")),
     Training("training: own loss", _criterion, Truth(Cause.LOSS, term="own_loss", line=marked(_term)), (GUILTY,)),
     Training("training: own preprocess_batch", _preprocess,
              PREPROCESSING(line=marked(_contrast), stage="preprocess_batch"), (GUILTY,), V8, QUIET, _black),

@@ -51,6 +51,8 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
         """The processes that train together."""
         self._trained_in = "fp32"
         self._precision: str | None = None
+        self._looking = False
+        """Whether a batch is preprocessed once more, beside the training."""
 
     # The trainer's own methods ------------------------------------------------------------------------------------
 
@@ -81,6 +83,8 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
             return
 
         def preprocess_batch(batch: Any) -> Any:
+            if self._looking:
+                return preprocess(batch)
             self._trained_in = precision_now(self.trainer.device.type)
             if self._precision is not None:
                 set_precision(self.trainer.device.type, self._precision)
@@ -159,9 +163,12 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
         return plain_batch(self.trainer, other_images(self.trainer, excluded, count))
 
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Preprocess a batch as the trainer does, with what the user has put in its place."""
-        own = self._own["preprocess_batch"][0] if "preprocess_batch" in self._own else self.trainer.preprocess_batch
-        return dict(own(batch))
+        """Preprocess a batch as the trainer does, with what the user has put in its place, and when."""
+        self._looking = True
+        try:
+            return dict(self.trainer.preprocess_batch(batch))
+        finally:
+            self._looking = False
 
     # Ranks ----------------------------------------------------------------------------------------------------------
 
