@@ -44,21 +44,33 @@ class Training:
 
 
 def first_incident(training: Training, folder: Path) -> dict[str, Any]:
-    """Train, and return the first incident that has a cause; empty without one. Takes a quarter of a minute."""
+    """Train, and return the first incident that names a cause, or else the first one. Takes a quarter of a minute.
+
+    Of an accumulation window that fails for the first time the guilty batch is gone, and its cause not known.
+    """
     data = data_for(training.model, folder)
     if training.prepare:
         training.prepare(data.parent)
     owner: Any = YOLO(training.model)
     owner.add_callback("on_pretrain_routine_end", training.plant)
     GradSafe().attach(owner)
-    arguments = {"batch": 4, "nbs": 4, "epochs": 2, "optimizer": "SGD", "lr0": 0.001, "warmup_epochs": 0, "close_mosaic": 0}
+    arguments = {
+        "batch": 4,
+        "nbs": 4,
+        "epochs": 2,
+        "optimizer": "SGD",
+        "lr0": 0.001,
+        "warmup_epochs": 0,
+        "close_mosaic": 0,
+    }
     owner.train(
         data=str(data), imgsz=SIZE, device="cpu", workers=0, amp=False, plots=False, val=False, verbose=False, seed=0,
         mosaic=0.0, project=str(folder / "runs"), name="training", **{**arguments, **training.arguments},
     )  # fmt: skip
     lines = RunPaths(Path(owner.trainer.save_dir)).incidents
     told = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
-    return next((one for one in told if one["cause"]), {})
+    named = (one for one in told if one["cause"] not in ("", Cause.UNKNOWN))
+    return next(named, told[0] if told else {})
 
 
 # State ---------------------------------------------------------------------------------------------------------------
