@@ -111,8 +111,8 @@ class Case:
         """Whether there is positive evidence against the live weights. That older ones pass the batch proves nothing.
 
         A singularity of a loss, such as 0 / 0 where boxes coincide, is met by good predictions only. So the evidence is
-        that losses were rising before; or that on other images activations are not finite, or the loss, or what of its items
-        is finite, is several times that of trusted weights.
+        that losses were rising before; or that on other images activations are not finite, or the loss, or what is left
+        of it where a term is not finite, is several times that of trusted weights.
 
         Args:
             others: Other images; None without any.
