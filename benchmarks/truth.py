@@ -1,6 +1,6 @@
 """The truth table of the diagnosis: faults with a known truth are planted, and what GradSafe names is compared.
 
-    python benchmarks/truth.py [--only WORDS] [--in-process] [--out runs/truth]
+    python benchmarks/truth.py [--only WORDS ...] [--out ROWS.json] [--verbose]
 
 Minutes on two cores. Column by column it counts how often the cause, the images, the layer, the loss term, the line of
 code and the precision are named right: where there is nothing to name, an empty answer is the right one.
@@ -9,12 +9,13 @@ code and the precision are named right: where there is nothing to name, an empty
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -24,8 +25,11 @@ os.environ.setdefault("YOLO_OFFLINE", "true")
 from benchmarks.harness import machine, table
 from benchmarks.planted.catalogue import FAULTS
 from benchmarks.planted.scene import Benches, Fault, Truth
+from benchmarks.planted.trainings import TRAININGS, Training, first_incident
 from yolo_gradsafe.forensics.diagnosis import Diagnosis
 
+BATCH = 4
+"""Images of a batch in the trainings."""
 COLUMNS = ("cause", "images", "layer", "term", "line", "precision")
 
 
@@ -64,6 +68,21 @@ def look(fault: Fault, benches: Benches) -> Row:
     return Row(fault.name, _told(fault.truth), _named(found), said, took)
 
 
+def train(training: Training, folder: Path) -> Row:
+    """Run a guarded training with a fault, and read its first incident."""
+    start = time.perf_counter()
+    found = first_incident(training, folder)
+    took = time.perf_counter() - start
+    cause = f"{found.get('cause', '')} ({found['stage']})" if found.get("stage") else found.get("cause", "")
+    # A batch that is not taken apart is listed whole: then no image is named.
+    images = [Path(image).name for image in found.get("images", ())]
+    named = ", ".join(images) if len(images) < BATCH else ""
+    keys = ("layer", "term", "source_text", "failed_in")
+    values = (cause, named, *(found.get(key, "") for key in keys))
+    truth = {**_told(training.truth), "images": ", ".join(training.images)}
+    return Row(training.name, truth, dict(zip(COLUMNS, values, strict=True)), found.get("message", "no incident"), took)
+
+
 def _told(truth: Truth) -> dict[str, str]:
     cause = f"{truth.cause} ({truth.stage})" if truth.stage else str(truth.cause)
     images = ", ".join(map(str, truth.images))
@@ -90,37 +109,56 @@ def summary(rows: Sequence[Row]) -> str:
     text = table(f"Named right, of {len(planted)} planted faults", head, lines)
     accused = [row.name for row in healthy if "cause" in row.wrong or "images" in row.wrong]
     text += f"\n{len(healthy)} healthy batches, {len(accused)} false accusations.\n"
-    wrong = [(row.name, column, row.truth[column] or "-", row.named[column] or "-") for row in rows for column in row.wrong]
+    wrong = [
+        (row.name, column, row.truth[column] or "-", row.named[column] or "-") for row in rows for column in row.wrong
+    ]
     return text + ("\n" + table("Named wrong", ("fault", "column", "truth", "named"), wrong) if wrong else "")
 
 
 def full(rows: Sequence[Row]) -> str:
     """Return every fault with what was named."""
-    cells = [(row.name, *(row.named[c] or "-" for c in COLUMNS), "all" if not row.wrong else "not " + ", ".join(row.wrong))
-             for row in rows]  # fmt: skip
+    cells = []
+    for row in rows:
+        right = f"not {', '.join(row.wrong)}" if row.wrong else "all"
+        cells.append((row.name, *(row.named[column] or "-" for column in COLUMNS), right))
     return table("Every fault", ("fault", *COLUMNS, "right"), cells)
+
+
+def _matches(name: str, words: Sequence[str]) -> bool:
+    return any(fnmatch(name, f"*{word}*") for word in words)
+
+
+def _show(row: Row, verbose: bool) -> None:
+    """Print a line on a fault, and what was said of it where that is wrong."""
+    print(f"{row.seconds:5.1f} s  {row.name}: {'WRONG ' + ', '.join(row.wrong) if row.wrong else 'right'}", flush=True)
+    for column in row.wrong:
+        print(f"         {column}: {row.truth[column]!r}, named {row.named[column]!r}", flush=True)
+    if row.wrong or verbose:
+        print(f"         {row.said}", flush=True)
 
 
 def report(arguments: Sequence[str] | None = None) -> str:
     """Plant what is asked for and return the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=[], help="faults whose names hold one of these words; * for any text")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="faults whose names hold one of these words; * for any text"
+    )
+    parser.add_argument("--out", type=Path, help="JSON file to keep the rows in; those of other faults there stay")
     parser.add_argument("--verbose", action="store_true", help="print what is said of each fault")
     options = parser.parse_args(arguments)
-    rows = []
+    kept = json.loads(options.out.read_text()) if options.out and options.out.is_file() else []
+    rows = {row["name"]: Row(**row) for row in kept}
     with tempfile.TemporaryDirectory() as folder:
         benches = Benches(Path(folder))
-        for fault in FAULTS:
-            if not options.only or any(fnmatch(fault.name, f"*{word}*") for word in options.only):
-                row = look(fault, benches)
-                rows.append(row)
-                mark = "WRONG " + ", ".join(row.wrong) if row.wrong else "right"
-                print(f"{row.seconds:5.1f} s  {row.name}: {mark}", flush=True)
-                if row.wrong or options.verbose:
-                    for column in row.wrong:
-                        print(f"         {column}: {row.truth[column]!r}, named {row.named[column]!r}")
-                    print(f"         {row.said}")
-    return f"{machine('cpu')}\n\n{full(rows)}\n{summary(rows)}"
+        asked = [f for f in (*FAULTS, *TRAININGS) if not options.only or _matches(f.name, options.only)]
+        for number, fault in enumerate(asked):
+            row = look(fault, benches) if isinstance(fault, Fault) else train(fault, Path(folder) / f"{number}")
+            rows[row.name] = row
+            _show(row, options.verbose)
+            if options.out:
+                options.out.write_text(json.dumps([asdict(row) for row in rows.values()], indent=1))
+    told = list(rows.values())
+    return f"{machine('cpu')}\n\n{full(told)}\n{summary(told)}"
 
 
 if __name__ == "__main__":

@@ -64,9 +64,7 @@ def fails(
     def register(made: Any) -> Any:
         block = made if isinstance(made, type) else partial(FunctionBlock, made)
         name = made.__name__.strip("_").replace("_", " ")
-        told = Truth(
-            Cause.ACTIVATIONS, layer=f"model.{place}.block{inner}", line=marked(line or made), **truth
-        )
+        told = Truth(Cause.ACTIVATIONS, layer=f"model.{place}.block{inner}", line=marked(line or made), **truth)
         plant = partial(put_behind, block=block, place=place, before=before)
         direction = "backward" if backward else "forward"
         FAULTS.append(Fault(f"block: {name}, {direction}", plant, told, model))
@@ -213,7 +211,8 @@ def own_gradient_in_numpy(x):
 
 @fails(backward=True)
 def root_at_zero(x):
-    return x + torch.sqrt(torch.relu(x - 1e4))  # bad
+    still = (x * 0).abs() + x * 0
+    return x + torch.sqrt(still)  # bad
 
 
 @fails(backward=True, model=V8)
@@ -224,7 +223,7 @@ def length_at_zero(x):
 
 @fails(backward=True, model=POSE)
 def masked_logarithm(x):
-    off = torch.relu(x - 1e4)
+    off = x * 0
     logs = torch.log(off)  # bad
     return x + torch.where(off > 0, logs, torch.zeros_like(off))
 

@@ -224,6 +224,6 @@ FAULTS += [
     _labels("class, made by preprocess_batch", _made_label, cause=Cause.PREPROCESSING, stage="preprocess_batch"),
     _labels("keypoints, made by preprocess_batch", _made_keypoints, POSE, cause=Cause.PREPROCESSING,
             stage="preprocess_batch"),
-    _labels("keypoints, made by a transform", partial(_transform_labels, key="keypoints"), POSE, cause=Cause.PREPROCESSING,
-            stage="transforms"),
+    _labels("keypoints, made by a transform", partial(_transform_labels, key="keypoints"), POSE,
+            cause=Cause.PREPROCESSING, stage="transforms"),
 ]  # fmt: skip

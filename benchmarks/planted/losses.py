@@ -484,6 +484,4 @@ def _rtdetr_loss(scene: Scene) -> None:
     scene.model.criterion = _RTDETRLoss(scene.model.init_criterion())
 
 
-FAULTS.append(
-    Fault("loss: own RT-DETR loss", _rtdetr_loss, Truth(Cause.LOSS, line=marked(_RTDETRLoss)), RT_DETR)
-)
+FAULTS.append(Fault("loss: own RT-DETR loss", _rtdetr_loss, Truth(Cause.LOSS, line=marked(_RTDETRLoss)), RT_DETR))

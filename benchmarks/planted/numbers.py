@@ -172,8 +172,8 @@ def _diverge_and_overflow(scene: Scene, only: int | None = None) -> None:
 
 def _of_one(boxes: Tensor, scores: Tensor, batch: Any, only: Tensor) -> Tensor:
     """Overflow for the image that has a certain box."""
-    there = (batch["bboxes"] == only).all(1).any()
-    return torch.exp(scores.abs().amax() * there * 4 + 60 * (there - 1.0))
+    there = (batch["bboxes"] == only).all(1).any().float()
+    return torch.exp((scores.abs().amax() * 4 - 60) * there)
 
 
 def _rising(scene: Scene) -> None:
@@ -211,7 +211,10 @@ FAULTS += [
     _weights("NaN in fp16", partial(_spoil, layer=LAYER, value=math.nan), LAYER, V8, precision="fp16"),
     _weights("huge", partial(_fill, layer=LAYER, value=3e38), LAYER),
     _weights("huge, in bf16", partial(_fill, layer=LAYER, value=3e38), LAYER, V8, precision="bf16", fails_in="fp32"),
-    _weights("diverged, and a term overflows for one image", partial(_diverge_and_overflow, only=0),),
+    _weights(
+        "diverged, and a term overflows for one image",
+        partial(_diverge_and_overflow, only=0),
+    ),
     _weights("diverged, and a term overflows", _diverge_and_overflow),
     _weights("diverged, and a term overflows, pose", _diverge_and_overflow, model=POSE),
     _weights("losses had been rising", _rising, model=V8),

@@ -25,7 +25,20 @@ from yolo_gradsafe.forensics.diagnosis import Diagnosis
 from yolo_gradsafe.forensics.slicing import images_in
 from yolo_gradsafe.telemetry.schema import Cause
 
-__all__ = ["DETECT", "OBB", "POSE", "RT_DETR", "SEGMENT", "V8", "Benches", "Fault", "Scene", "Truth", "data_for", "marked"]
+__all__ = [
+    "DETECT",
+    "OBB",
+    "POSE",
+    "RT_DETR",
+    "SEGMENT",
+    "V8",
+    "Benches",
+    "Fault",
+    "Scene",
+    "Truth",
+    "data_for",
+    "marked",
+]
 
 DETECT, V8, POSE = "yolo26n.yaml", "yolov8n.yaml", "yolo26n-pose.yaml"
 SEGMENT, OBB, RT_DETR = "yolo26n-seg.yaml", "yolo26n-obb.yaml", "rtdetr-tiny.yaml"

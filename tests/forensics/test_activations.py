@@ -134,3 +134,4 @@ def test_statistics_count_only_where_they_are_used():
     model[1].running_var.fill_(float("inf"))
     model[0].weight.data[0] = float("nan")
     assert bad_state(model) == ["0.weight", "1.running_var"]
+    assert bad_state(model, statistics=True) == ["0.weight", "0.running_mean", "1.running_var"]

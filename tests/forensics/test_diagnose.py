@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import random
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 
 from tests.arm import DETECT, POSE
 from tests.forensics.lab import MODELS, digest_batch, fingerprint, planted
+from yolo_gradsafe.adapter import TrainerAdapter
 from yolo_gradsafe.adapter.replay import Replay, composed, plain_batch
 from yolo_gradsafe.forensics.case import Surroundings
 from yolo_gradsafe.forensics.diagnose import Cap, diagnose
@@ -229,6 +232,36 @@ def test_it_never_raises(labs, batch):
     culprit = diagnose(Replay(labs(DETECT).model), batch)
     assert culprit.cause == "unknown"
     assert culprit.notes
+
+
+def test_preprocessing_is_repeated_with_what_was_put_around_it_later_and_unseen(labs):
+    trainer, seen = copy.copy(labs(DETECT).trainer), []
+    live = TrainerAdapter(trainer)
+    live.watch_batches(seen.append, seen.append)
+    guarded = trainer.preprocess_batch
+    trainer.preprocess_batch = lambda batch: {**guarded(batch), "mine": True}
+    batch = live.preprocess(next(iter(trainer.train_loader)))
+    assert batch["mine"]
+    assert not seen, "the step under way knows nothing of it"
+    trainer.preprocess_batch(next(iter(trainer.train_loader)))
+    assert len(seen) == 2
+
+
+def test_a_negative_loss_is_no_evidence_against_the_weights(labs):
+    lab = labs(DETECT)
+    own = lab.model.init_criterion()
+
+    def call(preds, batch):
+        loss, items = own(preds, batch)
+        likelihood = preds["one2many"]["scores"]
+        return torch.cat([loss, (likelihood.sum() + (likelihood * 0).sqrt().sum()).view(1)]), items
+
+    lab.model.criterion, kept = call, getattr(lab.model, "criterion", None)
+    try:
+        around = Surroundings(trusted=nullcontext, others=lambda: lab.batch)
+        assert diagnose(Replay(lab.model), lab.batch, gradients_bad=True, around=around).cause == "loss"
+    finally:
+        lab.model.criterion = kept
 
 
 FAULTS = {

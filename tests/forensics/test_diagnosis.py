@@ -32,7 +32,7 @@ ONE, TWO = ("/data/000000000036.jpg",), ("/data/000000000036.jpg", "/data/b.jpg"
         ),
         (
             Diagnosis("precision", backward=True, layer="model.3", magnitude=1e9, precision="fp16"),
-            "fp16 overflow of the gradients at the output of model.3 (max 1.0e9, fp16 ends at 65504); fp32 is finite",
+            "fp16 overflow of the gradients at model.3 (max 1.0e9, fp16 ends at 65504); fp32 is finite",
         ),
         (Diagnosis("precision", precision="bf16"), "bf16 overflow in the loss; fp32 is finite"),
         (
@@ -70,6 +70,14 @@ ONE, TWO = ("/data/000000000036.jpg",), ("/data/000000000036.jpg", "/data/b.jpg"
         (
             Diagnosis("weights"),
             "the weights have gone bad: trusted ones do several times better on other images",
+        ),
+        (
+            Diagnosis("weights", layer="model.3.bn", tensors=("model.3.bn.running_var",), tensor_count=1),
+            "batch-norm statistics of model.3.bn are not finite",
+        ),
+        (
+            Diagnosis("weights", layer="model.3.bn", tensors=("model.3.bn.bias", "model.3.bn.running_var")),
+            "weights of model.3.bn are not finite",
         ),
         (
             Diagnosis("outlier", ONE, term="cls_loss", detail="40 times that of the others"),

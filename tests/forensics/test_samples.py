@@ -81,6 +81,11 @@ def test_faults_of_labels_are_told_apart():
     assert label_fault(batch, 3) == "the keypoints of object 1 lie 1e+06 image sizes away"
     assert label_fault(batch, 4) == "the box of object 1 holds NaN or Inf"
     assert label_fault(batch, 2, degenerate=False) == ""
+    batch["cls"][0] = 3
+    assert label_fault(batch, 0) == label_fault(batch, 0, classes=4) == ""
+    assert label_fault(batch, 0, degenerate=False, classes=3) == (
+        "the class of object 1 is 3, and the model has 3 classes"
+    )
     assert label_fault(batch, 4, degenerate=False)
 
 

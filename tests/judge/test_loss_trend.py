@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from yolo_gradsafe.judge.loss_trend import LossTrendMonitor
+from yolo_gradsafe.judge.loss_trend import LossTrendMonitor, far_above
 
 
 def settled(level: float = 10.0, steps: int = 60, noise: float = 0.2) -> LossTrendMonitor:
@@ -90,3 +90,16 @@ def test_it_goes_on_from_its_state():
     other.load_state_dict(json.loads(json.dumps(trend.state_dict())))
     assert trend.observe(120, 5000) == other.observe(120, 5000)
     assert other.sum == trend.sum
+
+
+@pytest.mark.parametrize(("loss", "usual", "far"), [
+    (31.0, 10.0, True),
+    (29.0, 10.0, False),
+    (-10.0, -10.0, False),  # a likelihood may be negative
+    (-20.0, -10.0, False),
+    (11.0, -10.0, True),
+    (10.0, math.nan, False),
+    (math.inf, 10.0, True),
+])  # fmt: skip
+def test_a_loss_is_far_above_its_usual_also_where_that_is_negative(loss, usual, far):
+    assert far_above(loss, usual) is far

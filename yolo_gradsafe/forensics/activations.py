@@ -73,9 +73,7 @@ class ActivationHooks:
         """Return what came back. Synchronises, once."""
         return [
             GradientStats(name, peak, good > 0, at_input)
-            for (name, at_input), (peak, good) in zip(
-                self._gradient_places, _read(self._gradient_looks), strict=True
-            )
+            for (name, at_input), (peak, good) in zip(self._gradient_places, _read(self._gradient_looks), strict=True)
         ]
 
     def forward(self, name: str, module: nn.Module, inputs: Tensor, outputs: Sequence[Tensor]) -> None:
@@ -154,14 +152,18 @@ def first_bad_gradient(stats: Sequence[GradientStats]) -> GradientStats | None:
     return next((one for one in passed_back if in_model(one.name)), None)
 
 
-def bad_state(model: nn.Module) -> list[str]:
+def bad_state(model: nn.Module, statistics: bool = False) -> list[str]:
     """Name the weights that are not finite, and the batch-norm statistics where they are used. Synchronises.
 
     Modules in training mode normalise with the batch's own statistics: there the buffers do no harm to the loss.
+
+    Args:
+        model: The model.
+        statistics: Look at them where they are not used, too.
     """
     named = list(model.named_parameters())
     for prefix, module in model.named_modules():
-        if not module.training:
+        if statistics or not module.training:
             named += [(f"{prefix}.{name}".lstrip("."), b) for name, b in module.named_buffers(recurse=False)]
     looked_at = [(name, t) for name, t in named if t.is_floating_point() and t.numel()]
     finite = torch.stack([t.detach().isfinite().all() for _, t in looked_at]).tolist() if looked_at else []

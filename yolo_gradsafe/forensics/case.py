@@ -113,8 +113,8 @@ class Case:
         """Whether there is positive evidence against the live weights. That older ones pass the batch proves nothing.
 
         A singularity of a loss, such as 0 / 0 where boxes coincide, is met by good predictions only. So the evidence is
-        that losses were rising before; or that on other images activations are not finite, or a finite loss is several
-        times that of trusted weights.
+        that losses were rising before; or that on other images activations are not finite, or the loss, or what is left
+        of it where a term is not finite, is several times that of trusted weights.
 
         Args:
             others: Other images; None without any.
@@ -122,25 +122,27 @@ class Case:
         trusted = self.around.trusted
         if trusted is None:
             return False
-        if self.around.elevated and self._loss(self.batch, trusted) is not None:
+        if self.around.elevated and self._full(self.batch, trusted).loss_finite:
             return True
         if others is None:
             return False
-        then = self._loss(others, trusted)
-        if then is None:
+        then = self._full(others, trusted)
+        if not then.loss_finite:
             return False
-        now = self._loss(others)
-        if now is not None:
-            return far_above(now, then)
+        now = self._full(others)
+        if now.loss_finite:
+            return far_above(now.total, then.total)
+        left = [name for name in then.items if math.isfinite(now.items.get(name, math.nan))]
+        if far_above(sum(now.items[name] for name in left), sum(then.items[name] for name in left)):
+            return True
         hooks = self.watch(others, "fp32")
         return hooks is not None and first_bad(hooks.forward_stats()) is not None
 
-    def _loss(self, batch: Batch, weights: Callable[[], AbstractContextManager[None]] = nullcontext) -> float | None:
-        """Return the loss of a batch in fp32; None when it is not finite."""
+    def _full(self, batch: Batch, weights: Callable[[], AbstractContextManager[None]] = nullcontext) -> ReplayResult:
+        """Run a batch in fp32, forward only."""
         self.budget.spend()
         with weights():
-            seen = self.replay.run(batch, "fp32")
-        return seen.total if seen.loss_finite else None
+            return self.replay.run(batch, "fp32")
 
     # Where a value came from ----------------------------------------------------------------------------------------
 

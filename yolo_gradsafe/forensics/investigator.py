@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_gradsafe.adapter import TrainerAdapter
+from yolo_gradsafe.forensics.activations import bad_state
 from yolo_gradsafe.forensics.case import Surroundings
 from yolo_gradsafe.forensics.diagnose import Cap, diagnose
 from yolo_gradsafe.forensics.diagnosis import Diagnosis
@@ -96,6 +97,8 @@ class FaultInvestigator:
             found = self._look_briefly(around, metrics, own)
         else:
             cause = self._cause
+        if found is not None and found.cause is Cause.TRANSIENT and place_of(metrics, verdict) is Place.BATCHNORM:
+            found = self._bad_statistics(found)
         facts = {**seen(metrics, verdict), "images": self._window.images(metrics.losses), "cause": cause}
         facts = self._most_telling(found, picture, all(map(math.isfinite, metrics.losses)), facts)
         self._cause = facts["cause"]
@@ -164,6 +167,14 @@ class FaultInvestigator:
         if not own and found.cause is Cause.TRANSIENT:
             return None
         return found
+
+    def _bad_statistics(self, found: Diagnosis) -> Diagnosis:
+        """Name the batch-norm statistics that are not finite: a batch that does not use them passes."""
+        bad = bad_state(self._trainer.model, statistics=True)
+        if not bad:
+            return found
+        layer, named = bad[0].rpartition(".")[0], tuple(bad[:_NAMED])
+        return replace(found, cause=Cause.WEIGHTS, layer=layer, tensors=named, tensor_count=len(bad))
 
     def _around(self, known: Surroundings) -> Surroundings:
         """Add what the window and the trainer know of the batch under way."""

@@ -105,6 +105,7 @@ def label_fault(batch: Mapping[str, Any], index: int, degenerate: bool = True, c
         batch: The preprocessed batch.
         index: Place of the image, from 0.
         degenerate: Take boxes without area and keypoints far outside for wrong, too, and not only what is not finite.
+        classes: Classes of the model: a class beyond them is no index of one.
     """
     rows = objects_of(batch, index)
     for key in ("cls", "bboxes", "keypoints"):

@@ -248,7 +248,9 @@ def _loss(found: Incident) -> str:
 def _weights(found: Incident) -> str:
     if found.tensors:
         more = f" ({found.tensor_count} tensors)" if found.tensor_count > 1 else ""
-        return f"weights of {found.layer or 'the model'} are not finite{more}"
+        statistics = all(name.rpartition(".")[2].startswith("running_") for name in found.tensors)
+        what = "batch-norm statistics" if statistics else "weights"
+        return f"{what} of {found.layer or 'the model'} are not finite{more}"
     return "the weights have gone bad: trusted ones do several times better on other images"
 
 
