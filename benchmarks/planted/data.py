@@ -68,9 +68,11 @@ def _transform(scene: Scene, places: tuple[int, ...] = (GUILTY,)) -> None:
 
 
 def _wrapped(scene: Scene, hook: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Put a hook behind the trainer's ``preprocess_batch``, as users do."""
-    own = scene.trainer.preprocess_batch
-    scene.trainer.preprocess_batch = lambda batch: hook(own(batch))
+    """Give the trainer a class whose ``preprocess_batch`` ends in a hook, as users do."""
+    base = type(scene.trainer)
+    own = base.preprocess_batch
+    methods = {"preprocess_batch": lambda trainer, batch: hook(own(trainer, batch))}
+    scene.trainer.__class__ = type("Own", (base,), methods)
     scene.loaded["img"][GUILTY] = 0
     scene.load_again()
 
