@@ -12,7 +12,7 @@ from benchmarks.planted.trainings import TRAININGS, Training
 from benchmarks.truth import look, train
 
 QUICK = ("pixels: ", "labels: class", "labels: sizes", "labels: keypoints", "weights: NaN", "weights: infinite",
-         "loss: gain", "loss: weight of a class", "loss: own box loss of yolov8n",
+         "loss: gain", "loss: weight of a class is infinite, yolov8n",
          "healthy: yolov8n in fp32", "healthy: yolo26n-seg in fp32", "healthy: yolo26n-obb in fp32",
          "healthy: rtdetr-tiny in fp32", "healthy: empty image and box, yolov8n")  # fmt: skip
 """How the names begin of what takes less than a second."""

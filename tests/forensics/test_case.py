@@ -1,0 +1,53 @@
+"""What counts as evidence against the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from yolo_gradsafe.adapter.replay import ReplayResult
+from yolo_gradsafe.forensics.case import Case, Surroundings
+from yolo_gradsafe.forensics.search import Budget
+
+OTHERS = {"img": torch.zeros(1, 3, 4, 4)}
+
+
+class TwoWeights:
+    """Gives one result under the live weights and another under trusted ones."""
+
+    def __init__(self, now: ReplayResult, then: ReplayResult) -> None:
+        self.model, self.compiled, self.precision = nn.Identity(), False, "fp32"
+        self.now, self.then = now, then
+
+    def run(self, batch: object, precision: str | None = None, backward: bool = False) -> ReplayResult:
+        return self.now
+
+    @contextmanager
+    def trusted(self) -> Iterator[None]:
+        self.now, kept = self.then, self.now
+        yield
+        self.now = kept
+
+
+def result(box: float, own: float = 0.0) -> ReplayResult:
+    return ReplayResult(box + own, {"box_loss": box, "own_loss": own})
+
+
+@pytest.mark.parametrize(("now", "then", "bad"), [
+    (result(10.0), result(2.0), True),
+    (result(4.0), result(2.0), False),
+    (result(-20.0), result(-10.0), False),  # better, and negative
+    (result(10.0), result(math.nan), False),  # trusted weights fail as well
+    (result(2.0, math.inf), result(2.0), False),  # a singularity of one term, and nothing else
+    (result(10.0, math.inf), result(2.0), True),  # what is left is several times as high
+    (result(math.nan, math.nan), result(2.0), False),  # nothing is left, and no activation is at fault
+])  # fmt: skip
+def test_weights_are_bad_where_other_images_do_several_times_worse(now, then, bad):
+    replay = TwoWeights(now, then)
+    case = Case(replay, OTHERS, False, Surroundings(trusted=replay.trusted), Budget(60.0, 10))
+    assert case.weights_are_bad(OTHERS) is bad
