@@ -29,6 +29,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.models.yolo.pose import PoseTrainer
 
 from tests.arm import BASE, DETECT, ROOT
+from yolo_gradsafe.judge.verdict import clipped
 
 PATIENCE = 60
 """Seconds after which a rank takes another to be lost."""
@@ -302,13 +303,13 @@ def _watch(trainer: Any, found: Rank) -> None:
             return
         record = step.record
 
-        def noted(assessment: Any) -> None:
-            found.verdicts.append(str(assessment.verdict))
+        def noted(metrics: Any, verdict: Any, outcome: Any) -> None:
+            found.verdicts.append(str(clipped(verdict, outcome.clip.scale)))
             found.messages.append(0)
-            record(assessment)
+            record(metrics, verdict, outcome)
 
         step.record = noted
-        quarantine = step.investigate.__self__._investigator.quarantine
+        quarantine = step.recovery.investigator.quarantine
         trainer.add_callback("on_train_epoch_end", lambda _: setattr(found, "quarantined", quarantine.images))
 
     trainer.add_callback("on_train_start", begin)

@@ -20,14 +20,14 @@ pytestmark = pytest.mark.skipif(OLD, reason="up to 8.4.88 rank 0's batch-norm st
 
 SHORT = {"epochs": 1}
 CLIP = "yolo_gradsafe.clipping.rules.norm:NormClipper.clip_"
-TREAT = "yolo_gradsafe.recovery.manager:RecoveryManager.treat"
+TREAT = "yolo_gradsafe.recovery.manager:RecoveryManager.handle_bad_step"
 TRAININGS = [
     Two("healthy"),
     Two("pixel", "poisonous-image", [1], guard={"forensics": {"quarantine": 1}}),
     Two("average", "nan-ema-weight", [1], args=SHORT),
     Two("clipper", broken=CLIP, calls=[2], on=1, args=SHORT),
     Two("treatment", "nan-pixel", [1], broken=TREAT, calls=[1], on=0, args=SHORT),
-    Two("start", broken="yolo_gradsafe.session:Session.install", on=1, args=SHORT),
+    Two("start", broken="yolo_gradsafe.session:Session.start", on=1, args=SHORT),
 ]
 
 STRUCK = [
