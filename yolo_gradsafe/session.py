@@ -179,7 +179,7 @@ class Session:
         )
         self.log.incidents.flush()
 
-    def _rescue_validation(self) -> Callable[[bool], None] | None:
+    def _rescue_validation(self) -> Callable[[bool, list[str]], None] | None:
         """Put trusted weights in place for a validation that was not finite."""
         settle: Callable[[bool], None] | None = None
         with self.step.sync.local("rescue a validation"):
@@ -189,8 +189,10 @@ class Session:
         if settle is None:
             return None
 
-        def settle_and_record(helped: bool) -> None:
+        def settle_and_record(helped: bool, terms: list[str]) -> None:
             settle(helped)
+            if not helped:
+                self.log.incidents.log(Kind.VALIDATION, place=Place.VALIDATION, term=", ".join(terms))
             self.log.save_state(self._progress.epoch, self._state())
             self.log.incidents.flush()
 

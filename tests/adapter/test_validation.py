@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from yolo_gradsafe.adapter.validation import SafeValidation
 
@@ -72,10 +75,30 @@ def test_a_validation_that_is_nan_in_fp32_is_tried_with_trusted_weights(helps):
 
     def rescue():
         trainer._healthy = 1.0 if helps else math.nan
-        return settled.append
+        return lambda helped, terms: settled.append((helped, terms))
 
     validate = SafeValidation(trainer, trainer.validate, list, lambda: None, rescue)
     assert math.isfinite(validate()[0]["val/box_loss"]) == helps
-    assert settled == [helps]
+    assert settled == [(helps, ["val/box_loss"])]
     validate()
     assert len(settled) == 1, "data that are at fault are not tried again"
+
+
+def test_a_second_validation_that_does_not_help_leaves_no_trace():
+    """Random states and the best fitness so far are as after the first one."""
+    trainer = Trainer(amp=False, healthy=math.nan)
+    trainer.best_fitness = 0.25
+    own = trainer.validate
+
+    def validate():
+        random.random(), np.random.rand(), torch.rand(1)
+        trainer.best_fitness += 1
+        return own()
+
+    states = []
+    for rescue in (lambda: None, lambda: lambda helped, terms: None):
+        random.seed(0), np.random.seed(0), torch.manual_seed(0)
+        trainer.best_fitness = 0.25
+        SafeValidation(trainer, validate, list, lambda: None, rescue)()
+        states.append((random.random(), np.random.rand(), float(torch.rand(1)), trainer.best_fitness))
+    assert states[0] == states[1]

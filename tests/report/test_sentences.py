@@ -51,6 +51,7 @@ FACTS: list[dict[str, Any]] = [
     {"kind": Kind.NO_SNAPSHOTS, "detail": "3.1 GiB each, 4 GiB allowed"},
     {"kind": Kind.INTERNAL_ERROR, "detail": "draw a picture: OSError: disk full"},
     {"kind": Kind.NATIVE_RECOVERY},
+    {"kind": Kind.VALIDATION, "place": Place.VALIDATION, "term": "val/cls_loss"},
     {"kind": Kind.OBSERVE_ONLY, "detail": "the loop is another one"},
 ]  # fmt: skip
 

@@ -26,6 +26,10 @@ from yolo_gradsafe.adapter.validation import SafeValidation
 __all__ = ["TrainerAdapter"]
 
 
+Rescue = Callable[[], Callable[[bool, list[str]], None] | None]
+"""Puts trusted weights in place; see ``SafeValidation``."""
+
+
 class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
     """A trainer.
 
@@ -91,7 +95,7 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
 
         self._replace("preprocess_batch", preprocess_batch)
 
-    def watch_validation(self, told: Callable[[], None], rescue: Callable[[], Callable[[bool], None] | None]) -> None:
+    def watch_validation(self, told: Callable[[], None], rescue: Rescue) -> None:
         """Validate in fp32 from the first time on that fp16 overflows, and with trusted weights where that is NaN."""
         self._replace(
             "validate", SafeValidation(self.trainer, self.trainer.validate, self.ranks.all_reduce_max, told, rescue)

@@ -7,9 +7,13 @@ there, and the epoch is then scored NaN though nothing is wrong with the weights
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
+import torch
 
 __all__ = ["SafeValidation"]
 
@@ -25,7 +29,8 @@ class SafeValidation:
         validate: Its own ``validate``.
         agree: Returns the largest of some numbers over the ranks.
         told: Called when validation goes over to fp32.
-        rescue: Puts trusted weights in place, and returns what keeps (True) or undoes (False) that; None if it cannot.
+        rescue: Puts trusted weights in place, and returns what keeps (True) or undoes (False) that, given what was not
+            finite; None if it cannot.
     """
 
     def __init__(
@@ -34,7 +39,7 @@ class SafeValidation:
         validate: Callable[[], Any],
         agree: Callable[[list[float]], list[float]],
         told: Callable[[], None],
-        rescue: Callable[[], Callable[[bool], None] | None],
+        rescue: Callable[[], Callable[[bool, list[str]], None] | None],
     ) -> None:
         self._trainer = trainer
         self._validate = validate
@@ -54,9 +59,12 @@ class SafeValidation:
         settle = None if self._hopeless else self._rescue()
         if settle is None:
             return result
+        put_back = _undo(self._trainer)
         second = self._in_its_precision()
         helped = not self._bad(second)
-        settle(helped)
+        settle(helped, _not_finite(result))
+        if not helped:
+            put_back()
         self._hopeless = not helped
         return second if helped else result
 
@@ -89,8 +97,30 @@ def _in_full_precision(trainer: Any) -> Iterator[None]:
         trainer.amp = amp
 
 
+def _undo(trainer: Any) -> Callable[[], None]:
+    """Return what puts back all that a second validation moves: random states and the best fitness so far."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    best = getattr(trainer, "best_fitness", None)
+
+    def put_back() -> None:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        trainer.best_fitness = best
+
+    return put_back
+
+
 def _finite(result: Any) -> bool:
     """Whether fitness and validation losses are finite; ranks above 0 have none."""
+    return not _not_finite(result)
+
+
+def _not_finite(result: Any) -> list[str]:
+    """Return the names of the validation losses that are not finite, and ``fitness`` where that is not."""
     metrics, fitness = result if isinstance(result, tuple) else (None, None)
-    losses = [v for k, v in metrics.items() if str(k).startswith("val/")] if isinstance(metrics, Mapping) else []
-    return all(math.isfinite(float(v)) for v in [*losses, fitness] if v is not None)
+    losses = {k: v for k, v in metrics.items() if str(k).startswith("val/")} if isinstance(metrics, Mapping) else {}
+    return [str(k) for k, v in {**losses, "fitness": fitness}.items() if v is not None and not math.isfinite(float(v))]

@@ -84,7 +84,8 @@ class IncidentEntry(Part):
 
     kind: str = Field(
         description="a verdict; a remedy (healed, rollback, lr_backoff, lr_ramp, precision, isolated, quarantine, "
-        "stop, no_snapshots); norm_overflow; internal_error (of GradSafe); native_recovery (Ultralytics' own); "
+        "stop, no_snapshots); norm_overflow; validation (not finite with any weights); internal_error (of GradSafe); "
+        "native_recovery (Ultralytics' own); "
         "or observe_only (a version of Ultralytics that is not known)"
     )
     epoch: int = Field(description="epoch, from 1")

@@ -87,6 +87,8 @@ class Kind(Word):
     """The budgets of the recovery are spent."""
     NO_SNAPSHOTS = "no_snapshots"
     """There is no memory for snapshots."""
+    VALIDATION = "validation"
+    """A validation is not finite, and is not with trusted weights either."""
     INTERNAL_ERROR = "internal_error"
     """A fault of the plugin itself."""
     NATIVE_RECOVERY = "native_recovery"

@@ -117,6 +117,9 @@ _MESSAGES: dict[Kind, Callable[[Incident], str]] = {
     Kind.PRECISION: _precision,
     Kind.STOP: _stop,
     Kind.NO_SNAPSHOTS: lambda seen: f"two snapshots do not fit into recovery.snapshot_memory ({seen.detail})",
+    Kind.VALIDATION: lambda seen: (
+        f"{seen.term or 'the validation'} is not finite, with trusted weights as well: the weights are fine"
+    ),
     Kind.INTERNAL_ERROR: _internal_error,
     Kind.NATIVE_RECOVERY: lambda _: "the epoch ended in NaN",
     Kind.OBSERVE_ONLY: lambda seen: seen.detail,
@@ -156,6 +159,7 @@ _ACTIONS: dict[Kind, Callable[[Incident], str]] = {
     Kind.ISOLATED: lambda _: "dropped it and kept the rest of the window",
     Kind.QUARANTINE: lambda _: "left out of later batches; see quarantine.txt",
     Kind.NO_SNAPSHOTS: lambda _: "bad steps are skipped, but nothing can be repaired or rolled back",
+    Kind.VALIDATION: lambda _: "nothing; look at the validation data, or at how the validation loss is computed",
     Kind.INTERNAL_ERROR: lambda done: (
         "gave all ranks the weights of rank 0" if done.place is Place.RANKS else "logged; training goes on"
     ),

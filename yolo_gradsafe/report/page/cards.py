@@ -34,6 +34,7 @@ LABELS = {
     "isolated": ("Micro-batch dropped", "warn"),
     "quarantine": ("Quarantined", "warn"),
     "no_snapshots": ("No snapshots", "warn"),
+    "validation": ("Validation not finite", "warn"),
     "observe_only": ("Observed only", "warn"),
     "lr_ramp": ("Learning rate back up", "good"),
 }
