@@ -328,6 +328,8 @@ def test_a_line_that_makes_nan_is_to_be_mended(tmp_path):
     over = given(tmp_path / "b", steps=60, incidents=[event(16, "stop", **{**line, "cause": "every_batch"})])
     assert "No batch could be trained on" in over["own_code"].evidence
     assert "own_code" not in given(tmp_path / "c", steps=60, incidents=[event(20, "bad_batch", cause="image")])
+    theirs = event(20, "bad_batch", cause="activations", source="ultralytics/nn/modules/conv.py:87")
+    assert "own_code" not in given(tmp_path / "d", steps=60, incidents=[theirs]), "that is a model that diverged"
 
 
 def test_after_bf16_has_failed_it_is_not_recommended(tmp_path):

@@ -10,7 +10,7 @@ from typing import Literal
 
 from yolo_gradsafe.forensics.source_line import SourceLine
 
-__all__ = ["BadOperation", "Fact", "fact_words", "sentence"]
+__all__ = ["BadOperation", "Fact", "fact_words", "place_of_line", "sentence"]
 
 Kind = Literal[
     "zero",
@@ -95,9 +95,9 @@ class BadOperation:
 
 def sentence(found: BadOperation) -> str:
     """Return it in words: ``my_loss.py:31: torch.sqrt, 3 of 412 inputs are 0; its gradient there is inf``."""
-    place = _place(found.line)
+    place = place_of_line(found.line)
     if found.within is not None:
-        place += f" (in {_place(found.within)})"
+        place += f" (in {place_of_line(found.within)})"
     if found.written_backward:
         place += ", in the backward pass"
     what = ", ".join([found.operation, *(fact_words(fact) for fact in found.facts)])
@@ -134,7 +134,8 @@ def _single(noun: str) -> str:
     return " ".join([words[0].removesuffix("s"), *words[1:]])
 
 
-def _place(line: SourceLine) -> str:
+def place_of_line(line: SourceLine) -> str:
+    """Return ``FILE:LINE``: the name of a file of the user's, and of others the path within their package."""
     parts = PurePath(line.file).parts
     package = next((name for name in ("ultralytics", "torch") if name in parts), None) if line.owner != "user" else None
     if package is None:

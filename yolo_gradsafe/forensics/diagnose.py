@@ -9,7 +9,7 @@ from typing import Any
 
 from yolo_gradsafe.adapter.replay import Replay, ReplayResult
 from yolo_gradsafe.forensics.activations import bad_state, first_bad, first_bad_gradient
-from yolo_gradsafe.forensics.bad_operation import BadOperation, sentence
+from yolo_gradsafe.forensics.bad_operation import BadOperation, place_of_line, sentence
 from yolo_gradsafe.forensics.case import Case, Surroundings
 from yolo_gradsafe.forensics.diagnosis import Diagnosis
 from yolo_gradsafe.forensics.operation_trace import find_first_bad_operation
@@ -247,7 +247,7 @@ def _line_facts(found: BadOperation) -> dict[str, Any]:
     line = found.line
     return {
         "operation": sentence(found),
-        "source": f"{Path(line.file).name}:{line.line}",
+        "source": place_of_line(line),
         "source_text": line.source,
     }
 

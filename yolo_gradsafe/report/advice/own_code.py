@@ -16,11 +16,14 @@ _WHAT = {
     Cause.PREPROCESSING: "the preprocessing",
     Cause.ACTIVATIONS: "the model",
 }
+_OF_OTHERS = ("ultralytics/", "torch/")
+"""What the places of lines start with that are not the user's."""
 
 
 def broken(facts: Facts) -> Advice | None:
     """A line of code, or at least a part of the training, that made NaN or Inf of finite values."""
-    hit = [i for i in facts.incidents if i.cause in _WHAT]
+    hit = [i for i in facts.incidents if i.cause in _WHAT and not i.source.startswith(_OF_OTHERS)]
+    hit = [i for i in hit if i.source or i.cause != Cause.ACTIVATIONS]  # a model that diverges overflows as well
     if not hit:
         return None
     lines = Counter(i.source for i in hit if i.source).most_common(1)
