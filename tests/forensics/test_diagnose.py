@@ -234,17 +234,23 @@ def test_it_never_raises(labs, batch):
     assert culprit.notes
 
 
-def test_preprocessing_is_repeated_with_what_was_put_around_it_later_and_unseen(labs):
-    trainer, seen = copy.copy(labs(DETECT).trainer), []
+def test_what_was_put_on_the_trainer_is_named_and_not_run_again(labs):
+    trainer, seen, calls = copy.copy(labs(DETECT).trainer), [], []
     live = TrainerAdapter(trainer)
     live.watch_batches(seen.append, seen.append)
+    assert live.preprocess_hook() is None
     guarded = trainer.preprocess_batch
-    trainer.preprocess_batch = lambda batch: {**guarded(batch), "mine": True}
-    batch = live.preprocess(next(iter(trainer.train_loader)))
-    assert batch["mine"]
-    assert not seen, "the step under way knows nothing of it"
-    trainer.preprocess_batch(next(iter(trainer.train_loader)))
-    assert len(seen) == 2
+
+    def mine(batch):
+        calls.append(1)
+        return guarded(batch)
+
+    trainer.preprocess_batch = mine
+    assert live.preprocess(next(iter(trainer.train_loader)))["img"].is_floating_point()
+    assert (seen, calls) == ([], []), "it may count its calls"
+    file, line, name = live.preprocess_hook()
+    assert (file, name) == (__file__, "mine")
+    assert line > 0
 
 
 def test_a_negative_loss_is_no_evidence_against_the_weights(labs):

@@ -196,7 +196,9 @@ callbacks.setdefault("on_train_start", []).append(enlarge)
 
 def test_a_model_that_overflows_fp16_goes_on_in_bf16(train, drawn):
     result = train(Arm(str(drawn["detect"]), guard={}, code=LARGE, autocast="float16", scaler=1024.0))
-    assert_sound(result, saved=MASKS)  # the variances of such activations are beyond fp16, in which models are saved
+    assert_sound(
+        result, saved=MASKS, unseen=range(1, 2)
+    )  # the variances of such activations are beyond fp16, in which models are saved
     bad = [incident for incident in result.incidents() if incident["kind"] == "bad_batch"]
     assert [incident["cause"] for incident in bad] == ["precision"] * 2
     assert bad[0]["layer"] == "model.0.conv"

@@ -80,7 +80,8 @@ def test_a_nan_batch_costs_its_step_and_nothing_else(train, tmp_path, task):
     assert "nan" not in json.dumps(result.losses())
     [incident] = result.incidents()
     assert (incident["kind"], incident["epoch"], incident["batch"]) == ("bad_batch", 1, 2)
-    assert incident["cause"] == "preprocessing"
+    # Batches of classification name no files, and its loader makes the floats that the fault is written into.
+    assert incident["cause"] == ("image" if task == "classify" else "preprocessing")
     assert "holds 1 NaN or Inf pixel" in incident["culprit"]
     assert [row["verdict"] for row in result.steps].count("bad_batch") == 1
     norms = {name.removeprefix("norm/"): value for name, value in result.steps[0].items() if name.startswith("norm/")}

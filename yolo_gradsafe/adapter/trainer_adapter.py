@@ -174,7 +174,10 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
         """
         hook = vars(self.trainer).get("preprocess_batch")
         own, ours = self._own.get("preprocess_batch", (None, None))
-        code = getattr(own if hook is ours else hook, "__code__", None)
+        function = own if hook is ours else hook
+        if getattr(function, "__self__", None) is self.trainer:
+            return None
+        code = getattr(function, "__code__", None)
         return None if code is None else (code.co_filename, code.co_firstlineno, code.co_name)
 
     # Ranks ----------------------------------------------------------------------------------------------------------
