@@ -88,7 +88,7 @@ def held(guard: Any, trainer: Any) -> list[int]:
     session = guard._session(trainer)
     own = storages(tensors_of(session))
     # The batch under way is the trainer's: it is let go at the batch's end, when the trainer goes on to the next.
-    others = storages([*trainers(trainer), *tensors_of(session._window.content)])
+    others = storages([*trainers(trainer), *tensors_of([session._window.content, session._window.loaded])])
     return [size for address, size in own.items() if address not in others]
 
 
