@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from yolo_gradsafe.adapter.replay import Replay, ReplayResult
 from yolo_gradsafe.forensics.activations import bad_state, first_bad, first_bad_gradient
 from yolo_gradsafe.forensics.bad_operation import BadOperation, place_of_line, sentence
@@ -22,8 +24,6 @@ from yolo_gradsafe.judge.loss_trend import far_above
 from yolo_gradsafe.telemetry.schema import Cause
 
 __all__ = ["Cap", "diagnose"]
-
-_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,7 @@ class _Questions(Case):
         blank = Diagnosis(precision=self.replay.precision)
         with self.part("look at the weights"):
             if bad := bad_state(self.replay.model):
-                layer, named = bad[0].rpartition(".")[0], tuple(bad[:_NAMED])
-                return replace(blank, cause=Cause.WEIGHTS, layer=layer, tensors=named, tensor_count=len(bad))
+                return blank.blaming_weights(bad)
         with self.part("look at the pixels"):
             if faults := pixel_faults(self.batch):
                 return self.bad_pixels(blank, faults)
@@ -148,9 +147,11 @@ class _Questions(Case):
                 seconds=self.budget.seconds_left,
             )
         elif found.stage == "preprocess_batch" and self.around.preprocess and self.around.loaded:
-            preprocess, loaded = self.around.preprocess, dict(self.around.loaded)
+            preprocess, loaded = self.around.preprocess, self.around.loaded
             search = find_first_bad_operation(
-                lambda: preprocess(dict(loaded))["img"], rewound=self.replay.rewound, seconds=self.budget.seconds_left
+                lambda: preprocess(_copied(loaded))["img"],
+                rewound=self.replay.rewound,
+                seconds=self.budget.seconds_left,
             )
         else:
             return found
@@ -241,6 +242,11 @@ class _Questions(Case):
         if self.backward:
             return backward_overflow(low.gradient_stats(), full.gradient_stats(), self.replay.amp_scale)
         return forward_overflow(low.forward_stats(), full.forward_stats())
+
+
+def _copied(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a batch that may be written into."""
+    return {key: value.clone() if isinstance(value, Tensor) else value for key, value in batch.items()}
 
 
 def _line_facts(found: BadOperation) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from yolo_gradsafe.telemetry.schema import Cause, Incident, Kind, to_json
 from yolo_gradsafe.telemetry.sentences import culprit
 
 __all__ = ["Diagnosis"]
+
+_NAMED = 10
 
 _BEFORE = {"pixels": Cause.IMAGE, "labels": Cause.LABEL, "gradients": Cause.LOSS}
 """Words of 0.1.0, in batches that it kept."""
@@ -67,6 +69,15 @@ class Diagnosis:
     def blames_the_loss(self) -> bool:
         """Whether the fault is the loss's own, and neither the data's nor the model's."""
         return self.cause in (Cause.LOSS, Cause.OUTLIER) or (self.cause is Cause.PRECISION and not self.layer)
+
+    def blaming_weights(self, tensors: Sequence[str]) -> Diagnosis:
+        """Return it with weights or statistics that are not finite as the cause.
+
+        Args:
+            tensors: Their names in the model's order, at least one.
+        """
+        layer, named = tensors[0].rpartition(".")[0], tuple(tensors[:_NAMED])
+        return replace(self, cause=Cause.WEIGHTS, layer=layer, tensors=named, tensor_count=len(tensors))
 
     def facts(self) -> dict[str, Any]:
         """Return the fields of the step's ``Incident`` that it fills; an empty one leaves what was measured."""

@@ -171,10 +171,7 @@ class FaultInvestigator:
     def _bad_statistics(self, found: Diagnosis) -> Diagnosis:
         """Name the batch-norm statistics that are not finite: a batch that does not use them passes."""
         bad = bad_state(self._trainer.model, statistics=True)
-        if not bad:
-            return found
-        layer, named = bad[0].rpartition(".")[0], tuple(bad[:_NAMED])
-        return replace(found, cause=Cause.WEIGHTS, layer=layer, tensors=named, tensor_count=len(bad))
+        return found.blaming_weights(bad) if bad else found
 
     def _around(self, known: Surroundings) -> Surroundings:
         """Add what the window and the trainer know of the batch under way."""
