@@ -87,6 +87,8 @@ def test_a_part_that_is_gone_or_elsewhere(train, drawn, stock, what):
     assert_stock(result, stock)
     assert result.log.count("nothing is clipped by an option") == 1
     assert message in result.log
+    warnings = [line for line in result.log.splitlines() if "WARNING" in line and OBSERVED in line]
+    assert len(warnings) == 1, "one event, one warning"
     assert [incident["kind"] for incident in result.incidents()] == ["observe_only"]
     assert len(result.steps) == 4
     assert all(0 < float(row["grad_norm"]) < math.inf for row in result.steps)

@@ -135,7 +135,7 @@ def test_a_training_that_cannot_succeed_ends_early_and_says_why(train, drawn, ow
     assert {i["cause"] for i in result.incidents() if i["kind"] == "bad_batch"} == {"loss", "every_batch"}
     told = summary(result)
     assert (told["health"], told["status"]) == ("failed", "failed")
-    assert "each of the first 3 steps failed" in told["headline"]
+    assert "each of the first 3 steps failed: cls_loss is not finite" in told["headline"]
     assert [a["rule"] for a in told["advice"]] == ["own_code"], "nothing else, such as the images, is to blame"
     assert {row["train/cls_loss"] for row in result.results} == {"nan"}, "neither 0 nor a number of before"
 

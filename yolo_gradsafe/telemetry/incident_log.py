@@ -50,7 +50,7 @@ class IncidentLog:
         self._progress = progress
         self._recorder = recorder
         self._warn = warn
-        self._shown: set[Kind] = set()
+        self._shown = {Kind.OBSERVE_ONLY}  # of that the session warns in full
         self._pending: list[Incident] = []
         self.written = 0
         """Incidents so far, faults of the plugin not counted."""
@@ -71,8 +71,8 @@ class IncidentLog:
             first: An incident that the noted ones are a part of: the step's own, before what was done about it.
         """
         incidents, self._pending = [*([first] if first else ()), *self._pending], []
-        for incident in incidents:
-            self._write(replace(incident, message=message(incident), action=action(incident)))
+        for incident in map(_in_words, incidents):
+            self._write(incident)
 
     def internal_error(self, place: str, trace: str) -> None:
         """Record a fault of the plugin, at once; the recorder itself may be what is broken.
@@ -84,9 +84,8 @@ class IncidentLog:
         if self._recorder is None:
             return
         detail = f"{place}: {trace.strip().splitlines()[-1]}"
-        incident = self._incident(Kind.INTERNAL_ERROR, {"detail": detail})
         try:
-            self._recorder.incident(replace(incident, message=message(incident), action=action(incident)))
+            self._recorder.incident(_in_words(self._incident(Kind.INTERNAL_ERROR, {"detail": detail})))
         except Exception as error:
             self._warn(f"the fault could not be recorded either: {error}")
 
@@ -103,3 +102,8 @@ class IncidentLog:
             self._warn(f"{where}: {seen}; {incident.action}. More of this kind is only recorded.")
         if self._recorder:
             self._recorder.incident(incident)
+
+
+def _in_words(incident: Incident) -> Incident:
+    """Return an incident with its sentences."""
+    return replace(incident, message=message(incident), action=action(incident))

@@ -85,8 +85,8 @@ def _precision(seen: Incident) -> str:
 
 def _stop(seen: Incident) -> str:
     if seen.budget == "hopeless_after":
-        why = culprit(seen)
-        return f"each of the first {seen.count} steps failed" + (f": {why}" if why else "")
+        why = f": {seen.culprit}" if seen.culprit else ""
+        return f"each of the first {seen.count} steps failed{why}"
     if seen.budget == "max_rollbacks":
         return f"{seen.count} rollbacks did not make training stable"
     return f"{seen.count} optimizer steps in a row had to be skipped"
