@@ -110,8 +110,8 @@ def _speak_first(arguments: dict[str, Any], task: str) -> None:
     if not isinstance(data, (str, Path)):
         return
     keys = {key: arguments[key] for key in ("imgsz", "batch") if type(arguments.get(key)) is int and arguments[key] > 0}
-    shield = ErrorBoundary(lambda place, _: adapter.warn(f"could not {place}"))
-    with shield("check the data"), suppress(CheckError):  # what is not there Ultralytics may download
+    boundary = ErrorBoundary(lambda place, _: adapter.warn(f"could not {place}"))
+    with boundary("check the data"), suppress(CheckError):  # what is not there Ultralytics may download
         health = quick_check(data, task=task, single_cls=bool(arguments.get("single_cls")), **keys)
         kinds = {kind.kind for kind in health.kinds} if health is not None else set()
         if health is not None and kinds & set(HOPELESS) and "path_missing" not in kinds:
