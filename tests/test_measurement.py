@@ -167,12 +167,13 @@ def test_a_sample_of_the_weights_comes_with_the_next_step_once(tmp_path):
 
 # Ranks ---------------------------------------------------------------------------------------------------------------
 
-HEALTHY = [0.0, 0.0, 0.0, 2.0, 1.0, -1.0]
-"""What a rank says of a healthy step: losses and gradients are not bad, statistics sound, loss an image, its scale."""
+HEALTHY = [0.0, 0.0, 0.0, 2.0, 0.0, 1.0, -1.0]
+"""What a rank says of a healthy step: losses and gradients are not bad, statistics sound, loss an image, how
+far the weights moved (0: not known), its scale."""
 
 
 def said(**changed: float) -> list[float]:
-    names = ("losses_bad", "grads_bad", "batchnorm", "image_loss", "most", "least")
+    names = ("losses_bad", "grads_bad", "batchnorm", "image_loss", "ratio", "most", "least")
     return [changed.get(name, value) for name, value in zip(names, HEALTHY, strict=True)]
 
 
@@ -197,6 +198,13 @@ def test_the_worst_of_all_ranks_counts(tmp_path, change, field, value):
     metrics = measure(core)
     assert getattr(metrics, field) == value
     assert (metrics.losses, metrics.bad_tensors) == ([8.0], []), "its own are each rank's"
+
+
+def test_the_rank_whose_weights_moved_furthest_counts(tmp_path):
+    core = Core(tmp_path)
+    core.among(TwoRanks(said(ratio=0.5)))
+    with_gradients(core)
+    assert measure(core).update.ratio == 0.5
 
 
 @pytest.mark.parametrize(("scale", "finite", "expected"), [(1.0, True, 1.0), (4.0, False, 0.0), (0.5, False, 0.0)])

@@ -11,7 +11,7 @@ from tests.fake_trainer import Core, TwoRanks, batch_of
 from yolo_gradsafe.rank_sync import RankFlags
 from yolo_gradsafe.telemetry.schema import Kind, Place, Remedy
 
-HEALTHY = [0.0, 0.0, 0.0, 2.0, 1.0, -1.0]
+HEALTHY = [0.0, 0.0, 0.0, 2.0, 0.0, 1.0, -1.0]
 
 
 @pytest.mark.parametrize("flags", [RankFlags(), RankFlags(True), RankFlags(False, True, 37)])

@@ -76,11 +76,13 @@ class Measurement:
             )
             batchnorm_norm, amp_scale, *values = reading.scalars
             values, rest = values[: len(losses)], values[len(losses) :]
+            update, update_ratios = self.updates.read(rest[len(names) :])
             metrics = StepMetrics(
                 epoch=trainer.epoch,
                 step=step,
                 batch=window.newest,
                 lr=trainer.lr,
+                lr_share=trainer.lr_share,
                 losses=values,
                 items=dict(zip(names, rest, strict=False)),
                 images=window.newest_size,
@@ -94,7 +96,8 @@ class Measurement:
                 bad_tensors=_bad_tensors(gradients, reading),
                 tensor_norms=reading.tensor_norms,
                 batchnorm_norm=batchnorm_norm,
-                update_ratios=self.updates.ratios(rest[len(names) :]) if samples else None,
+                update=update,
+                update_ratios=update_ratios,
             )
         metrics, agreed = self._over_ranks(metrics, piggyback)
         return self._finish(metrics, gradients, unscaled), gradients, agreed
@@ -102,12 +105,13 @@ class Measurement:
     def _over_ranks(self, local: StepMetrics, piggyback: Sequence[float]) -> tuple[StepMetrics, list[float]]:
         """Return what holds on all ranks: one message."""
         trainer = self.trainer
-        losses_bad, grads_bad, batchnorm, image_loss, most, least, *agreed = trainer.ranks.all_reduce_max(
+        losses_bad, grads_bad, batchnorm, image_loss, ratio, most, least, *agreed = trainer.ranks.all_reduce_max(
             [
                 not local.losses_finite,
                 bool(local.bad_tensors),
                 local.batchnorm,
                 local.image_loss,
+                0.0 if math.isnan(local.update.ratio) else local.update.ratio,
                 local.amp_scale,
                 -local.amp_scale,
                 *piggyback,
@@ -121,6 +125,7 @@ class Measurement:
             grads_finite=not grads_bad and not scales_differ,
             batchnorm=BatchNormHealth(int(batchnorm)),
             image_loss=image_loss,
+            update=replace(local.update, ratio=ratio or math.nan),
             amp_scale=0.0 if scales_differ else most,
         )
         return metrics, agreed

@@ -10,7 +10,7 @@ from typing import Any
 from yolo_gradsafe.drivers import StepDriver
 from yolo_gradsafe.gradients.norms import Gradients
 from yolo_gradsafe.judge.history import History
-from yolo_gradsafe.judge.verdict import Signals, StepMetrics, judge, safe_to_apply
+from yolo_gradsafe.judge.verdict import Evidence, Signals, StepMetrics, judge, safe_to_apply
 from yolo_gradsafe.measurement import Measurement
 from yolo_gradsafe.rank_sync import RankFlags, RankSync
 from yolo_gradsafe.recovery.manager import RecoveryManager
@@ -74,11 +74,14 @@ class GuardedStep:
             with self.sync.ranks.collective() if suspect else nullcontext():
                 evidence = self.recovery.examine(metrics, signals, self.window.content)
                 verdict = judge(metrics, signals, evidence, self.recovery.options.scale_floor)
-                act = self._recover if verdict.bad else self._clip
-                decided = act(metrics, gradients, verdict)
+                if verdict.bad:
+                    decided = self._recover(metrics, gradients, verdict, evidence)
+                else:
+                    decided = self._clip(metrics, gradients, verdict)
             self.savepoint.settle(decided)
             outcome = decided  # not before all ranks have come so far
-        with self.measurement.updates.sampling(self.progress.step, outcome.assessed and outcome.apply):
+        rate = metrics.lr_share * outcome.lr_factor if outcome.assessed else 1.0
+        with self.measurement.updates.sampling(self.progress.step, outcome.assessed and outcome.apply, rate):
             self.driver.finish(outcome)
         if not outcome.assessed and not outcome.apply:
             self.recovery.isolation.arm()
@@ -134,12 +137,12 @@ class GuardedStep:
             remedies=remedies,
         )
 
-    def _recover(self, metrics: StepMetrics, gradients: Gradients, verdict: Verdict) -> Outcome:
+    def _recover(self, metrics: StepMetrics, gradients: Gradients, verdict: Verdict, evidence: Evidence) -> Outcome:
         """Find out what is wrong with a bad step, and do about it what helps."""
         recovery, driver, safe = self.recovery, self.driver, safe_to_apply(metrics, verdict)
         facts: dict[str, Any] = {}
         with self.sync.collective("look into a bad step"):
-            facts = recovery.investigate(metrics, verdict)
+            facts = recovery.investigate(metrics, verdict, evidence)
         outcome = Outcome(
             apply=safe or not driver.acts,
             clip=driver.clip(metrics, gradients, self._images()) if safe or not driver.acts else driver.unclipped(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from yolo_gradsafe.gradients.layer_groups import LayerGroups, Layout
-from yolo_gradsafe.gradients.update_ratio import UpdateRatioSampler
+from yolo_gradsafe.gradients.update_ratio import UNKNOWN_UPDATE, Update, UpdateRatioSampler
 
 
 @pytest.fixture
@@ -29,18 +30,26 @@ def sampler(model: nn.Module, every: int = 1) -> UpdateRatioSampler:
     return UpdateRatioSampler(named, LayerGroups([name for name, _ in named], Layout(0, 0)), every, unguarded)
 
 
-def ratios(probe: UpdateRatioSampler) -> np.ndarray:
-    (waiting,) = probe.take()
+def read(probe: UpdateRatioSampler) -> tuple[Update, np.ndarray | None]:
+    waiting = probe.take()
     assert not probe.take(), "a sample is read once"
-    return probe.ratios(waiting.tolist())
+    return probe.read(torch.cat(waiting).tolist() if waiting else [])
+
+
+def move(model: nn.Module, times: float) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(times)
+
+
+# Each layer ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_known_change_is_found(model):
     probe = sampler(model)
-    with probe.sampling(1, taken=True), torch.no_grad():
-        for parameter in model[0].parameters():
-            parameter.mul_(1.01)
-    np.testing.assert_allclose(ratios(probe), [0.01, 0.0], rtol=1e-3)
+    with probe.sampling(1, taken=True):
+        move(model[0], 1.01)
+    np.testing.assert_allclose(read(probe)[1], [0.01, 0.0], rtol=1e-3)
 
 
 def test_the_sample_stands_for_all_elements(model):
@@ -49,7 +58,7 @@ def test_the_sample_stands_for_all_elements(model):
     with probe.sampling(1, taken=True), torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 1e-3)
-    ratio = ratios(probe)[0]
+    ratio = read(probe)[1][0]
     after = torch.cat([p.detach().flatten() for p in model[0].parameters()])
     assert ratio == pytest.approx(float((after - before).norm() / before.norm()), rel=0.3)
 
@@ -60,19 +69,68 @@ def test_weights_that_are_zero_have_no_ratio(model):
     probe = sampler(model)
     with probe.sampling(1, taken=True):
         pass
-    assert np.isnan(ratios(probe)[1])
+    assert np.isnan(read(probe)[1][1])
 
 
-def sampled(probe: UpdateRatioSampler, step: int, taken: bool = True) -> bool:
-    with probe.sampling(step, taken):
+def sampled(probe: UpdateRatioSampler, step: int) -> bool:
+    with probe.sampling(step, taken=True):
         pass
-    return bool(probe.take())
+    return read(probe)[1] is not None
 
 
-def test_one_step_in_so_many_is_sampled(model):
+def test_one_step_in_so_many_is_sampled_in_full(model):
     assert [step for step in range(1, 10) if sampled(sampler(model, every=4), step)] == [4, 8]
     assert not any(sampled(sampler(model, every=0), step) for step in range(1, 10))
 
 
-def test_a_step_that_is_not_taken_is_not_sampled(model):
-    assert not sampled(sampler(model), 1, taken=False)
+# All matrices, each step ---------------------------------------------------------------------------------------------
+
+
+def deep() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(*(nn.Conv2d(4, 4, 3) for _ in range(9)))
+
+
+def test_the_median_of_the_matrices_is_known_of_every_step():
+    model = deep()
+    probe = sampler(model, every=0)
+    with probe.sampling(1, taken=True, rate=0.5):
+        for number, layer in enumerate(model):
+            move(layer, 1 + number / 100)
+    update, layers = read(probe)
+    assert layers is None
+    assert update.ratio == pytest.approx(0.04, rel=1e-3), "of the eight that moved, the lower middle one"
+    assert update.at_peak == pytest.approx(0.08, rel=1e-3)
+
+
+def test_what_is_frozen_does_not_count():
+    model = deep()
+    probe = sampler(model, every=0)
+    with probe.sampling(1, taken=True):
+        move(model[8], 1.5)
+    assert read(probe)[0].ratio == pytest.approx(0.5, rel=1e-3)
+    with probe.sampling(2, taken=True):
+        pass
+    assert math.isnan(read(probe)[0].ratio), "nothing moved: the rate was 0, or GradScaler skipped the step"
+
+
+def test_a_model_of_a_few_matrices_has_no_median(model):
+    probe = sampler(model)
+    with probe.sampling(1, taken=True):
+        move(model, 3.0)
+    assert math.isnan(read(probe)[0].ratio)
+
+
+def test_a_step_that_is_not_taken_is_not_sampled():
+    probe = sampler(deep())
+    with probe.sampling(1, taken=False):
+        pass
+    assert read(probe) == (UNKNOWN_UPDATE, None)
+
+
+def test_a_rate_of_zero_is_no_division_by_zero():
+    model = deep()
+    probe = sampler(model)
+    with probe.sampling(1, taken=True, rate=0.0):
+        move(model, 1.1)
+    assert math.isfinite(read(probe)[0].at_peak)

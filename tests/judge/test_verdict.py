@@ -89,6 +89,12 @@ def test_a_step_that_is_not_finite_is_never_named_after_the_past():
     assert judge(replace(HEALTHY, grads_finite=False), SPIKE, DIVERGING) == "bad_batch"
 
 
+def test_any_step_after_one_that_replaced_the_weights_is_diverging():
+    replaced = Evidence(replaced=True)
+    for step in (HEALTHY, SCALED, replace(SCALED, grads_finite=False), replace(HEALTHY, losses_finite=False)):
+        assert judge(step, evidence=replaced) == "diverging"
+
+
 @pytest.mark.parametrize(("health", "at_last"), [("BLOWN_UP", "ok"), ("NOT_FINITE", "diverging")])
 def test_spoilt_statistics_are_the_batch_three_times_and_then_the_data_or_the_weights(health, at_last):
     damaged = replace(HEALTHY, batchnorm=BatchNormHealth[health])

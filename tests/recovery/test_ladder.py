@@ -43,6 +43,12 @@ def test_divergence_is_rolled_back_with_a_lower_rate():
     assert plan(DIVERGING, OPTIONS) == Plan(rollback=True, lower_lr=True)
 
 
+def test_a_step_that_replaced_the_weights_is_taken_back_and_the_rate_is_limited_to_what_they_bear():
+    for since in (None, 3):
+        back = plan(Situation(Verdict.DIVERGING, Cause.LEARNING_RATE, since_rollback=since), OPTIONS)
+        assert back == Plan(rollback=True, limit_lr=True)
+
+
 def test_poison_is_healed_in_place_and_rolled_back_when_that_does_not_hold():
     assert plan(POISONED, OPTIONS) == Plan(repair=True)
     assert plan(replace(POISONED, repaired=2), OPTIONS) == Plan(repair=True)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from yolo_gradsafe.gradients.update_ratio import Update
 from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate, bearable_factor
 
 
@@ -58,15 +59,57 @@ def test_it_has_a_floor():
 
 
 def test_the_bearable_factor():
-    # Ten steps at a rate of 1 moved the weights to ten times their size: a fiftieth of that a step is bearable.
-    assert bearable_factor(drift=10.0, lr_sum=10.0, lr=1.0) == pytest.approx(0.02)
-    assert bearable_factor(drift=0.1, lr_sum=0.02, lr=0.001) > BLAMELESS, "a rate that moves them by 0.5 % a step"
-    assert bearable_factor(drift=0.0, lr_sum=0.0, lr=0.1) == 1.0
+    # Ten steps at the full rate moved the weights by ten times their size: 1.5 % of that is bearable.
+    assert bearable_factor(drift=10.0, rate_sum=10.0) == pytest.approx(0.015)
+    assert bearable_factor(drift=0.1, rate_sum=20.0) > BLAMELESS, "a rate that moves them by 0.5 % a step"
+    assert bearable_factor(drift=0.0, rate_sum=0.0) == 1.0
+
+
+def test_a_limit_is_what_moves_the_weights_as_it_should_at_the_peak_of_the_schedule():
+    rate = LearningRate(backoff=0.1, hold=10)
+    rate.limit(Update(ratio=0.3, rate=0.1))
+    assert rate.factor == pytest.approx(0.015 / 3)
+    rate.limit(Update(ratio=0.06, rate=0.1))
+    assert rate.factor == pytest.approx(0.015 / 3), "never up"
+
+
+def test_a_limit_grows_as_far_as_it_holds_until_the_schedule_falls():
+    rate = LearningRate(backoff=0.1, hold=1000)
+    rate.limit(Update(ratio=0.3, rate=0.1))
+    for share in (0.1, 0.2, 0.3):
+        rate.count_safe_step(Update(ratio=0.001, rate=0.005), share)
+    assert rate.factor == pytest.approx(0.005 * 1.1**3)
+    rate.count_safe_step(Update(ratio=0.015, rate=0.006), 1.0)
+    held = rate.factor
+    assert held == pytest.approx(0.005 * 1.1**3), "this is as much as they bear"
+    rate.count_safe_step(Update(ratio=1e-5, rate=0.005), 0.8)
+    rate.count_safe_step(Update(ratio=1e-5, rate=0.005), 0.8)
+    assert rate.factor == held, "the schedule falls"
+    rate.count_safe_step(Update(), 1.0)
+    assert rate.factor == held, "nothing is known"
+
+
+def test_a_limit_that_is_not_needed_any_more_is_gone():
+    rate = LearningRate(backoff=0.1, hold=1000)
+    rate.limit(Update(ratio=0.06, rate=1.0))
+    told = [rate.count_safe_step(Update(ratio=1e-4, rate=0.25)) for _ in range(40)]
+    assert rate.factor == 1.0
+    assert told.count(True) == 1
+
+
+def test_the_smaller_of_backoff_and_limit_holds():
+    rate = LearningRate(backoff=0.1, hold=10)
+    rate.lower()
+    rate.limit(Update(ratio=0.03, rate=1.0))
+    assert rate.factor == pytest.approx(0.1)
+    rate.limit(Update(ratio=0.3, rate=1.0))
+    assert rate.factor == pytest.approx(0.05)
 
 
 def test_it_goes_on_from_its_state():
     rate, other = LearningRate(0.1, 5), LearningRate(0.1, 5)
     rate.lower()
+    rate.limit(Update(ratio=0.3, rate=1.0))
     healthy(rate, 4)
     other.load_state_dict(json.loads(json.dumps(rate.state_dict())))
     assert healthy(rate, 30) == healthy(other, 30)

@@ -11,7 +11,9 @@ import torch
 
 from tests.fake_trainer import Core, Tiny, TwoRanks, batch_of, differing, nan_batch
 from yolo_gradsafe.forensics.case import Surroundings
+from yolo_gradsafe.gradients.update_ratio import Update
 from yolo_gradsafe.judge.loss_trend import LossTrend
+from yolo_gradsafe.judge.movement import Movement
 from yolo_gradsafe.judge.verdict import BatchNormHealth, Evidence, Signals, StepMetrics
 from yolo_gradsafe.recovery.outcome import Outcome, Settle
 from yolo_gradsafe.telemetry.schema import Cause, Kind, Place, Remedy, Verdict
@@ -193,6 +195,63 @@ def test_the_rate_is_left_where_the_options_say_so(tmp_path):
     core.train(4)
     move(core, 30.0)
     assert bad(core, Verdict.DIVERGING).remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK)
+    assert core.recovery.lr_factor == 1.0
+
+
+def moved(ratio: float, step: int = 5, rate: float = 1.0, finite: bool = True) -> StepMetrics:
+    """Return a step, of which the one before moved the weights so far."""
+    return replace(metrics(step, finite), update=Update(ratio, rate))
+
+
+BROKEN = Signals(movement=Movement(broken=True))
+TOO_FAR = Signals(movement=Movement(too_far=True))
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_a_step_that_replaced_the_weights_is_taken_back_and_the_rate_is_limited(tmp_path, finite):
+    core = Core(tmp_path)
+    core.train(2)
+    then = core.raw.state()
+    core.train(2, start=2)
+    move(core, 30.0)
+    step = moved(3.0, finite=finite)
+    assert core.recovery.suspects(step, BROKEN)
+    evidence = core.recovery.examine(step, BROKEN, None)
+    assert evidence == Evidence(replaced=True)
+    found = core.recovery.investigate(step, Verdict.DIVERGING, evidence)
+    assert found == {"cause": Cause.LEARNING_RATE, "update_ratio": 3.0}
+    outcome = core.recovery.handle_bad_step(step, Verdict.DIVERGING, replace(SKIPPED, facts=found))
+    assert outcome.remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK, Remedy.LR_LOWERED)
+    assert not differing(core.raw.state(), then)
+    assert core.recovery.lr_factor == pytest.approx(0.015 / 3)
+    told = {incident.kind: incident for incident in core.incidents()}
+    assert told[Kind.LR_BACKOFF].update_ratio == 3.0
+    assert "moved the weights by 300% of their size" in told[Kind.LR_BACKOFF].message
+
+
+@pytest.mark.parametrize("options", [{"snapshots": 0}, {"divergence": False}])
+def test_it_is_not_taken_back_where_nothing_may_be_or_can_be(tmp_path, options):
+    core = Core(tmp_path, **options)
+    assert not core.recovery.suspects(moved(3.0), BROKEN)
+    assert core.recovery.examine(moved(3.0), BROKEN, None) == Evidence()
+
+
+def test_steps_that_move_the_weights_too_far_limit_the_rate_of_the_next_ones_and_are_kept(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    then = core.raw.state()
+    core.recovery.count_safe_step(moved(0.06, rate=0.1), TOO_FAR, Outcome())
+    assert core.recovery.lr_factor == pytest.approx(0.015 / 0.6)
+    assert not differing(core.raw.state(), then)
+    core.recovery.count_safe_step(moved(0.06, rate=0.1), TOO_FAR, Outcome())
+    (incident,) = core.incidents()  # the next measurement is of a step from before
+    assert (incident.kind, incident.cause, incident.update_ratio) == (Kind.LR_BACKOFF, Cause.LEARNING_RATE, 0.06)
+
+
+@pytest.mark.parametrize("options", [{"lr_backoff": 1.0}, {"divergence": False}])
+def test_the_rate_is_not_limited_where_the_options_say_so(tmp_path, options):
+    core = Core(tmp_path, **options)
+    core.recovery.count_safe_step(moved(0.06), TOO_FAR, Outcome())
     assert core.recovery.lr_factor == 1.0
 
 

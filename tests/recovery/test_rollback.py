@@ -109,19 +109,19 @@ def test_a_rollback_goes_to_the_newest_again_once_there_is_a_newer_one(tmp_path)
 
 def test_two_divergences_in_a_row_ask_for_the_same_rate(tmp_path):
     """The sum of the learning rates goes back with the weights: a movement is held against the steps that made it."""
-    core = Core(tmp_path, Tiny(tmp_path, lr=0.5), snapshots=2, trust_steps=1000)
+    core = Core(tmp_path, snapshots=2, trust_steps=1000)
     start = core.raw.state()["model/conv.weight"]
     asked = []
     for seed in (0, 10):
         for _ in range(10):
-            core.rollback.count_safe_step(seed, lr=0.5, elevated=True)
+            core.rollback.count_safe_step(seed, rate=0.5, elevated=True)
         with torch.no_grad():
             for parameter in core.raw.model.parameters():
-                parameter *= 11.0  # ten times its own size in ten steps, at a summed rate of 5
+                parameter *= 11.0  # ten times its own size in ten steps, at half the schedule's largest rate
         asked.append(core.rollback.roll_back(10).bearable_lr)
         assert torch.equal(core.raw.state()["model/conv.weight"], start)
-        assert core.rollback.state_dict() == {"lr_sum": 0.0}
-    assert asked == [pytest.approx(0.02 / (10 / 5 * 0.5), rel=1e-4)] * 2
+        assert core.rollback.state_dict() == {"rate_sum": 0.0}
+    assert asked == [pytest.approx(0.015 / (10 / 5), rel=1e-4)] * 2
 
 
 def test_the_sum_of_the_rates_outlasts_a_resume(tmp_path):
@@ -130,7 +130,7 @@ def test_the_sum_of_the_rates_outlasts_a_resume(tmp_path):
     state = json.loads(json.dumps(core.rollback.state_dict()))
     other = Core(tmp_path / "other")
     other.rollback.load_state_dict(state)
-    assert other.rollback.state_dict() == {"lr_sum": pytest.approx(0.03)}
+    assert other.rollback.state_dict() == {"rate_sum": pytest.approx(3.0)}
 
 
 def test_the_rank_that_bears_least_decides_about_the_rate(tmp_path):

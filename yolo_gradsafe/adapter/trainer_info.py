@@ -133,10 +133,15 @@ class TrainerInfo:
         return float(next((g for g in groups if g["params"]), groups[0])["lr"])
 
     @property
-    def lr_ahead(self) -> float:
-        """The largest learning rate that the schedule has now or, in its warm-up, will come to."""
-        groups = [g for g in self.trainer.optimizer.param_groups if g["params"]]
-        return max(max(float(g["lr"]), float(g.get("initial_lr", 0.0))) for g in groups)
+    def lr_share(self) -> float:
+        """Learning rate of the weight matrices as a share of the largest that their schedule comes to; 0 to 1.
+
+        Biases have a warm-up of their own, which comes from above.
+        """
+        groups = self.trainer.optimizer.param_groups
+        matrices = [g for g in groups if g["params"] and g["params"][0].ndim > 1] or [g for g in groups if g["params"]]
+        rates = [(float(g["lr"]), float(g.get("initial_lr", 0.0))) for g in matrices]
+        return max((now / max(now, initial) for now, initial in rates if max(now, initial) > 0), default=1.0)
 
     @property
     def recoveries(self) -> int:

@@ -6,8 +6,10 @@ one that fits. A copy of all weights would cost their memory; a few elements of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,21 +18,43 @@ from torch import Tensor, nn
 
 from yolo_gradsafe.gradients.layer_groups import LayerGroups
 
-__all__ = ["UpdateRatioSampler"]
+__all__ = ["UNKNOWN_UPDATE", "Update", "UpdateRatioSampler"]
 
-_ELEMENTS = 64
-"""Elements sampled of each tensor, evenly spaced."""
+_ELEMENTS = 256
+"""Elements sampled of each tensor, from its middle on: next to each other, so that one kernel takes all tensors."""
+_TINY = 1e-12
+_FEWEST = 8
+"""Matrices whose median stands for a model."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """How far the last step that was taken has moved the weights."""
+
+    ratio: float = math.nan
+    """L2 norm of its change over that of the weights, the median of all weight matrices (convolutions, linear layers)
+    that it moved; nan when it moved none, or when there are too few for a median."""
+    rate: float = 1.0
+    """Learning rate of that step as a share of the schedule's largest, the guard's own factor included; above 0."""
+
+    @property
+    def at_peak(self) -> float:
+        """The ratio that the schedule's largest learning rate would come to: steps are proportional to the rate."""
+        return self.ratio / self.rate
+
+
+UNKNOWN_UPDATE = Update()
 
 
 class UpdateRatioSampler:
-    """Samples the weights before and after a step.
+    """Samples the weights before and after a step: the matrices of every step, all tensors of one in so many.
 
     Nothing here synchronises: what is found stays on the device, to be read with the next step's numbers.
 
     Args:
-        parameters: Named parameters of the model.
+        parameters: Named parameters of the model; they are only ever written in place.
         grouping: Which of them are a layer.
-        every: Sample one step in so many; 0 for none.
+        every: Sample all tensors of one step in so many, for the ratio of each layer; 0 for none.
         boundary: Contains a fault of the sampler.
     """
 
@@ -41,48 +65,61 @@ class UpdateRatioSampler:
         every: int,
         boundary: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        self._parameters = list(parameters)
-        self._names = [name for name, _ in self._parameters]
+        matrices_first = sorted(parameters, key=lambda pair: pair[1].ndim < 2)
+        self._parameters = [parameter for _, parameter in matrices_first]
+        self._names = [name for name, _ in matrices_first]
+        self._matrices = sum(parameter.ndim > 1 for parameter in self._parameters)
         self._grouping = grouping
         self._every = every
         self._boundary = boundary
-        shares = [p.numel() / min(p.numel(), _ELEMENTS) for _, p in self._parameters]
+        shares = [p.numel() / min(p.numel(), _ELEMENTS) for p in self._parameters]
         self._weight = np.sqrt(np.array(shares))
+        self._live: list[Tensor] = []
+        self._before: list[Tensor] = []
+        self._rate = 1.0
         self._waiting: list[Tensor] = []
 
     @contextmanager
-    def sampling(self, step: int, taken: bool) -> Iterator[None]:
-        """Note how far a step moves the weights, if it is this step's turn. A fault of ours stays ours.
+    def sampling(self, step: int, taken: bool, rate: float = 1.0) -> Iterator[None]:
+        """Note how far a step moves the weights. A fault of ours stays ours.
 
         Args:
             step: Number of the step that the body takes.
             taken: Whether the body calls the optimizer.
+            rate: ``Update.rate`` of the step.
         """
-        before: list[Tensor] = []
-        if taken and self._every and step % self._every == 0:
+        count = 0
+        if taken:
             with self._boundary("sample the updates"):
-                before = self._sample()
+                count = self._sample(step)
         yield
-        if before:
+        if count:
             with self._boundary("sample the updates"):
-                self._compare(before)
-
-    @torch.no_grad()
-    def _compare(self, before: list[Tensor]) -> None:
-        changes = torch._foreach_norm(torch._foreach_sub(self._sample(), before))
-        self._waiting = [torch.stack([*changes, *torch._foreach_norm(before)]).float()]
+                self._compare(count)
+                self._rate = max(rate, _TINY)
 
     def take(self) -> list[Tensor]:
         """Return the sample that waits to be read, if there is one, once.
 
         Returns:
-            At most one tensor: norms of the changes, then those of the weights; shape (2 * tensors,), fp32.
+            Nothing; or the ratio of the matrices, fp32, shape (1,), and after it, where all tensors were sampled,
+            norms of the changes and those of the weights, shape (2 * tensors,).
         """
         waiting, self._waiting = self._waiting, []
         return waiting
 
-    def ratios(self, values: Sequence[float]) -> NDArray[np.float64]:
-        """Turn the values of what ``take`` returned into a ratio for each layer; nan where the weights are zero."""
+    def read(self, values: Sequence[float]) -> tuple[Update, NDArray[np.float64] | None]:
+        """Turn the values of what ``take`` returned into numbers.
+
+        Returns:
+            The update, and the ratio of each layer, nan where its weights are zero; None where it was not sampled.
+        """
+        if not values:
+            return UNKNOWN_UPDATE, None
+        ratio = values[0] if self._matrices >= _FEWEST else math.nan
+        return Update(ratio, self._rate), self._by_layer(values[1:]) if len(values) > 1 else None
+
+    def _by_layer(self, values: Sequence[float]) -> NDArray[np.float64]:
         changes, weights = np.split(np.asarray(values, dtype=np.float64), 2)
         change, _ = self._grouping.norms(self._names, list(changes * self._weight))
         weight, _ = self._grouping.norms(self._names, list(weights * self._weight))
@@ -90,9 +127,27 @@ class UpdateRatioSampler:
             return np.where(weight > 0, change / weight, np.nan)
 
     @torch.no_grad()
-    def _sample(self) -> list[Tensor]:
-        samples = []
-        for _, parameter in self._parameters:
-            flat = parameter.detach().reshape(-1)
-            samples.append(flat[:: max(1, flat.numel() // _ELEMENTS)][:_ELEMENTS].clone())
-        return samples
+    def _sample(self, step: int) -> int:
+        """Copy the elements before a step; return the number of tensors that are looked at."""
+        if not self._live:
+            self._live = [_middle(parameter) for parameter in self._parameters]
+            self._before = [torch.empty_like(elements) for elements in self._live]
+        count = len(self._live) if self._every and step % self._every == 0 else self._matrices
+        torch._foreach_copy_(self._before[:count], self._live[:count])
+        return count
+
+    @torch.no_grad()
+    def _compare(self, count: int) -> None:
+        before = self._before[:count]
+        changes = torch._foreach_norm(torch._foreach_sub(self._live[:count], before))
+        norms = torch.stack([*changes, *torch._foreach_norm(before)]).float()
+        change, weight = norms[: self._matrices], norms[count : count + self._matrices]
+        ratio = torch.where(change > 0, change / weight, torch.nan).nanmedian().reshape(1)
+        self._waiting = [ratio, norms] if count > self._matrices else [ratio]
+
+
+def _middle(parameter: nn.Parameter) -> Tensor:
+    """Return some elements of a parameter's storage, shape (elements,), as a view; any memory format will do."""
+    whole, count = parameter.detach(), min(parameter.numel(), _ELEMENTS)
+    start = whole.storage_offset() + (whole.numel() - count) // 2
+    return torch.as_strided(whole, (count,), (1,), start)

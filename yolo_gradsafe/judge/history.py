@@ -7,6 +7,7 @@ from typing import Any
 
 from yolo_gradsafe.judge.batchnorm import BatchNormMonitor
 from yolo_gradsafe.judge.loss_trend import LossTrendMonitor
+from yolo_gradsafe.judge.movement import NO_MOVEMENT, MovementMonitor
 from yolo_gradsafe.judge.vanishing import VanishingMonitor
 from yolo_gradsafe.judge.verdict import Signals, StepMetrics
 
@@ -14,29 +15,31 @@ __all__ = ["History"]
 
 
 class History:
-    """Follows losses, norms, stages and batch-norm statistics. Plain numbers; knows no trainer.
+    """Follows losses, norms, stages, updates and batch-norm statistics. Plain numbers; knows no trainer.
 
     Args:
         stages: Names of the stages.
-        follow: Follow losses and stages; without it only the batch-norm statistics.
+        follow: Follow losses, stages and updates; without it only the batch-norm statistics.
     """
 
     def __init__(self, stages: Sequence[str], follow: bool = True) -> None:
         self.loss = LossTrendMonitor()
         self.batchnorm = BatchNormMonitor()
+        self.movement = MovementMonitor()
         self.vanishing = VanishingMonitor(stages)
         self._follow = follow
 
     def observe(self, metrics: StepMetrics) -> Signals:
-        """Take in a step, once, and say how it looks; a step that is not finite teaches nothing."""
+        """Take in a step, once, and say how it looks; one that is not finite tells of the step before alone."""
+        movement = self.movement.observe(metrics.update) if self._follow else NO_MOVEMENT
         if not metrics.finite:
-            return Signals()
+            return Signals(movement=movement)
         unsound = 0 if metrics.sound else self.batchnorm.count_unsound()
         if not self._follow:
             return Signals(unsound_steps=unsound)
         trend = self.loss.observe(metrics.image_loss, metrics.grad_norm)
         vanished = self.vanishing.observe(metrics.stage_norms)
-        return Signals(trend, tuple(vanished), unsound)
+        return Signals(trend, tuple(vanished), unsound, movement)
 
     def commit(self, metrics: StepMetrics) -> None:
         """Take the batch-norm statistics of a good step as the usual ones."""
@@ -52,6 +55,7 @@ class History:
         return {
             "loss": self.loss.state_dict(),
             "batchnorm": self.batchnorm.state_dict(),
+            "movement": self.movement.state_dict(),
             "vanishing": self.vanishing.state_dict(),
         }
 
@@ -59,4 +63,6 @@ class History:
         """Go on from what ``state_dict`` returned."""
         self.loss.load_state_dict(state["loss"])
         self.batchnorm.load_state_dict(state["batchnorm"])
+        if "movement" in state:
+            self.movement.load_state_dict(state["movement"])
         self.vanishing.load_state_dict(state["vanishing"])

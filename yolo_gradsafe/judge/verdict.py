@@ -10,10 +10,12 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from yolo_gradsafe.gradients.update_ratio import UNKNOWN_UPDATE, Update
 from yolo_gradsafe.judge.loss_trend import NO_SIGNAL, LossTrend
+from yolo_gradsafe.judge.movement import NO_MOVEMENT, Movement
 from yolo_gradsafe.telemetry.schema import Verdict
 
-__all__ = ["BatchNormHealth", "Evidence", "Signals", "StepMetrics", "clipped", "judge", "safe_to_apply"]
+__all__ = ["NO_EVIDENCE", "BatchNormHealth", "Evidence", "Signals", "StepMetrics", "clipped", "judge", "safe_to_apply"]
 
 _UNSOUND_STEPS = 3
 """Steps in a row that spoil the batch-norm statistics alone, after which it is not the batch."""
@@ -36,6 +38,7 @@ class StepMetrics:
     step: int
     batch: int
     lr: float
+    """Learning rate of the first parameter group."""
     losses: list[float]
     """Loss of each micro-batch of the window, as back-propagated but before AMP scaling; the last is newest."""
     items: dict[str, float]
@@ -56,6 +59,8 @@ class StepMetrics:
     """Whether a GradScaler is at work."""
     amp_scale: float
     """Its loss scale; 1 without one, 0 where the ranks have different ones."""
+    lr_share: float = 1.0
+    """Learning rate of the weight matrices as a share of the largest that their schedule comes to; 0 to 1."""
     norm_overflow: bool = False
     """Whether the sum of the squares overflows fp32 although every gradient is finite."""
     bad_tensors: Sequence[str] = ()
@@ -68,8 +73,10 @@ class StepMetrics:
     """L2 norms of the stages' gradients."""
     batchnorm_norm: float = math.nan
     """Norm of all batch-norm statistics, on this rank."""
+    update: Update = UNKNOWN_UPDATE
+    """How far the step before has moved the weights; the furthest of all ranks."""
     update_ratios: NDArray[np.float64] | None = None
-    """Update-to-weight ratio of each layer in an earlier step, when a sample of it has just become known."""
+    """Update-to-weight ratio of each layer in that step, when all of them were sampled."""
 
     @property
     def loss(self) -> float:
@@ -89,13 +96,15 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class Signals:
-    """What the steps before say of a finite step."""
+    """What the steps before say of a step; of one that is not finite, only how far they moved the weights."""
 
     loss: LossTrend = NO_SIGNAL
     vanished: tuple[str, ...] = ()
     """Stages whose gradients have vanished for long."""
     unsound_steps: int = 0
     """Steps in a row, this one included, that were finite but for the batch-norm statistics."""
+    movement: Movement = NO_MOVEMENT
+    """How far they have moved the weights."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +115,15 @@ class Evidence:
     """Whether weights and optimizer state are finite, on every rank."""
     trusted_do_better: bool = False
     """Whether weights of not long ago do several times better on the same batch, or the model has stopped to answer."""
+    replaced: bool = False
+    """Whether the step before has replaced the weights rather than moved them, and can be taken back."""
+
+
+NO_EVIDENCE = Evidence()
 
 
 def judge(
-    metrics: StepMetrics, signals: Signals = Signals(), evidence: Evidence = Evidence(), scale_floor: float = 1.0
+    metrics: StepMetrics, signals: Signals = Signals(), evidence: Evidence = NO_EVIDENCE, scale_floor: float = 1.0
 ) -> Verdict:
     """Say what kind of step this is.
 
@@ -120,12 +134,15 @@ def judge(
         scale_floor: AMP scale at or below which an overflow is no longer the GradScaler's search for a scale.
 
     Returns:
-        For a finite step ``poisoned`` when batch-norm statistics alone are damaged, else ``diverging``, ``spike``,
-        ``stalled`` or ``ok``. Statistics that stay damaged step after step are those of the data when they are finite,
-        and come from weights that went bad (``diverging``) when they are not. For a step that is not finite
-        ``poisoned`` when the state behind it is damaged, ``amp_overflow`` for gradients that the GradScaler is still
-        finding a scale for, and ``bad_batch`` for everything else.
+        ``diverging`` for any step after one that replaced the weights. For a finite step ``poisoned`` when batch-norm
+        statistics alone are damaged, else ``diverging``, ``spike``, ``stalled`` or ``ok``. Statistics that stay damaged
+        step after step are those of the data when they are finite, and come from weights that went bad (``diverging``)
+        when they are not. For a step that is not finite ``poisoned`` when the state behind it is damaged,
+        ``amp_overflow`` for gradients that the GradScaler is still finding a scale for, and ``bad_batch`` for
+        everything else.
     """
+    if evidence.replaced:
+        return Verdict.DIVERGING
     if not metrics.finite:
         if not evidence.state_finite:
             return Verdict.POISONED

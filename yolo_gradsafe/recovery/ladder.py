@@ -50,6 +50,8 @@ class Plan:
     """Lower the learning rate, if the weights' movement blames it,"""
     repeated: bool = False
     """or, after a rollback that did not hold, in any case."""
+    limit_lr: bool = False
+    """Lower the learning rate to what moves the weights as far as it should."""
     raise_precision: bool = False
     """Count the step against the precision, which rises after a few."""
     stop: str = ""
@@ -67,13 +69,20 @@ def plan(situation: Situation, options: RecoveryOptions) -> Plan:
         return Plan(stop="hopeless_after", count=situation.skipped)
     if verdict is Verdict.POISONED and situation.repaired < _REPAIRS:
         return Plan(repair=True)
+    too_fast = situation.cause is Cause.LEARNING_RATE
     back = verdict is not Verdict.BAD_BATCH or situation.cause is Cause.WEIGHTS
     if not back:
         return Plan(raise_precision=situation.cause is Cause.PRECISION)
-    lower = verdict is Verdict.DIVERGING or situation.rising or repeated
+    lower = not too_fast and (verdict is Verdict.DIVERGING or situation.rising or repeated)
     if situation.rollbacks >= options.max_rollbacks:
         return Plan(rollback=situation.snapshot, stop="max_rollbacks", count=situation.rollbacks)
-    return Plan(rollback=situation.snapshot, repair=not situation.snapshot, lower_lr=lower, repeated=repeated)
+    return Plan(
+        rollback=situation.snapshot,
+        repair=not situation.snapshot,
+        lower_lr=lower,
+        repeated=repeated and not too_fast,
+        limit_lr=too_fast,
+    )
 
 
 def _hopeless(situation: Situation, options: RecoveryOptions) -> bool:

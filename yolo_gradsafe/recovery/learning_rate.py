@@ -1,19 +1,31 @@
-"""The factor on the learning rate: lowered after a divergence, and let back up when it has held.
+"""The factor on the learning rate: lowered where it does harm, and let back up as far as it holds.
 
 The factor is applied to the optimizer's groups for the length of a step and taken off again, so that the warm-up, the
-scheduler, time mode and a resume, all of which write the learning rate anew, neither undo it nor apply it twice.
+scheduler, time mode, a user's own schedule and a resume, all of which write the learning rate anew, neither undo it nor
+apply it twice.
+
+It is the smaller of two. After a divergence the *backoff* lowers the rate by what helped before. Where steps move the
+weights too far the *limit* lowers it to what moves them as they should: Adam-like steps move every weight by about the
+learning rate whatever the gradient, so the movement itself says by how much a rate is too high.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+from yolo_gradsafe.gradients.update_ratio import UNKNOWN_UPDATE, Update
 
 __all__ = ["BLAMELESS", "LearningRate", "bearable_factor"]
 
 _SMALLEST = 1e-4
 _RAMP = 1.02
 """Growth a healthy step on the way back: tenfold in 117 steps."""
-_MOVEMENT = 0.02
+_LIMIT_RAMP = 1.1
+"""Growth a step of a limit; faster, because each step's movement says how far it may grow."""
+_SAME = 0.95
+_NEAR_PEAK = 0.9
+_MOVEMENT = 0.015
 """Movement a step, as a share of the weights' norm, that trainings from scratch bear; 1e-3 is usual later on."""
 BLAMELESS = 0.3
 """A bearable factor above this clears the learning rate."""
@@ -21,23 +33,17 @@ _RETRY = 0.3
 """Of a rate that has diverged a second time, the most that is ever tried again."""
 
 
-def bearable_factor(drift: float, lr_sum: float, lr: float) -> float:
+def bearable_factor(drift: float, rate_sum: float) -> float:
     """Return the factor that would let the weights move as slowly as they should.
-
-    Adam-like steps move every weight by about the learning rate whatever the gradient, so the movement itself says by
-    how much a rate is too high; a guess of a tenth may have to be repeated for hours.
 
     Args:
         drift: Movement of the weights since a snapshot, as a share of their norm.
-        lr_sum: Sum of the learning rates of the steps since.
-        lr: Rate that training is to go on with, times the factor.
+        rate_sum: Sum of the learning rates of the steps since, each as a share of the schedule's largest.
 
     Returns:
         Above ``BLAMELESS`` where the rate is not what moved them.
     """
-    if not drift > 0 or not lr > 0 or not lr_sum > 0:
-        return 1.0
-    return _MOVEMENT / (drift / lr_sum * lr)
+    return _MOVEMENT * rate_sum / drift if drift > 0 and rate_sum > 0 else 1.0
 
 
 class LearningRate:
@@ -49,13 +55,19 @@ class LearningRate:
     """
 
     def __init__(self, backoff: float, hold: int) -> None:
-        self.factor = 1.0
-        """What the host's learning rate is multiplied with."""
-        self._backoff = backoff
+        self._factor = backoff
         self._hold = hold
+        self._backoff = 1.0
         self._ceiling = 1.0
         self._lowered = False
         self._healthy = 0
+        self._limit = 1.0
+        self._share = 0.0
+
+    @property
+    def factor(self) -> float:
+        """What the host's learning rate is multiplied with."""
+        return min(self._backoff, self._limit)
 
     def lower(self, bearable: float = 1.0) -> None:
         """Lower the rate. From the second time on, the rate that has diverged again is not gone back to.
@@ -67,15 +79,40 @@ class LearningRate:
             self._ceiling = min(self._ceiling, self.factor * _RETRY)
         self._lowered = True
         self._healthy = 0
-        self.factor = max(min(self.factor * self._backoff, bearable), _SMALLEST)
+        self._backoff = max(min(self.factor * self._factor, bearable), _SMALLEST)
 
-    def count_safe_step(self) -> bool:
-        """Count a healthy step; True when this one has brought the rate all the way back."""
+    def limit(self, update: Update) -> bool:
+        """Lower the rate to one whose largest step, at the peak of the schedule, moves the weights as it should.
+
+        Args:
+            update: A step that moved them too far.
+
+        Returns:
+            Whether the rate is lower now; not when the step was one from before it was limited.
+        """
+        limit, before = max(_MOVEMENT / update.at_peak, _SMALLEST), self._limit
+        self._limit = min(before, limit)
+        return limit < before * _SAME
+
+    def count_safe_step(self, update: Update = UNKNOWN_UPDATE, share: float = 1.0) -> bool:
+        """Count a healthy step; the rate may grow.
+
+        Args:
+            update: How far the step before moved the weights.
+            share: The host's rate as a share of the largest of its schedule. A limit grows only until the schedule
+                begins to fall: later it would undo the schedule.
+
+        Returns:
+            Whether this step has brought the rate all the way back.
+        """
+        before = self.factor
         self._healthy += 1
-        if self.factor >= self._ceiling or self._healthy <= self._hold:
-            return False
-        self.factor = min(self.factor * _RAMP, self._ceiling)
-        return self.factor == self._ceiling
+        if self._backoff < self._ceiling and self._healthy > self._hold:
+            self._backoff = min(self._backoff * _RAMP, self._ceiling)
+        if self._limit < 1 and (share > self._share or share >= _NEAR_PEAK) and not math.isnan(update.ratio):
+            self._limit = max(self._limit, min(self._limit * _LIMIT_RAMP, _MOVEMENT / update.at_peak, 1.0))
+        self._share = share
+        return before < self.factor == self._ceiling
 
     def restart_hold(self) -> None:
         """Start the wait anew."""
@@ -83,9 +120,17 @@ class LearningRate:
 
     def state_dict(self) -> dict[str, Any]:
         """Return where it stands."""
-        return {"factor": self.factor, "ceiling": self._ceiling, "lowered": self._lowered, "healthy": self._healthy}
+        return {
+            "factor": self._backoff,
+            "ceiling": self._ceiling,
+            "lowered": self._lowered,
+            "healthy": self._healthy,
+            "limit": self._limit,
+            "share": self._share,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
-        self.factor, self._ceiling = float(state["factor"]), float(state["ceiling"])
+        self._backoff, self._ceiling = float(state["factor"]), float(state["ceiling"])
         self._lowered, self._healthy = bool(state["lowered"]), int(state["healthy"])
+        self._limit, self._share = float(state.get("limit", 1.0)), float(state.get("share", 0.0))

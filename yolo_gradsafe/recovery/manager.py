@@ -10,7 +10,7 @@ from yolo_gradsafe.adapter import TrainerAdapter
 from yolo_gradsafe.forensics.case import Surroundings
 from yolo_gradsafe.forensics.investigator import FaultInvestigator
 from yolo_gradsafe.judge.history import History
-from yolo_gradsafe.judge.verdict import Evidence, Signals, StepMetrics
+from yolo_gradsafe.judge.verdict import NO_EVIDENCE, Evidence, Signals, StepMetrics
 from yolo_gradsafe.recovery.isolation import Isolation
 from yolo_gradsafe.recovery.ladder import Plan, Situation, plan
 from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate
@@ -79,7 +79,7 @@ class RecoveryManager:
 
     def suspects(self, metrics: StepMetrics, signals: Signals) -> bool:
         """Whether a step is worth an experiment, on all ranks alike: it is not sound, or losses left their range."""
-        return not metrics.sound or self._suspects_divergence(signals)
+        return not metrics.sound or self._suspects_divergence(signals) or self._replaced(signals)
 
     def examine(self, metrics: StepMetrics, signals: Signals, batch: Any) -> Evidence:
         """Find out what a suspicious step's verdict depends on. Slow; collective.
@@ -89,10 +89,16 @@ class RecoveryManager:
             signals: What the steps before say of it.
             batch: Its newest batch, preprocessed; None when it is gone.
         """
+        if self._replaced(signals):
+            return Evidence(replaced=True)
         if not metrics.finite:
             bad = not finite(self._trainer.state.lasting())
             return Evidence(state_finite=not self._trainer.ranks.all_reduce_max([bad])[0])
         return Evidence(trusted_do_better=self._diverging(metrics, signals, batch))
+
+    def _replaced(self, signals: Signals) -> bool:
+        """Whether the step before has replaced the weights, and there are others to go back to."""
+        return signals.movement.broken and self.options.divergence and self.rollback.trusted is not None
 
     def _suspects_divergence(self, signals: Signals) -> bool:
         """Whether losses have left their range; there must be weights to compare with."""
@@ -112,12 +118,19 @@ class RecoveryManager:
 
     # A bad step -----------------------------------------------------------------------------------------------------
 
-    def investigate(self, metrics: StepMetrics, verdict: Verdict) -> dict[str, Any]:
+    def investigate(self, metrics: StepMetrics, verdict: Verdict, evidence: Evidence = NO_EVIDENCE) -> dict[str, Any]:
         """Find out what made a step bad, before anything is put back. Slow; collective.
+
+        Args:
+            metrics: The step.
+            verdict: Its verdict.
+            evidence: What that rests on. Where the step before is to blame, this one is not looked into.
 
         Returns:
             Fields of its ``Incident``, the cause among them; the same on every rank.
         """
+        if evidence.replaced:
+            return {"cause": Cause.LEARNING_RATE, "update_ratio": metrics.update.ratio}
         trusted, loss = self.rollback.trusted, self._history.loss
         around = Surroundings(
             trusted=None if trusted is None else partial(in_place, self._trainer, trusted),
@@ -167,15 +180,15 @@ class RecoveryManager:
             left = (Remedy.SKIPPED, Remedy.LEFT_TO_ULTRALYTICS)
             return replace(outcome, losses=Settle.LEAVE, remedies=left, facts=facts)
         what = plan(situation, self.options)
-        remedies, numbers = self._carry_out(what, metrics.step)
+        remedies, numbers = self._carry_out(what, metrics)
         outcome = replace(outcome, remedies=(Remedy.SKIPPED, *remedies), facts={**facts, **numbers})
         return self._stop(what, outcome) if what.stop else outcome
 
-    def _carry_out(self, what: Plan, step: int) -> tuple[list[Remedy], dict[str, Any]]:
+    def _carry_out(self, what: Plan, metrics: StepMetrics) -> tuple[list[Remedy], dict[str, Any]]:
         """Climb the rungs of a plan; return the remedies and the numbers that go with them."""
         done: list[Remedy] = []
         numbers: dict[str, Any] = {}
-        bearable = 1.0
+        bearable, step = 1.0, metrics.step
         repaired = self.rollback.repair_nonfinite() if what.repair or what.rollback else 0
         if repaired:  # then nothing else is to blame
             self._repaired += 1
@@ -196,10 +209,26 @@ class RecoveryManager:
             done.append(Remedy.LR_LOWERED)
             numbers["lr_factor"] = self._lr.factor
             self._incidents.log(Kind.LR_BACKOFF, remedies=(Remedy.LR_LOWERED,), lr_factor=self._lr.factor)
+        if what.limit_lr and self._limit_lr(metrics):
+            done.append(Remedy.LR_LOWERED)
+            numbers["lr_factor"] = self._lr.factor
         if what.raise_precision and self._raise_precision(step):
             done.append(Remedy.PRECISION_RAISED)
             numbers["precision"] = self._trainer.forward_precision
         return done, numbers
+
+    def _limit_lr(self, metrics: StepMetrics) -> bool:
+        """Lower the learning rate to what moves the weights as it should; return whether that is lower."""
+        if self.options.lr_backoff == 1 or not self._lr.limit(metrics.update):
+            return False
+        self._incidents.log(
+            Kind.LR_BACKOFF,
+            remedies=(Remedy.LR_LOWERED,),
+            cause=Cause.LEARNING_RATE,
+            lr_factor=self._lr.factor,
+            update_ratio=metrics.update.ratio,
+        )
+        return True
 
     def _stop(self, what: Plan, outcome: Outcome) -> Outcome:
         """End the training: a budget is spent. Told once; trainers may take some steps more."""
@@ -248,11 +277,13 @@ class RecoveryManager:
         self.isolation.count_safe_step()
         self._skipped = self._repaired = 0
         self._never_good = False
-        elevated = self._history.loss.loss_elevated
-        self.rollback.count_safe_step(metrics.step, metrics.lr * outcome.lr_factor, elevated)
+        elevated, share = self._history.loss.loss_elevated, metrics.lr_share
+        self.rollback.count_safe_step(metrics.step, share * outcome.lr_factor, elevated)
+        if signals.movement.too_far and self.options.divergence:
+            self._limit_lr(metrics)
         if elevated:
             return
-        if self._lr.count_safe_step():
+        if self._lr.count_safe_step(metrics.update, share):
             self._incidents.log(Kind.LR_RAMP, remedies=(Remedy.LR_RESTORED,), lr_factor=self._lr.factor)
         if (self._precision or self._resumed_precision) is not None:
             ladder = self._ladder()

@@ -65,8 +65,8 @@ class RollbackManager:
         self._incidents = incidents
         self._buffer: SnapshotBuffer | None = None
         self._returned_to = -1
-        self._lr_sum = 0.0
-        """Sum of the learning rates of all steps taken."""
+        self._rate_sum = 0.0
+        """Sum of the learning rates of all steps taken, each as a share of the schedule's largest."""
         self.needs_first_snapshot = options.enabled and options.snapshots > 0
         """Whether the first snapshot is still to be taken, before the first step."""
         self.unsound_snapshot = False
@@ -102,15 +102,15 @@ class RollbackManager:
                 buffer.revoke_newest()
             self._buffer = buffer
 
-    def count_safe_step(self, step: int, lr: float, elevated: bool) -> None:
+    def count_safe_step(self, step: int, rate: float, elevated: bool) -> None:
         """Count a step that was taken: prove and take snapshots, on this rank alone.
 
         Args:
             step: Optimizer steps so far.
-            lr: Learning rate that it was taken with.
+            rate: Learning rate that it was taken with, as a share of the schedule's largest.
             elevated: Whether losses are out of their range: the candidate may be part of what is wrong.
         """
-        self._lr_sum += lr
+        self._rate_sum += rate
         if self._buffer is None:
             return
         if elevated:
@@ -229,17 +229,16 @@ class RollbackManager:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run goes on from: the sum of the learning rates."""
-        return {"lr_sum": self._lr_sum}
+        return {"rate_sum": self._rate_sum}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
-        self._lr_sum = float(state["lr_sum"])
+        self._rate_sum = float(state.get("rate_sum", 0.0))
 
     def _bearable_lr(self, trusted: Snapshot) -> float:
         """Return the factor on the learning rate that the weights' movement asks for; before going back. Collective."""
         drift = trusted.drift(self._trainer.state.model())
-        lr_since = self._lr_sum - trusted.extra["lr_sum"]
-        return self._trainer.ranks.all_reduce_min(bearable_factor(drift, lr_since, self._trainer.lr_ahead))
+        return self._trainer.ranks.all_reduce_min(bearable_factor(drift, self._rate_sum - trusted.extra["rate_sum"]))
 
     def _go_back(self, snapshot: Snapshot) -> None:
         self._put_back(snapshot)
@@ -251,7 +250,7 @@ class RollbackManager:
         state.forget(snapshot.restore(state.tensors()))
         state.set_extra(snapshot.extra)
         self._registry.load_state_dict(snapshot.extra["learnt"])
-        self._lr_sum = snapshot.extra["lr_sum"]
+        self._rate_sum = snapshot.extra["rate_sum"]
         self._savepoint.renew()
 
     def _log_rollback(self, steps: int, snapshot: Snapshot, place: Place) -> None:
@@ -277,7 +276,7 @@ class RollbackManager:
 
     def _extra(self) -> dict[str, Any]:
         learnt = self._registry.state_dict(with_weights_only=True)
-        return {**self._trainer.state.extra(), "lr_sum": self._lr_sum, "learnt": learnt}
+        return {**self._trainer.state.extra(), "rate_sum": self._rate_sum, "learnt": learnt}
 
     def _new_buffer(self) -> SnapshotBuffer | None:
         """Make room for as many snapshots as fit."""

@@ -114,6 +114,8 @@ class Cause(Word):
     """A module's output, or its gradient, is not finite in fp32 while what it was fed is."""
     WEIGHTS = "weights"
     """The weights are not finite, or do several times worse than trusted ones on other, harmless images."""
+    LEARNING_RATE = "learning_rate"
+    """Steps moved the weights too far: the learning rate is too high for this model."""
     EVERY_BATCH = "every_batch"
     """Batches fail one after the other from the first step on: training cannot succeed."""
     OUTLIER = "outlier"
@@ -384,6 +386,8 @@ class Incident:
     """Optimizer steps that a rollback took back."""
     lr_factor: float = 1.0
     """Factor on the host's learning rate from here on."""
+    update_ratio: float = math.nan
+    """L2 norm of the change of the weights in the step before over that of the weights, where it was too large."""
     precision: str = ""
     """Precision from here on, where it changed, and"""
     precision_before: str = ""

@@ -52,9 +52,19 @@ def _poisoned(seen: Incident) -> str:
 
 
 def _diverging(seen: Incident) -> str:
+    if seen.cause == Cause.LEARNING_RATE:
+        return _moved(seen)
     if seen.place is Place.BATCHNORM:
         return "batch-norm statistics overflow in every step"
     return f"the loss, {seen.loss:.3g}, is far out of its range, and trusted weights do better on this batch"
+
+
+def _moved(seen: Incident) -> str:
+    return f"a step moved the weights by {seen.update_ratio:.0%} of their size, where 2 % is healthy"
+
+
+def _lowered(seen: Incident) -> str:
+    return _moved(seen) if seen.cause == Cause.LEARNING_RATE else "training diverged"
 
 
 def _healed(seen: Incident) -> str:
@@ -112,7 +122,7 @@ _MESSAGES: dict[Kind, Callable[[Incident], str]] = {
     Kind.QUARANTINE: _quarantine,
     Kind.HEALED: _healed,
     Kind.ROLLBACK: _rollback,
-    Kind.LR_BACKOFF: lambda _: "training diverged",
+    Kind.LR_BACKOFF: _lowered,
     Kind.LR_RAMP: lambda _: "training has been healthy since",
     Kind.PRECISION: _precision,
     Kind.STOP: _stop,
@@ -290,5 +300,6 @@ _CULPRITS: dict[str, Callable[[Incident], str]] = {
     Cause.WEIGHTS: _weights,
     Cause.OUTLIER: _outlier,
     Cause.TRANSIENT: _transient,
+    Cause.LEARNING_RATE: lambda _: "the learning rate is too high for this model",
     Cause.UNKNOWN: lambda found: found.detail or "the cause is not known",
 }

@@ -1,0 +1,54 @@
+"""Whether steps move the weights too far: the learning rate is too high, whatever the loss says yet.
+
+A training from random weights that goes well moves its convolutions by 2 % of their norm a step at most, at the end of
+the warm-up; trainings that end with a useless model do so by 7 % to many times it, from the first steps on. The loss
+tells that late, or never: a model that is broken in its second step has no usual loss to compare with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from yolo_gradsafe.gradients.update_ratio import Update
+
+__all__ = ["NO_MOVEMENT", "Movement", "MovementMonitor"]
+
+_TOO_FAR = 0.04
+"""Twice what steps of trainings from random weights that go well come to."""
+_IN_A_ROW = 2
+_BROKEN = 0.5
+"""A step that moves the weights by half their norm leaves nothing of them."""
+
+
+@dataclass(frozen=True)
+class Movement:
+    """What the last steps' updates say."""
+
+    too_far: bool = False
+    """Steps in a row have moved the weights too far."""
+    broken: bool = False
+    """The last step has replaced the weights rather than moved them: it has to be taken back."""
+
+
+NO_MOVEMENT = Movement()
+
+
+class MovementMonitor:
+    """Follows the update-to-weight ratio. Plain numbers; knows no trainer."""
+
+    def __init__(self) -> None:
+        self._too_far = 0
+
+    def observe(self, update: Update) -> Movement:
+        """Take in the update of the step before, and say how it looks; nothing when it is not known."""
+        self._too_far = self._too_far + 1 if update.ratio > _TOO_FAR else 0
+        return Movement(too_far=self._too_far >= _IN_A_ROW, broken=update.ratio > _BROKEN)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was learnt, as plain numbers."""
+        return {"too_far": self._too_far}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        self._too_far = int(state["too_far"])
