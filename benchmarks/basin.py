@@ -47,10 +47,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "amp": {"amp": True},
     "accumulate": {"nbs": 18},
-    "finetune": {"epochs": 8},
+    "finetune": {"epochs": 6},
 }
 """Arguments by variant: as they are; with a GradScaler; three batches a step; from weights that were trained before."""
-TRAINING = {"imgsz": 96, "batch": 6, "nbs": 6, "epochs": 16, "workers": 0, "plots": False, "verbose": False}
+TRAINING = {"imgsz": 96, "batch": 6, "nbs": 6, "epochs": 12, "workers": 0, "plots": False, "verbose": False}
 IMAGES = {"train": 48, "val": 24, "size": 96, "seed": 11}
 MAP = "metrics/mAP50(B)"
 
