@@ -181,18 +181,16 @@ class Session:
 
     def _rescue_validation(self) -> Callable[[bool, list[str]], None] | None:
         """Put trusted weights in place for a validation that was not finite."""
-        settle: Callable[[bool], None] | None = None
+        settle: Callable[[bool, list[str]], None] | None = None
         with self.step.sync.local("rescue a validation"):
             with self.trainer.ranks.collective():
-                found = self._rollback.rescue_validation(self._progress.step)
+                found = self._recovery.rescue_validation(self._progress.step)
             settle = found  # not before all ranks have come so far
         if settle is None:
             return None
 
         def settle_and_record(helped: bool, terms: list[str]) -> None:
-            settle(helped)
-            if not helped:
-                self.log.incidents.log(Kind.VALIDATION, place=Place.VALIDATION, term=", ".join(terms))
+            settle(helped, terms)
             self.log.save_state(self._progress.epoch, self._state())
             self.log.incidents.flush()
 

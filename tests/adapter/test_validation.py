@@ -84,6 +84,18 @@ def test_a_validation_that_is_nan_in_fp32_is_tried_with_trusted_weights(helps):
     assert len(settled) == 1, "data that are at fault are not tried again"
 
 
+@pytest.mark.parametrize(("loss", "absurd"), [(0.0, True), (2e6, True), (1e5, False), (1e-9, False)])
+def test_losses_that_no_model_comes_to_are_tried_with_trusted_weights(loss, absurd):
+    trainer, settled = Trainer(amp=False, healthy=loss), []
+
+    def rescue():
+        trainer._healthy = 1.0
+        return lambda helped, terms: settled.append((helped, terms))
+
+    SafeValidation(trainer, trainer.validate, list, lambda: None, rescue)()
+    assert settled == ([(True, [])] if absurd else [])
+
+
 def test_a_second_validation_that_does_not_help_leaves_no_trace():
     """Random states and the best fitness so far are as after the first one."""
     trainer = Trainer(amp=False, healthy=math.nan)

@@ -272,6 +272,45 @@ def test_a_batch_that_only_fails_under_these_weights_is_a_matter_of_the_weights(
     assert outcome.facts == {"cause": "weights", "snapshot": 2, "undone": 2}
 
 
+# Validation ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_validation_that_trusted_weights_rescue_keeps_them_and_a_second_return_lowers_the_rate(tmp_path):
+    core = Core(tmp_path)
+    core.train(2)
+    then = core.raw.state()
+    core.train(2, start=2)
+    core.recovery.rescue_validation(4)(True, ["val/box_loss"])
+    assert not differing(core.raw.state(), then)
+    assert (core.recovery.lr_factor, core.kinds()) == (1.0, [Kind.ROLLBACK])
+    core.train(1, start=4)
+    core.recovery.rescue_validation(5)(True, ["val/box_loss"])
+    assert core.recovery.lr_factor == pytest.approx(0.1)
+    told = core.incidents()
+    assert [incident.kind for incident in told] == [Kind.ROLLBACK, Kind.LR_BACKOFF]
+    assert told[1].message == "validation failed again after training had gone back"
+
+
+def test_a_validation_that_they_do_not_rescue_is_told_and_changes_nothing(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    before = core.raw.state()
+    core.recovery.rescue_validation(4)(False, ["val/cls_loss"])
+    assert not differing(core.raw.state(), before)
+    (told,) = core.incidents()
+    assert (told.kind, told.term) == (Kind.VALIDATION, "val/cls_loss")
+    core.recovery.rescue_validation(4)(False, [])
+    assert not core.incidents(), "losses that are merely large are the user's own"
+
+
+def test_rollbacks_for_validations_have_the_same_budget(tmp_path):
+    core = Core(tmp_path, max_rollbacks=1)
+    core.train(4)
+    core.recovery.rescue_validation(4)(True, [])
+    core.train(2)
+    assert core.recovery.rescue_validation(6) is None
+
+
 # Precision -----------------------------------------------------------------------------------------------------------
 
 

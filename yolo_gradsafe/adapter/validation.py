@@ -1,4 +1,4 @@
-"""A validation that is not finite: in fp16 an overflow, in fp32 a model that broke after its last judged step.
+"""A validation that is not finite, or absurd: in fp16 an overflow, in fp32 a model that broke after its last good step.
 
 Ultralytics validates in fp16 wherever it trains with AMP, under bf16 too. Activations of a healthy model may overflow
 there, and the epoch is then scored NaN though nothing is wrong with the weights.
@@ -17,12 +17,16 @@ import torch
 
 __all__ = ["SafeValidation"]
 
+_ABSURD = 1e6
+"""A validation loss that no model comes to whose training loss is fine."""
+
 
 class SafeValidation:
     """Stands in for ``trainer.validate``.
 
-    Repeats in fp32 a validation that was not finite in fp16, and stays there. One that is not finite in fp32 is
-    repeated with weights that were good not long ago; if that does not help, it is the data, and all is put back.
+    Repeats in fp32 a validation that was not finite in fp16, and stays there. One that is not finite in fp32, or whose
+    losses are absurd (1e6 and more, or all exactly 0: the model has stopped to answer), is repeated with weights that
+    were good not long ago; if that does not help, it is the data, and all is put back.
 
     Args:
         trainer: The trainer.
@@ -79,7 +83,7 @@ class SafeValidation:
             return self._validate()
 
     def _bad(self, result: Any) -> bool:
-        return bool(self._agree([float(not _finite(result))])[0])
+        return bool(self._agree([float(not _finite(result) or _absurd(result))])[0])
 
     def _halved(self) -> bool:
         """Whether the validation that just ran was in fp16: ``quantize`` says so, ``half`` in older versions."""
@@ -119,8 +123,19 @@ def _finite(result: Any) -> bool:
     return not _not_finite(result)
 
 
+def _absurd(result: Any) -> bool:
+    """Whether a validation loss is far beyond every model, or all of them are exactly 0."""
+    losses = [float(value) for value in _losses(result).values()]
+    return any(loss > _ABSURD for loss in losses) or (bool(losses) and not any(losses))
+
+
 def _not_finite(result: Any) -> list[str]:
     """Return the names of the validation losses that are not finite, and ``fitness`` where that is not."""
-    metrics, fitness = result if isinstance(result, tuple) else (None, None)
-    losses = {k: v for k, v in metrics.items() if str(k).startswith("val/")} if isinstance(metrics, Mapping) else {}
-    return [str(k) for k, v in {**losses, "fitness": fitness}.items() if v is not None and not math.isfinite(float(v))]
+    fitness = result[1] if isinstance(result, tuple) else None
+    told = {**_losses(result), "fitness": fitness}
+    return [str(k) for k, v in told.items() if v is not None and not math.isfinite(float(v))]
+
+
+def _losses(result: Any) -> dict[str, Any]:
+    metrics = result[0] if isinstance(result, tuple) else None
+    return {k: v for k, v in metrics.items() if str(k).startswith("val/")} if isinstance(metrics, Mapping) else {}

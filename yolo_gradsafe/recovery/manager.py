@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,11 +18,11 @@ from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate
 from yolo_gradsafe.recovery.options import RecoveryOptions
 from yolo_gradsafe.recovery.outcome import Outcome, Settle
 from yolo_gradsafe.recovery.precision import PrecisionLadder
-from yolo_gradsafe.recovery.rollback import RollbackManager
+from yolo_gradsafe.recovery.rollback import Rollback, RollbackManager
 from yolo_gradsafe.recovery.snapshot import finite
 from yolo_gradsafe.recovery.trusted_weights import in_place, trusted_do_better
 from yolo_gradsafe.telemetry.incident_log import IncidentLog
-from yolo_gradsafe.telemetry.schema import Cause, Incident, Kind, Remedy, Verdict
+from yolo_gradsafe.telemetry.schema import Cause, Incident, Kind, Place, Remedy, Verdict
 from yolo_gradsafe.telemetry.sentences import message
 
 __all__ = ["RecoveryManager", "TrainingStopped"]
@@ -188,7 +189,7 @@ class RecoveryManager:
         """Climb the rungs of a plan; return the remedies and the numbers that go with them."""
         done: list[Remedy] = []
         numbers: dict[str, Any] = {}
-        bearable, step = 1.0, metrics.step
+        step = metrics.step
         repaired = self.rollback.repair_nonfinite() if what.repair or what.rollback else 0
         if repaired:  # then nothing else is to blame
             self._repaired += 1
@@ -197,18 +198,12 @@ class RecoveryManager:
             numbers["repaired"] = repaired
         elif what.rollback:
             back = self.rollback.roll_back(step - 1)
-            bearable = back.bearable_lr
-            self._rollbacks += 1
-            self._rolled_back_at = step
-            self._settle()
+            self._count_rollback(step)
             done.append(Remedy.ROLLED_BACK)
             numbers |= {"snapshot": back.snapshot, "undone": back.undone}
-        to_blame = bearable < BLAMELESS or what.repeated
-        if what.lower_lr and to_blame and not repaired and self.options.lr_backoff < 1:
-            self._lr.lower(bearable)
-            done.append(Remedy.LR_LOWERED)
-            numbers["lr_factor"] = self._lr.factor
-            self._incidents.log(Kind.LR_BACKOFF, remedies=(Remedy.LR_LOWERED,), lr_factor=self._lr.factor)
+            if what.lower_lr and self._lower_lr_after(back, Place.STATE, what.repeated):
+                done.append(Remedy.LR_LOWERED)
+                numbers["lr_factor"] = self._lr.factor
         if what.limit_lr and self._limit_lr(metrics):
             done.append(Remedy.LR_LOWERED)
             numbers["lr_factor"] = self._lr.factor
@@ -267,6 +262,50 @@ class RecoveryManager:
                 self._precision.load_state_dict(self._resumed_precision)
                 self._trainer.set_precision(self._precision.now)
         return self._precision
+
+    # A validation -----------------------------------------------------------------------------------------------------
+
+    def rescue_validation(self, steps: int) -> Callable[[bool, Sequence[str]], None] | None:
+        """Put trusted weights in place for a validation whose losses are not finite, or absurd. Collective.
+
+        Args:
+            steps: Optimizer steps so far.
+
+        Returns:
+            What settles it, given whether they helped and which losses were not finite: they stay, and a second return
+            to the same snapshot lowers the learning rate; or all is put back as it was. None when there are none.
+        """
+        if self._rollbacks >= self.options.max_rollbacks:
+            return None
+        undo_or_keep = self.rollback.rescue_validation(steps)
+        if undo_or_keep is None:
+            return None
+
+        def settle(helped: bool, terms: Sequence[str]) -> None:
+            back = undo_or_keep(helped)
+            if back is not None:
+                self._count_rollback(steps)
+                self._lower_lr_after(back, Place.VALIDATION)
+            elif terms:
+                self._incidents.log(Kind.VALIDATION, place=Place.VALIDATION, term=", ".join(terms))
+
+        return settle
+
+    def _count_rollback(self, step: int) -> None:
+        self._rollbacks += 1
+        self._rolled_back_at = step
+        self._settle()
+
+    def _lower_lr_after(self, back: Rollback, place: Place, repeated: bool = False) -> bool:
+        """Lower the learning rate if it is to blame for a rollback; return whether it is."""
+        to_blame = back.bearable_lr < BLAMELESS or back.again or repeated
+        if not to_blame or self.options.lr_backoff == 1:
+            return False
+        self._lr.lower(back.bearable_lr)
+        self._incidents.log(
+            Kind.LR_BACKOFF, place=place, remedies=(Remedy.LR_LOWERED,), lr_factor=self._lr.factor, count=back.again
+        )
+        return True
 
     # After a step ---------------------------------------------------------------------------------------------------
 

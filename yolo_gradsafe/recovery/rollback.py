@@ -35,6 +35,8 @@ class Rollback:
     """Optimizer steps that were taken back."""
     bearable_lr: float
     """Factor on the learning rate that the weights' movement since the snapshot asks for; 1 where it is blameless."""
+    again: bool = False
+    """Whether the last return was to the same snapshot: going back alone does not hold."""
 
 
 class RollbackManager:
@@ -193,37 +195,42 @@ class RollbackManager:
         trusted = self.trusted
         if trusted is None or self._buffer is None:
             raise LookupError("there is no snapshot to go back to")
-        bearable = self._bearable_lr(trusted)
-        if trusted.step == self._returned_to:
+        bearable, again = self._bearable_lr(trusted), trusted.step == self._returned_to
+        if again:
             self._buffer.drop_newest()
             trusted = self.trusted or trusted
         self._go_back(trusted)
         self._trainer.broadcast_state()  # what one rank had lost before it was seen is in its snapshot, too
         self._log_rollback(steps, trusted, Place.STATE)
-        return Rollback(trusted.step, steps - trusted.step, bearable)
+        return Rollback(trusted.step, steps - trusted.step, bearable, again)
 
-    def rescue_validation(self, steps: int) -> Callable[[bool], None] | None:
-        """Go back to a trusted snapshot for a validation that was not finite.
+    def rescue_validation(self, steps: int) -> Callable[[bool], Rollback | None] | None:
+        """Go back to a trusted snapshot for a validation that was not finite. Collective.
 
         Args:
             steps: Optimizer steps so far.
 
         Returns:
-            What settles it: True keeps the rollback, False undoes it. None when there is nothing to go back to.
+            What settles it: True keeps the rollback and returns it, False undoes it. None when there is nothing to go
+            back to.
         """
         trusted = self.trusted
         if trusted is None or trusted.step >= steps:
             return None
+        back = Rollback(
+            trusted.step, steps - trusted.step, self._bearable_lr(trusted), trusted.step == self._returned_to
+        )
         kept, moments = Snapshot(), self._trainer.state.moments()
         kept.take(steps, self._trainer.state.tensors(), self._extra())
         self._go_back(trusted)
 
-        def settle(helped: bool) -> None:
+        def settle(helped: bool) -> Rollback | None:
             if helped:
                 self._log_rollback(steps, trusted, Place.VALIDATION)
-            else:
-                self._trainer.state.set_moments(moments)  # a rollback drops those that came after its snapshot
-                self._put_back(kept)
+                return back
+            self._trainer.state.set_moments(moments)  # a rollback drops those that came after its snapshot
+            self._put_back(kept)
+            return None
 
         return settle
 

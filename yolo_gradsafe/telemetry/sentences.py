@@ -64,7 +64,11 @@ def _moved(seen: Incident) -> str:
 
 
 def _lowered(seen: Incident) -> str:
-    return _moved(seen) if seen.cause == Cause.LEARNING_RATE else "training diverged"
+    if seen.cause == Cause.LEARNING_RATE:
+        return _moved(seen)
+    if seen.place is Place.VALIDATION:
+        return "validation failed again after training had gone back" if seen.count else "validation failed"
+    return "training diverged"
 
 
 def _healed(seen: Incident) -> str:
@@ -81,7 +85,7 @@ def _healed(seen: Incident) -> str:
 
 def _rollback(seen: Incident) -> str:
     if seen.place is Place.VALIDATION:
-        return "validation was not finite, and is with the weights of before"
+        return "validation losses were not finite, or absurd, and are fine with the weights of before"
     return "the weights had gone bad"
 
 
