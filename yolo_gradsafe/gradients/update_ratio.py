@@ -24,7 +24,9 @@ _ELEMENTS = 256
 """Elements sampled of each tensor, from its middle on: next to each other, so that one kernel takes all tensors."""
 _TINY = 1e-12
 _FEWEST = 8
-"""Matrices whose median stands for a model."""
+"""Matrices whose median stands for a model,"""
+_MOST = 32
+"""and as many as are looked at in every step."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Update:
     """How far the last step that was taken has moved the weights."""
 
     ratio: float = math.nan
-    """L2 norm of its change over that of the weights, the median of all weight matrices (convolutions, linear layers)
-    that it moved; nan when it moved none, or when there are too few for a median."""
+    """L2 norm of its change over that of the weights, the median of weight matrices (convolutions, linear layers) that
+    it moved, from all over the model; nan when it moved none, or when there are too few for a median."""
     rate: float = 1.0
     """Learning rate of that step as a share of the schedule's largest, the guard's own factor included; above 0."""
 
@@ -47,7 +49,7 @@ UNKNOWN_UPDATE = Update()
 
 
 class UpdateRatioSampler:
-    """Samples the weights before and after a step: the matrices of every step, all tensors of one in so many.
+    """Samples the weights before and after a step: some matrices of every step, all tensors of one in so many.
 
     Nothing here synchronises: what is found stays on the device, to be read with the next step's numbers.
 
@@ -65,10 +67,13 @@ class UpdateRatioSampler:
         every: int,
         boundary: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        matrices_first = sorted(parameters, key=lambda pair: pair[1].ndim < 2)
-        self._parameters = [parameter for _, parameter in matrices_first]
-        self._names = [name for name, _ in matrices_first]
-        self._matrices = sum(parameter.ndim > 1 for parameter in self._parameters)
+        named = list(parameters)
+        matrices = [name for name, parameter in named if parameter.ndim > 1]
+        always = set(matrices[:: math.ceil(len(matrices) / _MOST) or 1])
+        named.sort(key=lambda pair: pair[0] not in always)
+        self._parameters = [parameter for _, parameter in named]
+        self._names = [name for name, _ in named]
+        self._matrices = len(always)
         self._grouping = grouping
         self._every = every
         self._boundary = boundary
