@@ -41,7 +41,7 @@ class RecoveryOptions(Section):
     divergence: bool = Field(
         default=True,
         description="(bool) roll back and lower the learning rate when losses leave their range and trusted weights do "
-        "several times better on the same batch",
+        "several times better on the same batch, or when steps move the weights too far",
     )
     snapshots: int = Field(
         default=3,
