@@ -179,18 +179,18 @@ class Session:
         )
         self.log.incidents.flush()
 
-    def _rescue_validation(self) -> Callable[[bool, list[str]], None] | None:
-        """Put trusted weights in place for a validation that was not finite."""
-        settle: Callable[[bool, list[str]], None] | None = None
+    def _rescue_validation(self, terms: list[str]) -> Callable[[bool], None] | None:
+        """Put trusted weights in place for a validation whose losses are not finite (which, is said), or absurd."""
+        settle: Callable[[bool], None] | None = None
         with self.step.sync.local("rescue a validation"):
             with self.trainer.ranks.collective():
-                found = self._recovery.rescue_validation(self._progress.step)
+                found = self._recovery.rescue_validation(self._progress.step, terms)
             settle = found  # not before all ranks have come so far
         if settle is None:
             return None
 
-        def settle_and_record(helped: bool, terms: list[str]) -> None:
-            settle(helped, terms)
+        def settle_and_record(helped: bool) -> None:
+            settle(helped)
             self.log.save_state(self._progress.epoch, self._state())
             self.log.incidents.flush()
 

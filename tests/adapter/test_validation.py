@@ -31,7 +31,7 @@ class Trainer:
 
 def guard(trainer: Trainer) -> tuple[SafeValidation, list[str]]:
     told: list[str] = []
-    return SafeValidation(trainer, trainer.validate, list, lambda: told.append("told"), lambda: None), told
+    return SafeValidation(trainer, trainer.validate, list, lambda: told.append("told"), lambda terms: None), told
 
 
 @pytest.mark.parametrize("flag", ["quantize", "half"])
@@ -62,7 +62,7 @@ def test_in_fp32_there_is_nothing_to_repeat():
 def test_ranks_without_metrics_follow_the_one_that_has_them():
     trainer = Trainer()
     validate = SafeValidation(
-        trainer, lambda: (trainer.validate(), (None, None))[1], lambda _: [1.0], lambda: None, lambda: None
+        trainer, lambda: (trainer.validate(), (None, None))[1], lambda _: [1.0], lambda: None, lambda terms: None
     )
     assert validate() == (None, None)
     assert trainer.ran == ["fp16", "fp32"]
@@ -73,9 +73,9 @@ def test_a_validation_that_is_nan_in_fp32_is_tried_with_trusted_weights(helps):
     trainer = Trainer(amp=False, healthy=math.nan)
     settled = []
 
-    def rescue():
+    def rescue(terms):
         trainer._healthy = 1.0 if helps else math.nan
-        return lambda helped, terms: settled.append((helped, terms))
+        return lambda helped: settled.append((helped, terms))
 
     validate = SafeValidation(trainer, trainer.validate, list, lambda: None, rescue)
     assert math.isfinite(validate()[0]["val/box_loss"]) == helps
@@ -88,9 +88,9 @@ def test_a_validation_that_is_nan_in_fp32_is_tried_with_trusted_weights(helps):
 def test_losses_that_no_model_comes_to_are_tried_with_trusted_weights(loss, absurd):
     trainer, settled = Trainer(amp=False, healthy=loss), []
 
-    def rescue():
+    def rescue(terms):
         trainer._healthy = 1.0
-        return lambda helped, terms: settled.append((helped, terms))
+        return lambda helped: settled.append((helped, terms))
 
     SafeValidation(trainer, trainer.validate, list, lambda: None, rescue)()
     assert settled == ([(True, [])] if absurd else [])
@@ -108,7 +108,7 @@ def test_a_second_validation_that_does_not_help_leaves_no_trace():
         return own()
 
     states = []
-    for rescue in (lambda: None, lambda: lambda helped, terms: None):
+    for rescue in (lambda terms: None, lambda terms: lambda helped: None):
         random.seed(0), np.random.seed(0), torch.manual_seed(0)
         trainer.best_fitness = 0.25
         SafeValidation(trainer, validate, list, lambda: None, rescue)()

@@ -82,8 +82,8 @@ def test_a_limit_grows_as_far_as_it_holds_until_the_schedule_falls():
     rate.count_safe_step(Update(ratio=0.015, rate=0.006), 1.0)
     held = rate.factor
     assert held == pytest.approx(0.005 * 1.1**3), "this is as much as they bear"
-    rate.count_safe_step(Update(ratio=1e-5, rate=0.005), 0.8)
-    rate.count_safe_step(Update(ratio=1e-5, rate=0.005), 0.8)
+    rate.count_safe_step(Update(ratio=1e-5, rate=0.005), 0.6)
+    rate.count_safe_step(Update(ratio=1e-5, rate=0.005), 0.6)
     assert rate.factor == held, "the schedule falls"
     rate.count_safe_step(Update(), 1.0)
     assert rate.factor == held, "nothing is known"

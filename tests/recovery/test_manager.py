@@ -280,35 +280,47 @@ def test_a_validation_that_trusted_weights_rescue_keeps_them_and_a_second_return
     core.train(2)
     then = core.raw.state()
     core.train(2, start=2)
-    core.recovery.rescue_validation(4)(True, ["val/box_loss"])
+    core.recovery.rescue_validation(4, ["val/box_loss"])(True)
     assert not differing(core.raw.state(), then)
     assert (core.recovery.lr_factor, core.kinds()) == (1.0, [Kind.ROLLBACK])
     core.train(1, start=4)
-    core.recovery.rescue_validation(5)(True, ["val/box_loss"])
+    core.recovery.rescue_validation(5, ["val/box_loss"])(True)
     assert core.recovery.lr_factor == pytest.approx(0.1)
     told = core.incidents()
     assert [incident.kind for incident in told] == [Kind.ROLLBACK, Kind.LR_BACKOFF]
     assert told[1].message == "validation failed again after training had gone back"
 
 
+def test_a_rate_that_was_lowered_since_the_snapshot_is_not_lowered_again_for_the_same_steps(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    core.recovery.count_safe_step(moved(0.3, step=4), TOO_FAR, Outcome())
+    limited = core.recovery.lr_factor
+    move(core, 30.0)
+    assert core.recovery.rescue_validation(4, []) is None, "absurd losses get time"
+    core.recovery.rescue_validation(4, ["val/box_loss"])(True)
+    assert core.recovery.lr_factor == limited == pytest.approx(0.05)
+    assert [incident.kind for incident in core.incidents()] == [Kind.LR_BACKOFF, Kind.ROLLBACK]
+
+
 def test_a_validation_that_they_do_not_rescue_is_told_and_changes_nothing(tmp_path):
     core = Core(tmp_path)
     core.train(4)
     before = core.raw.state()
-    core.recovery.rescue_validation(4)(False, ["val/cls_loss"])
+    core.recovery.rescue_validation(4, ["val/cls_loss"])(False)
     assert not differing(core.raw.state(), before)
     (told,) = core.incidents()
     assert (told.kind, told.term) == (Kind.VALIDATION, "val/cls_loss")
-    core.recovery.rescue_validation(4)(False, [])
+    core.recovery.rescue_validation(4, [])(False)
     assert not core.incidents(), "losses that are merely large are the user's own"
 
 
 def test_rollbacks_for_validations_have_the_same_budget(tmp_path):
     core = Core(tmp_path, max_rollbacks=1)
     core.train(4)
-    core.recovery.rescue_validation(4)(True, [])
+    core.recovery.rescue_validation(4, [])(True)
     core.train(2)
-    assert core.recovery.rescue_validation(6) is None
+    assert core.recovery.rescue_validation(6, []) is None
 
 
 # Precision -----------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from yolo_gradsafe.adapter.validation import SafeValidation
 __all__ = ["TrainerAdapter"]
 
 
-Rescue = Callable[[], Callable[[bool, list[str]], None] | None]
+Rescue = Callable[[list[str]], Callable[[bool], None] | None]
 """Puts trusted weights in place; see ``SafeValidation``."""
 
 

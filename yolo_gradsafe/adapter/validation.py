@@ -33,8 +33,8 @@ class SafeValidation:
         validate: Its own ``validate``.
         agree: Returns the largest of some numbers over the ranks.
         told: Called when validation goes over to fp32.
-        rescue: Puts trusted weights in place, and returns what keeps (True) or undoes (False) that, given what was not
-            finite; None if it cannot.
+        rescue: Puts trusted weights in place, given which losses are not finite, and returns what keeps (True) or
+            undoes (False) that; None if it cannot.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SafeValidation:
         validate: Callable[[], Any],
         agree: Callable[[list[float]], list[float]],
         told: Callable[[], None],
-        rescue: Callable[[], Callable[[bool, list[str]], None] | None],
+        rescue: Callable[[list[str]], Callable[[bool], None] | None],
     ) -> None:
         self._trainer = trainer
         self._validate = validate
@@ -60,13 +60,13 @@ class SafeValidation:
         if not self._bad(result):
             self._hopeless = False
             return result
-        settle = None if self._hopeless else self._rescue()
+        settle = None if self._hopeless else self._rescue(_not_finite(result))
         if settle is None:
             return result
         put_back = _undo(self._trainer)
         second = self._in_its_precision()
         helped = not self._bad(second)
-        settle(helped, _not_finite(result))
+        settle(helped)
         if not helped:
             put_back()
         self._hopeless = not helped

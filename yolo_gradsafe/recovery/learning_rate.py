@@ -24,7 +24,7 @@ _RAMP = 1.02
 _LIMIT_RAMP = 1.1
 """Growth a step of a limit; faster, because each step's movement says how far it may grow."""
 _SAME = 0.95
-_NEAR_PEAK = 0.9
+_NEAR_PEAK = 0.7
 _MOVEMENT = 0.015
 """Movement a step, as a share of the weights' norm, that trainings from scratch bear; 1e-3 is usual later on."""
 BLAMELESS = 0.3

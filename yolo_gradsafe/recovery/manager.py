@@ -67,6 +67,7 @@ class RecoveryManager:
         self._resumed_precision: dict[str, Any] | None = None
         self._skipped = self._repaired = self._rollbacks = 0
         self._rolled_back_at: int | None = None
+        self._lowered_at = 0
         self._never_good = True
         self._vanished: tuple[str, ...] = ()
         self._stopping = False
@@ -216,6 +217,7 @@ class RecoveryManager:
         """Lower the learning rate to what moves the weights as it should; return whether that is lower."""
         if self.options.lr_backoff == 1 or not self._lr.limit(metrics.update):
             return False
+        self._lowered_at = metrics.step
         self._incidents.log(
             Kind.LR_BACKOFF,
             remedies=(Remedy.LR_LOWERED,),
@@ -265,23 +267,28 @@ class RecoveryManager:
 
     # A validation -----------------------------------------------------------------------------------------------------
 
-    def rescue_validation(self, steps: int) -> Callable[[bool, Sequence[str]], None] | None:
+    def rescue_validation(self, steps: int, terms: Sequence[str]) -> Callable[[bool], None] | None:
         """Put trusted weights in place for a validation whose losses are not finite, or absurd. Collective.
+
+        Losses that are merely absurd get time where the learning rate was lowered since the snapshot was taken.
 
         Args:
             steps: Optimizer steps so far.
+            terms: Losses that are not finite; empty where they are absurd.
 
         Returns:
-            What settles it, given whether they helped and which losses were not finite: they stay, and a second return
-            to the same snapshot lowers the learning rate; or all is put back as it was. None when there are none.
+            What settles it, given whether they helped: they stay, and a second return to the same snapshot lowers the
+            learning rate; or all is put back as it was. None when there are none, or they are not called for.
         """
-        if self._rollbacks >= self.options.max_rollbacks:
+        trusted = self.rollback.trusted
+        waits = not terms and trusted is not None and self._lowered_at > trusted.step
+        if waits or self._rollbacks >= self.options.max_rollbacks:
             return None
         undo_or_keep = self.rollback.rescue_validation(steps)
         if undo_or_keep is None:
             return None
 
-        def settle(helped: bool, terms: Sequence[str]) -> None:
+        def settle(helped: bool) -> None:
             back = undo_or_keep(helped)
             if back is not None:
                 self._count_rollback(steps)
@@ -297,11 +304,15 @@ class RecoveryManager:
         self._settle()
 
     def _lower_lr_after(self, back: Rollback, place: Place, repeated: bool = False) -> bool:
-        """Lower the learning rate if it is to blame for a rollback; return whether it is."""
-        to_blame = back.bearable_lr < BLAMELESS or back.again or repeated
-        if not to_blame or self.options.lr_backoff == 1:
+        """Lower the learning rate if it is to blame for a rollback; return whether it is.
+
+        A rate that was lowered after the snapshot was taken has had no time to show whether that helps.
+        """
+        to_blame = back.bearable_lr < BLAMELESS and self._lowered_at <= back.snapshot
+        if not (to_blame or back.again or repeated) or self.options.lr_backoff == 1:
             return False
         self._lr.lower(back.bearable_lr)
+        self._lowered_at = back.snapshot + back.undone
         self._incidents.log(
             Kind.LR_BACKOFF, place=place, remedies=(Remedy.LR_LOWERED,), lr_factor=self._lr.factor, count=back.again
         )
@@ -344,6 +355,7 @@ class RecoveryManager:
             "precision": self._resumed_precision if self._precision is None else self._precision.state_dict(),
             "rollbacks": self._rollbacks,
             "rolled_back_at": self._rolled_back_at,
+            "lowered_at": self._lowered_at,
             "skipped": self._skipped,
             "healed": self._repaired,
             "never_good": self._never_good,
@@ -353,6 +365,7 @@ class RecoveryManager:
         """Go on from what ``state_dict`` returned."""
         self._lr.load_state_dict(state["lr"])
         self._rollbacks, self._rolled_back_at = int(state["rollbacks"]), state["rolled_back_at"]
+        self._lowered_at = int(state.get("lowered_at", 0))
         self._skipped, self._repaired = int(state["skipped"]), int(state["healed"])
         self._never_good = bool(state.get("never_good", False))
         self._resumed_precision = state["precision"]
