@@ -66,7 +66,7 @@ def test_a_sample_that_cannot_be_read_costs_its_own_step_only(train, drawn):
     code = (
         "import yolo_gradsafe.gradients.update_ratio as m\n"
         "def broken(self, values): raise RuntimeError('planted')\n"
-        "m.UpdateRatioSampler.ratios = broken"
+        "m.UpdateRatioSampler._by_layer = broken"
     )
     result = train(Arm(str(drawn["detect"]), guard={"telemetry": {"update_ratio_steps": 4}}, code=code))
     assert result.error == ""
