@@ -242,7 +242,8 @@ assert "matplotlib" not in sys.modules
 build(Path(sys.argv[1]))
 assert not {"torch", "ultralytics", "cv2", "matplotlib.pyplot"} & set(sys.modules)
 ours = {name for name in sys.modules if name.startswith("yolo_gradsafe.")}
-assert all(name.startswith(("yolo_gradsafe.report", "yolo_gradsafe.telemetry")) for name in ours), ours
+parts = tuple(f"yolo_gradsafe.{part}" for part in ("report", "judge", "telemetry"))
+assert all(name.startswith(parts) for name in ours), ours
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=Path(__file__).parents[2])
 
