@@ -70,6 +70,29 @@ def test_a_run_that_ended_early_does_not_pass(error, words, tmp_path):
     assert words in gradsafe("report", run, "--no-plot", "--fail-on", "failed", code=1)
 
 
+UNLEARNED = {"failed": 0, "unlearned": 4, "survived": 4}
+
+
+def test_a_run_whose_model_did_not_learn_does_not_pass(tmp_path):
+    run = scenes.healthy(tmp_path / "run", steps=120)
+    (run / "results.csv").write_text(scenes.results([0.0] * 12), encoding="utf-8")
+    for fail_on, code in UNLEARNED.items():
+        output = gradsafe("report", run, "--no-plot", "--fail-on", fail_on, code=code)
+        assert ("the run did not learn. Did not learn: mAP50 0 after 12 epochs" in output) is (code != 0)
+    assert "--strict: the run did not learn" in gradsafe("report", run, "--no-plot", "--strict", code=4)
+    (run / "results.csv").write_text(scenes.results([0.0, *[0.5] * 11]), encoding="utf-8")
+    gradsafe("report", run, "--no-plot", "--strict")
+
+
+def test_strict_wants_to_know(scene):
+    name, run = scene
+    code = {"crashed": 1, "empty": 1}.get(name, 4)
+    output = gradsafe("report", run, "--no-plot", "--strict", code=code)
+    assert ("is not known to have learned" in output) is (code == 4)
+    if code == 4:
+        assert "the run did" not in gradsafe("report", run, "--no-plot", "--fail-on", "unlearned")
+
+
 def test_a_gate_without_records_is_a_wrong_argument(tmp_path):
     gradsafe("report", tmp_path, "--fail-on", "failed", code=2)
     gradsafe("report", tmp_path, "--fail-on", "healthy", code=2)

@@ -186,7 +186,7 @@ def _unclear(course: Course) -> Finding | None:
         return Finding(Shortfall.GOOD_FROM_THE_START, value=last, limit=first, epoch=found[0].epoch)
     needed = FEWEST_EPOCHS if course.ended else max(FEWEST_EPOCHS, math.ceil(FEWEST_SHARE * course.planned))
     warming_up = not course.ended and course.batches <= course.warmup_batches
-    if end < needed or warming_up or (len(found) == 1 and first >= NOTHING) or _rising(found):
+    if end < needed or warming_up or (len(found) == 1 and first >= STIR) or _rising(found):
         return Finding(Shortfall.TOO_SHORT, value=end, limit=needed)
     return None
 
@@ -305,7 +305,7 @@ def _overfitting(course: Course) -> Finding | None:
         return None
     train = [sum(epoch.train.values()) for epoch in found]
     validation = [sum(epoch.validation.values()) for epoch in found]
-    apart = train[-1] < FIT * train[0] and validation[0] <= min(validation[1:])
+    apart = train[-1] < FIT * train[0] and validation[0] < min(validation[1:])
     if not apart or not math.isfinite(validation[-1]):
         return None
     return Finding(Shortfall.OVERFITTING, value=validation[-1], limit=validation[0], epoch=found[0].epoch)

@@ -325,10 +325,6 @@ def _count(number: float, noun: str) -> str:
     return f"{number:,.0f} {noun}" + "s" * (number != 1)
 
 
-def _has(names: tuple[str, ...]) -> str:
-    return "has" if len(names) == 1 else "have"
-
-
 def _rate_too_high(found: Finding) -> str:
     return f"lr0={found.value:g} is too high" if found.names else f"a learning rate of {found.value:.2g} is too high"
 
@@ -373,9 +369,7 @@ _SHORTFALLS: dict[Shortfall, Callable[[Finding], str]] = {
     Shortfall.BRANCH_SILENT: lambda found: (
         f"{_listed(found.names)} had {found.value:.1g} of the gradient norm, from the first step on"
     ),
-    Shortfall.LAYER_DIED: lambda found: (
-        f"{_listed(found.names)} {_has(found.names)} had no gradient at all after epoch {found.epoch}"
-    ),
+    Shortfall.LAYER_DIED: lambda found: f"{_listed(found.names)} had no gradient at all after epoch {found.epoch}",
     Shortfall.VALIDATION_LOSS: _validation_loss,
     Shortfall.CONSTANT_PREDICTOR: _constant_predictor,
     Shortfall.OVERFITTING: lambda found: (
