@@ -111,7 +111,7 @@ class Course:
     scale_free: bool = False
     """Whether the optimizer divides by the gradient's size, as Adam does."""
     update_ratio: float = math.nan
-    """Change of the weights in a step over the weights, median of the layers, in the epoch where it was largest."""
+    """Largest change of the weights in a step over the weights; nan when unknown."""
     from_scratch: bool = False
     """Whether the weights began at random."""
 

@@ -100,7 +100,7 @@ def course(facts: Facts) -> Course:
         lr0=float(lr0) if chosen and lr0 is not None else math.nan,
         ran_away=any(i.kind in DIVERGED or _rescued(i.kind, i.place) for i in facts.incidents),
         scale_free=run.optimizer in SCALE_FREE,
-        update_ratio=_update_ratio(facts.layers),
+        update_ratio=_update_ratio(facts),
         from_scratch=model.endswith((".yaml", ".yml")) and not isinstance(pretrained, str),
     )
 
@@ -205,10 +205,9 @@ def _dead_layers(layers: pl.DataFrame) -> tuple[list[str], int]:
     return gone["layer"].to_list(), int(gone["last"].max() or 0) if gone.height else 0  # type: ignore[arg-type]
 
 
-def _update_ratio(layers: pl.DataFrame) -> float:
-    """Return the median over the layers of a step's change of the weights, in the epoch where it was largest."""
-    ratios = layers.filter(pl.col("update_ratio").is_finite())
-    if ratios.is_empty():
-        return math.nan
-    by_epoch = ratios.group_by("epoch").agg(pl.col("update_ratio").median())
-    return float(by_epoch["update_ratio"].max())  # type: ignore[arg-type]
+def _update_ratio(facts: Facts) -> float:
+    """Return the largest change of the weights in a step over the weights, as an incident or an epoch has it; or nan."""
+    seen = [i.update_ratio for i in facts.incidents if isinstance(i.update_ratio, float)]
+    ratios = facts.layers.filter(pl.col("update_ratio").is_finite())
+    seen += ratios.group_by("epoch").agg(pl.col("update_ratio").median())["update_ratio"].to_list()
+    return max(seen, default=math.nan)

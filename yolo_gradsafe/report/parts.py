@@ -152,8 +152,8 @@ class IncidentEntry(Part):
     repeats: int = Field(default=0, description="faults so far that did not happen again with the same batch")
     cause: str = Field(
         default="",
-        description="image, label, preprocessing, loss, precision, activations, weights, every_batch, outlier, "
-        "transient or unknown; or empty. Records of version 1: data, precision, weights or transient",
+        description="image, label, preprocessing, loss, precision, activations, weights, learning_rate, "
+        "every_batch, outlier, transient or unknown; or empty. Records of version 1: data, precision, weights or transient",
     )
     picture: str = Field(default="", description="picture of the batch, relative to the run's folder, or empty")
     steps_lost: int = Field(default=0, description="optimizer steps that it cost")
@@ -161,6 +161,9 @@ class IncidentEntry(Part):
     snapshot: int = Field(default=-1, description="step of the snapshot that was used; -1 for none")
     undone: int = Field(default=0, description="optimizer steps that a rollback took back")
     lr_factor: float = Field(default=1.0, description="factor on the learning rate from here on")
+    update_ratio: Number = Field(
+        default="nan", description="change of the weights in the step before over the weights, where it was too large"
+    )
     precision: str = Field(default="", description="precision from here on, where it changed")
     precision_before: str = Field(default="", description="precision before, where it changed")
     rank: int = Field(default=-1, description="rank that knows best, where there are several; -1 for none")
