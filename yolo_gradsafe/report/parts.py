@@ -152,8 +152,8 @@ class IncidentEntry(Part):
     repeats: int = Field(default=0, description="faults so far that did not happen again with the same batch")
     cause: str = Field(
         default="",
-        description="image, label, preprocessing, loss, precision, activations, weights, learning_rate, "
-        "every_batch, outlier, transient or unknown; or empty. Records of version 1: data, precision, weights or transient",
+        description="image, label, preprocessing, loss, precision, activations, weights, learning_rate, every_batch, "
+        "outlier, transient or unknown; or empty. Records of version 1: data, precision, weights or transient",
     )
     picture: str = Field(default="", description="picture of the batch, relative to the run's folder, or empty")
     steps_lost: int = Field(default=0, description="optimizer steps that it cost")
