@@ -206,7 +206,7 @@ def _dead_layers(layers: pl.DataFrame) -> tuple[list[str], int]:
 
 
 def _update_ratio(facts: Facts) -> float:
-    """Return the largest change of the weights in a step over the weights, as an incident or an epoch has it; or nan."""
+    """Return the largest change of the weights in a step over the weights, from incidents and layers; or nan."""
     seen = [i.update_ratio for i in facts.incidents if isinstance(i.update_ratio, float)]
     ratios = facts.layers.filter(pl.col("update_ratio").is_finite())
     seen += ratios.group_by("epoch").agg(pl.col("update_ratio").median())["update_ratio"].to_list()
