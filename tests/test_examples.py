@@ -20,7 +20,7 @@ ENDS = {
     "detect": r"median norm [\d.]+, clipped \d+%",
     "loggers": r"(?:Healthy|Too early to tell): 32 steps[^$]*tensorboard --logdir .*\nmlflow ui ",
     "own_clipper": r"The last threshold was [\d.]+",
-    "own_trainer": r"Survived 1 incident: 1 of 32 steps was skipped[^\n]*\noptimizer_step was called 31 times for 32 steps",
+    "own_trainer": r"Survived 1 incident: 1 of 32 steps was skipped[^\n]*\noptimizer_step was called 31 times for 32",
     "pose": r"(?:Healthy|Too early to tell): 32 steps",
     "rtdetr": r"(?:Healthy|Too early to tell): 4 steps[^$]*threshold 0.1, median norm",
     "survive_nan": r"guarded: Survived 1 incident: 1 of 32 steps was skipped",
