@@ -136,14 +136,16 @@ def said(folder: Path, page: str) -> str:
 @pytest.mark.parametrize("page", [page for page in CODE if page not in TRAINING])
 def test_python_blocks_of_a_page_run_in_order(workshop, page):
     output = said(workshop, page)
-    assert "headline" not in "".join(CODE[page]) or re.search(r"Healthy: \d+ steps?, none skipped", output)
+    assert "headline" not in "".join(CODE[page]) or re.search(
+        r"(?:Healthy|Too early to tell): \d+ steps?, none skipped", output
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TRAINING)
 def test_python_blocks_of_a_page_that_trains_run_in_order(trained_workshop, page):
     output = said(trained_workshop, page)
-    assert page != "docs/tutorial.md" or "Survived 1 incident: 1 of 5 steps was skipped." in output
+    assert page != "docs/tutorial.md" or "Survived 1 incident: 1 of 5 steps was skipped" in output
 
 
 @pytest.fixture

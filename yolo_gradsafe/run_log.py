@@ -227,6 +227,10 @@ def _run_info(trainer: TrainerAdapter) -> RunInfo:
         batch=trainer.batch_size,
         epochs=trainer.epochs,
         device=trainer.device,
+        batches=trainer.batches,
+        warmup_batches=trainer.warmup_batches,
+        objects=trainer.objects,
+        validation_objects=trainer.validation_objects,
         started=_now(),
         environment=adapter.versions(),
     )

@@ -27,6 +27,15 @@ def staged(step: StepRow) -> StepRow:
     return replace(step, stages={f"norm/{name}": step.grad_norm * share for name, share in STAGES.items()})
 
 
+def results(fitness: list[float], train: list[float] | None = None, validation: list[float] | None = None) -> str:
+    """Return a ``results.csv`` with an accuracy for each epoch, and losses that fall unless others are given."""
+    train = train or [4 * 0.9**n for n in range(len(fitness))]
+    rows = zip(fitness, train, validation or train, strict=True)
+    head = "epoch,time,train/box_loss,train/cls_loss,metrics/mAP50(B),metrics/mAP50-95(B),val/box_loss,val/cls_loss"
+    lines = [f"{n},{n},{t},{t},{1.5 * f:.6g},{f},{v},{v}" for n, (f, t, v) in enumerate(rows, 1)]
+    return "\n".join([head, *lines]) + "\n"
+
+
 def layers(run: Path, epochs: int, names: list[str] = LAYERS, dying: str = "") -> None:
     """Record layers whose norms differ by orders of magnitude; one may have none from half-way on."""
     recorder = Recorder(run).start(resume=True)

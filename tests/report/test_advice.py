@@ -201,6 +201,95 @@ def test_layer_that_died(tmp_path, before, after, dead):
         assert found["layer_dead"].arguments == "lr0=0.005"
 
 
+# A model that did not learn
+
+
+def unlearned(
+    folder: Path, arguments: dict[str, object] | None = None, fitness: float = 0.0, **run: object
+) -> dict[str, Advice]:
+    """Write a run of 12 epochs whose accuracy stays where it is, and return its advice by rule."""
+    write(folder, 120, **{"info": replace(INFO, epochs=12, batches=10, objects=90, validation_objects=30), **run})  # type: ignore[arg-type]
+    (folder / "results.csv").write_text(scenes.results([fitness] * 12), encoding="utf-8")
+    (folder / "args.yaml").write_text(yaml.safe_dump(ARGUMENTS | (arguments or {})), encoding="utf-8")
+    return {advice.rule: advice for advice in summarize(folder).advice}
+
+
+def test_rate_that_no_model_learns_with(tmp_path):
+    hot = unlearned(tmp_path / "a", {"lr0": 0.3}, change=lambda n: row(n, lr=0.3))
+    assert hot.keys() == {"rate_too_high"}
+    assert hot["rate_too_high"].arguments == "lr0=0.002"
+    assert hot["rate_too_high"].evidence == "lr0=0.3 is too high."
+    ran_away = [event(80, "diverging"), event(80, "lr_backoff")]
+    told = unlearned(tmp_path / "b", {"lr0": 0.3}, change=lambda n: row(n, lr=0.3), incidents=ran_away)
+    assert told.keys() == {"lr_too_high"}, "one rule names the rate"
+    assert "rate_too_high" not in unlearned(tmp_path / "c")
+
+
+def test_too_few_steps_because_of_accumulation(tmp_path):
+    info = replace(INFO, epochs=25, batches=2, batch=4, objects=20, validation_objects=30)
+
+    def few(step):
+        return row(step, epoch=2 * step, batch=2)
+
+    write(tmp_path, 13, few, info=info)
+    (tmp_path / "results.csv").write_text(scenes.results([0.0] * 25), encoding="utf-8")
+    (tmp_path / "args.yaml").write_text(yaml.safe_dump(ARGUMENTS | {"nbs": 64}), encoding="utf-8")
+    (advice,) = summarize(tmp_path).advice
+    assert advice.rule == "too_few_steps"
+    assert advice.arguments == "nbs=4 epochs=50"
+    assert "13 optimizer steps in 25 epochs" in advice.evidence
+
+
+def test_no_object_is_assigned(tmp_path):
+    def zero(step):
+        return row(step, items={"box_loss": 0.0, "cls_loss": 3.0, "dfl_loss": 0.0})
+
+    advice = unlearned(tmp_path / "a", change=zero)["loss_zero"]
+    assert advice.evidence == "box_loss and dfl_loss were exactly 0 in all steps, although there are 90 objects."
+    assert advice.command == "gradsafe check d.yaml"
+    assert "loss_zero" not in unlearned(tmp_path / "b", {"box": 0, "dfl": 0}, change=zero), "the user switched them off"
+
+
+def test_a_branch_that_the_loss_does_not_reach(tmp_path):
+    def starved(step):
+        now = row(step)
+        return replace(now, stages={"norm/head.box": now.grad_norm, "norm/head.class": 7e-5 * now.grad_norm})
+
+    advice = unlearned(tmp_path / "a", {"cls": 1e-5}, change=starved)
+    assert next(iter(advice)) == "branch_silent"
+    assert advice["branch_silent"].arguments == "cls=0.5"
+    assert unlearned(tmp_path / "b", {"cls": 0.5}, change=starved)["branch_silent"].arguments == ""
+    assert "branch_silent" not in unlearned(tmp_path / "c", {"cls": 0}, change=starved), "the user switched it off"
+
+
+def test_training_and_validation_apart(tmp_path):
+    write(tmp_path, 120, info=replace(INFO, epochs=12, batches=10, objects=90, validation_objects=30))
+    train, validation = [4 - 0.3 * n for n in range(12)], [3 + 0.1 * n for n in range(12)]
+    (tmp_path / "results.csv").write_text(scenes.results([0.0] * 12, train, validation), encoding="utf-8")
+    (advice,) = summarize(tmp_path).advice
+    assert advice.rule == "overfitting"
+
+
+def test_accuracy_that_never_rose_for_no_reason_on_record(tmp_path):
+    advice = unlearned(tmp_path)
+    assert advice.keys() == {"never_rose"}
+    assert advice["never_rose"].command == "gradsafe check d.yaml"
+
+
+def test_a_healthy_run_that_learned_gets_no_advice_at_all(tmp_path):
+    def shares(step):
+        return stages(0.999, 0.04)(step)
+
+    assert "stage_dominates" in given(tmp_path / "a", steps=200, change=shares)
+    run = write(tmp_path / "b", 200, shares, info=replace(INFO, epochs=12))
+    Recorder(run).start(resume=True).layers(
+        [LayerRow(epoch, "model.7", "neck", 9, n, n, n, n, 0.1, 0.1) for epoch, n in ((1, 1.0), (2, 0.0), (3, 0.0))]
+    )
+    (run / "results.csv").write_text(scenes.results([0.0, 0.1, *[0.6] * 10]), encoding="utf-8")
+    summary = summarize(run)
+    assert (summary.learned, summary.reasons, summary.advice) == ("yes", [], [])
+
+
 # The data
 
 

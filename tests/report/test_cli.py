@@ -20,7 +20,8 @@ from yolo_gradsafe.telemetry import Recorder, RunPaths
 ROOT = Path(__file__).parents[2]
 SCENES = {
     "healthy": "Healthy: 300 steps, none skipped, 1.0 % clipped.",
-    "sick": "Survived 40 incidents: 40 of 2000 steps were skipped.",
+    "sick": "Did not learn: model.5 had no gradient at all after epoch 25. 40 incidents: 40 of 2000 steps were "
+    "skipped.",
     "crashed": "Survived 1 incident so far: 1 of 119 steps was skipped.",
     "empty": "No step was recorded so far.",
 }
@@ -32,6 +33,11 @@ def gradsafe(*words: object, code: int = 0) -> str:
     return done.output
 
 
+def one_line(output: str) -> str:
+    """Return what a terminal shows without the breaks of its lines."""
+    return " ".join(output.split())
+
+
 @pytest.fixture(scope="module", params=list(SCENES))
 def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     return request.param, getattr(scenes, request.param)(tmp_path_factory.mktemp("scene") / "run")
@@ -39,12 +45,12 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_report_writes_everything_and_prints_the_table(scene):
     name, run = scene
-    assert SCENES[name] in gradsafe("report", run)
+    assert SCENES[name] in one_line(gradsafe("report", run))
     for file in ("stability.html", "stability.png", "stability.json", "stability.yaml"):
         assert (run / file).stat().st_size
 
 
-GATE = {"healthy": (0, 0), "sick": (0, 3), "crashed": (1, 1), "empty": (1, 1)}
+GATE = {"healthy": (0, 0), "sick": (0, 4), "crashed": (1, 1), "empty": (1, 1)}
 """Exit codes under ``--fail-on failed`` and ``--fail-on survived``."""
 
 
@@ -53,7 +59,7 @@ def test_a_pipeline_can_stop_at_a_verdict(scene):
     for fail_on, code in zip(("failed", "survived"), GATE[name], strict=True):
         output = gradsafe("report", run, "--no-plot", "--fail-on", fail_on, code=code)
         assert (f"--fail-on {fail_on}: the run " in output) is (code != 0)
-        assert SCENES[name] in output
+        assert SCENES[name] in one_line(output)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +74,29 @@ def test_a_run_that_ended_early_does_not_pass(error, words, tmp_path):
     path = RunPaths(run).info
     path.write_text(json.dumps({**json.loads(path.read_text()), "error": error}))
     assert words in gradsafe("report", run, "--no-plot", "--fail-on", "failed", code=1)
+
+
+UNLEARNED = {"failed": 0, "unlearned": 4, "survived": 4}
+
+
+def test_a_run_whose_model_did_not_learn_does_not_pass(tmp_path):
+    run = scenes.healthy(tmp_path / "run", steps=120)
+    (run / "results.csv").write_text(scenes.results([0.0] * 12), encoding="utf-8")
+    for fail_on, code in UNLEARNED.items():
+        output = gradsafe("report", run, "--no-plot", "--fail-on", fail_on, code=code)
+        assert ("the run did not learn. Did not learn: mAP50 0 after 12 epochs" in one_line(output)) is (code != 0)
+    assert "--strict: the run did not learn" in gradsafe("report", run, "--no-plot", "--strict", code=4)
+    (run / "results.csv").write_text(scenes.results([0.0, *[0.5] * 11]), encoding="utf-8")
+    gradsafe("report", run, "--no-plot", "--strict")
+
+
+def test_strict_wants_to_know(scene):
+    name, run = scene
+    code = {"crashed": 1, "empty": 1}.get(name, 4)
+    output = gradsafe("report", run, "--no-plot", "--strict", code=code)
+    assert ("is not known to have learned" in output) is (name == "healthy")
+    if name == "healthy":
+        assert "the run did" not in gradsafe("report", run, "--no-plot", "--fail-on", "unlearned")
 
 
 def test_a_gate_without_records_is_a_wrong_argument(tmp_path):
@@ -92,7 +121,7 @@ def test_report_makes_one_format(scene, format):
 
 def test_watch_looks_once_where_output_is_no_terminal(scene):
     name, run = scene
-    assert SCENES[name] in gradsafe("watch", run)
+    assert SCENES[name] in one_line(gradsafe("watch", run))
 
 
 def test_watch_follows_a_run_to_its_end(tmp_path):

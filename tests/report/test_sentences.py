@@ -14,8 +14,8 @@ from tests.report.runs import INFO, bad, row, write
 from yolo_gradsafe.report.incident_groups import incident_groups
 from yolo_gradsafe.report.summarize import summarize
 from yolo_gradsafe.telemetry import Incident, RunPaths
-from yolo_gradsafe.telemetry.schema import Kind, Place, Remedy
-from yolo_gradsafe.telemetry.sentences import action, message
+from yolo_gradsafe.telemetry.schema import Finding, Kind, Place, Remedy, Shortfall
+from yolo_gradsafe.telemetry.sentences import action, message, shortfall
 
 SENTENCES = ("message", "action", "culprit")
 
@@ -109,3 +109,12 @@ OF_OTHERS = {Remedy.LR_RESTORED, Remedy.PRECISION_LOWERED, Remedy.QUARANTINED, R
 @pytest.mark.parametrize("remedy", sorted(set(Remedy) - OF_OTHERS))
 def test_every_remedy_of_a_bad_step_has_its_words(remedy):
     assert action(Incident(Kind.BAD_BATCH, remedies=(remedy,), precision="bf16")).strip()
+
+
+@pytest.mark.parametrize("reason", Shortfall)
+@pytest.mark.parametrize("names", [(), ("box_loss",), ("box_loss", "cls_loss"), ("a", "b", "c", "d")])
+def test_every_reason_not_to_have_learned_has_its_sentence(reason, names):
+    said = shortfall(Finding(reason, names or ("validation",), 13.0, 50.0, 3))
+    assert said.strip()
+    assert "nan" not in said
+    assert not said.endswith(".")

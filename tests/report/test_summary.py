@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.report import scenes
 from tests.report.runs import INF, INFO, NAN, bad, clipped, incident, overflow, row, write
 from yolo_gradsafe.report import build
 from yolo_gradsafe.report.parts import IncidentEntry, ReportError, Run
@@ -156,7 +157,7 @@ def test_round_trip_through_strict_json(tmp_path):
     run = write(tmp_path, 30, lambda step: bad(step) if step % 9 == 0 else row(step), [incident(9), incident(18)])
     summary = build(run, plot=False)
     data = strict(run / "stability.json")
-    assert data["schema_version"] == 2
+    assert data["schema_version"] == 3
     assert data["incidents"][0]["loss"] == "nan"
     assert data["incidents"][0]["items"] == {"box_loss": "nan", "cls_loss": "inf", "dfl_loss": 1.0}
     loaded = Summary.load(run / "stability.json")
@@ -174,6 +175,100 @@ def test_steps_that_a_rollback_undid_are_counted(tmp_path):
     found = [incident(21, steps_lost=1), incident(21, kind="rollback", steps_lost=11)]
     run = write(tmp_path, 30, lambda step: bad(step) if step == 21 else row(step), found)
     assert summarize(run).headline == "Survived 1 incident: 1 of 30 steps was skipped, 11 undone."
+
+
+def test_each_step_is_undone_once(tmp_path):
+    """Ever new rollbacks to the same snapshot, as after validations that fail, take back the same steps."""
+    back = [
+        incident(8 * n, kind="rollback", place="validation", snapshot=0, undone=8 * n, steps_lost=8 * n)
+        for n in range(1, 11)
+    ]
+    summary = summarize(write(tmp_path / "a", 80, incidents=back))
+    assert summary.steps.undone == 80
+    assert summary.headline == "Survived 10 incidents: none of 80 steps was skipped, 80 undone."
+    overlap = [
+        incident(20, kind="rollback", snapshot=10, undone=9),
+        incident(25, kind="rollback", snapshot=15, undone=9),
+    ]
+    some = summarize(write(tmp_path / "b", 30, lambda n: bad(n) if n in (12, 20) else row(n), overlap)).steps
+    assert (some.skipped, some.undone) == (2, 12), "11 to 24, without the two that were skipped"
+    assert some.skipped + some.undone <= some.total
+
+
+def learned(run: Path, fitness: list[float], **more: object) -> Summary:
+    """Record a run of ten steps an epoch that was validated after each."""
+    info = replace(INFO, epochs=len(fitness), batches=10)
+    write(run, 10 * len(fitness), **{"info": info, **more})  # type: ignore[arg-type]
+    (run / "results.csv").write_text(scenes.results(fitness), encoding="utf-8")
+    (run / "args.yaml").write_text("lr0: 0.3\noptimizer: AdamW\n", encoding="utf-8")
+    return summarize(run)
+
+
+def test_accuracy_stands_in_the_headline(tmp_path):
+    good = learned(tmp_path / "a", [0.0, 0.2, 0.4, 0.5, 0.6])
+    assert good.learned == "yes"
+    assert good.headline == "Healthy: 50 steps, none skipped, 0.0 % clipped; mAP50 0.9."
+    assert good.accuracy.model_dump() == {
+        "metric": "mAP50", "best": 0.9, "best_epoch": 5, "last": 0.9, "last_epoch": 5
+    }  # fmt: skip
+    less = learned(tmp_path / "b", [0.0, 0.2, 0.4, 0.5, 0.1], incidents=[incident(30)])
+    assert less.headline.endswith("was skipped; mAP50 0.75 in epoch 4, 0.15 at the end.")
+    failed = learned(tmp_path / "c", [0.0, 0.2, 0.4], info=replace(INFO, error="RuntimeError: planted"))
+    assert failed.headline == "Failed at epoch 3: RuntimeError: planted; mAP50 0.6."
+
+
+def test_a_run_that_found_nothing_is_never_healthy(tmp_path):
+    hot = learned(tmp_path / "a", [0.0] * 12, change=lambda n: row(n, lr=0.3))
+    assert (hot.health, hot.learned, hot.verdict.label) == ("healthy", "no", "Did not learn")
+    assert hot.headline == "Did not learn: mAP50 0 after 12 epochs; lr0=0.3 is too high."
+    assert [reason.reason for reason in hot.reasons] == ["rate_too_high", "never_rose"]
+    sick = learned(tmp_path / "b", [0.0] * 12, change=lambda n: bad(n) if n == 9 else row(n), incidents=[incident(9)])
+    assert sick.headline.startswith("Did not learn: mAP50 0 after 12 epochs")
+    assert sick.headline.endswith("1 incident: 1 of 120 steps was skipped.")
+    short = learned(tmp_path / "c", [0.0, 0.0])
+    assert (short.learned, short.verdict.label) == ("unknown", "Too early to tell")
+    assert short.headline == "Too early to tell: 20 steps, none skipped, 0.0 % clipped; mAP50 0."
+    assert short.advice == []
+    lost = learned(tmp_path / "d", [0.0, 0.2, 0.4, 0.3, *[0.0] * 8])
+    assert lost.headline.startswith("Learned, and lost it: mAP50 0 after 12 epochs, 0.6 in epoch 3 (best.pt)")
+    running = learned(tmp_path / "e", [0.0] * 12, info=replace(INFO, finished="", epochs=20, batches=10))
+    assert running.headline.startswith("Did not learn so far: mAP50 0 after 12 epochs")
+
+
+def test_zeros_of_epochs_that_were_not_validated_say_nothing(tmp_path):
+    learned(tmp_path, [*[0.0] * 11, 0.5])
+    (tmp_path / "args.yaml").write_text("val: false\n", encoding="utf-8")
+    summary = summarize(tmp_path)
+    assert (summary.learned, summary.accuracy.best_epoch) == ("unknown", 12)
+    learned(tmp_path / "running", [0.0] * 12, info=replace(INFO, finished=""))
+    (tmp_path / "running" / "args.yaml").write_text("val: false\n", encoding="utf-8")
+    assert summarize(tmp_path / "running").accuracy is None
+
+
+def test_a_jump_by_a_million_is_in_the_headline_although_clipping_bore_it(tmp_path):
+    def change(step):
+        return {21: row(21, loss=3e9), 25: clipped(25, 9e6)}.get(step, row(step))
+
+    summary = summarize(write(tmp_path / "a", 30, change))
+    assert (summary.health, summary.spike.what, summary.spike.step, summary.spike.epoch) == ("healthy", "loss", 21, 3)
+    assert summary.headline == (
+        "Healthy: 30 steps, none skipped, 3.3 % clipped. The loss jumped to 3.0e+09 at step 21 (epoch 3), "
+        "4e+07 times its usual value."
+    )
+    small = summarize(write(tmp_path / "b", 30, lambda n: clipped(25, 2e6) if n == 25 else row(n)))
+    assert small.spike is None, "half a million times"
+    fallen = summarize(write(tmp_path / "c", 30, lambda n: row(n, loss=1e-9, grad_norm=0.0) if n > 9 else row(n)))
+    assert fallen.spike is None
+
+
+def test_a_summary_of_an_earlier_version_is_read(tmp_path):
+    values = json.loads(summarize(write(tmp_path, 9)).model_dump_json())
+    for name in ("learned", "reasons", "accuracy", "spike"):
+        del values[name]
+    del values["steps"]["undone"]
+    (tmp_path / "stability.json").write_text(json.dumps({**values, "schema_version": 2}))
+    old = Summary.load(tmp_path / "stability.json")
+    assert (old.schema_version, old.learned, old.steps.undone) == (2, "unknown", 0)
 
 
 def test_yaml_says_the_same(tmp_path):
@@ -242,7 +337,8 @@ assert "matplotlib" not in sys.modules
 build(Path(sys.argv[1]))
 assert not {"torch", "ultralytics", "cv2", "matplotlib.pyplot"} & set(sys.modules)
 ours = {name for name in sys.modules if name.startswith("yolo_gradsafe.")}
-assert all(name.startswith(("yolo_gradsafe.report", "yolo_gradsafe.telemetry")) for name in ours), ours
+parts = tuple(f"yolo_gradsafe.{part}" for part in ("report", "judge", "telemetry"))
+assert all(name.startswith(parts) for name in ours), ours
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=Path(__file__).parents[2])
 

@@ -112,6 +112,30 @@ class TrainerInfo:
         return int(ask(self.trainer, "batch_size"))
 
     @property
+    def batches(self) -> int:
+        """Batches an epoch, on this rank; 0 when unknown."""
+        return len(ask(self.trainer, "train_loader") or ())
+
+    @property
+    def warmup_batches(self) -> int:
+        """Batches over which the learning rate warms up."""
+        own = getattr(self.trainer, "_get_warmup_iterations", None)  # newer versions: it leaves out the last epoch
+        if own is not None:
+            return max(0, int(own(self.batches)))
+        epochs = float(getattr(self.trainer.args, "warmup_epochs", 0) or 0)
+        return max(round(epochs * self.batches), 100) if epochs > 0 else 0
+
+    @property
+    def objects(self) -> int:
+        """Labelled objects of the training set; -1 when unknown."""
+        return _objects(ask(self.trainer, "train_loader"))
+
+    @property
+    def validation_objects(self) -> int:
+        """Labelled objects of the validation set; -1 when unknown."""
+        return _objects(getattr(self.trainer, "test_loader", None))
+
+    @property
     def device(self) -> str:
         """Device of the training."""
         return str(self.trainer.device)
@@ -168,3 +192,11 @@ class TrainerInfo:
         """Names of the classes."""
         names = self.data.get("names", {})
         return dict(names) if isinstance(names, dict) else dict(enumerate(names))
+
+
+def _objects(loader: Any) -> int:
+    """Return how many objects the labels behind a loader have; -1 where they are not Ultralytics' detection labels."""
+    labels = getattr(getattr(loader, "dataset", None), "labels", None)
+    if not isinstance(labels, list) or not all(isinstance(label, dict) and "cls" in label for label in labels):
+        return -1
+    return sum(len(label["cls"]) for label in labels)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SURVIVED = 3
 """Exit code of ``--fail-on survived`` for a run that needed a remedy."""
+UNLEARNED = 4
+"""Exit code of ``--fail-on unlearned`` for a run whose model did not learn."""
 
 
 class Format(str, Enum):
@@ -31,13 +33,16 @@ class FailOn(str, Enum):
     """The best verdict that is not good enough."""
 
     survived = "survived"
+    unlearned = "unlearned"
     failed = "failed"
 
 
 @app.command(
     help="Rebuild the report of a finished, crashed or running training from its records, and print it.\n\n"
-    f"Exit codes: 0, or 2 for wrong arguments and where there are no records. With --fail-on: {FAILED} the run failed "
-    f"or did not finish, {SURVIVED} it survived incidents (with --fail-on survived), 0 it is better than that.\n\n"
+    "Exit codes: 0, or 2 for wrong arguments and where there are no records. With --fail-on failed: "
+    f"{FAILED} the run failed or did not finish, else 0. With --fail-on unlearned: {UNLEARNED} as well, the model did "
+    f"not learn (where that is unknown the run passes). With --fail-on survived: {SURVIVED} as well, the run survived "
+    f"incidents. --strict is --fail-on survived, and {UNLEARNED} also where it is not known that the model learned.\n\n"
     "Example: gradsafe report runs/detect/train --no-plot --fail-on failed"
 )
 def report(
@@ -50,6 +55,9 @@ def report(
     fail_on: Annotated[
         FailOn | None, typer.Option("--fail-on", help="End with an exit code for this verdict and worse ones.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Pass only a healthy run whose model is known to have learned.")
+    ] = False,
     open: Annotated[bool, typer.Option("--open", help="Show stability.html (or the png) in a browser.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of stability.json and exit.")] = False,
 ) -> None:
@@ -70,20 +78,26 @@ def report(
         raise typer.Exit(WRONG)
     if open and path:
         typer.launch(path.absolute().as_uri())
-    if fail_on:
-        _judge(summary, fail_on)
+    if strict:
+        _judge(summary, FailOn.survived, "--strict", unknown_passes=False)
+    elif fail_on:
+        _judge(summary, fail_on, f"--fail-on {fail_on.value}")
 
 
-def _judge(summary: Summary, fail_on: FailOn) -> None:
+def _judge(summary: Summary, fail_on: FailOn, option: str, unknown_passes: bool = True) -> None:
     """End with the exit code of a run that is not good enough, and say why on stderr."""
-    unfinished = summary.status == "unfinished"
-    if unfinished or summary.health == "failed":
-        code, verdict = FAILED, "did not finish" if unfinished else "failed"
+    unlearned = summary.learned == "no" or (summary.learned == "unknown" and not unknown_passes)
+    if summary.status == "unfinished":
+        code, verdict = FAILED, "did not finish"
+    elif summary.health == "failed":
+        code, verdict = FAILED, "failed"
+    elif unlearned and fail_on is not FailOn.failed:
+        code, verdict = UNLEARNED, "did not learn" if summary.learned == "no" else "is not known to have learned"
     elif summary.health == "survived" and fail_on is FailOn.survived:
         code, verdict = SURVIVED, "survived incidents"
     else:
         return
-    typer.echo(f"--fail-on {fail_on.value}: the run {verdict}. {summary.headline}", err=True)
+    typer.echo(f"{option}: the run {verdict}. {summary.headline}", err=True)
     raise typer.Exit(code)
 
 

@@ -98,6 +98,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 def _outcome(members: Sequence[Member]) -> Iterator[Row]:
     summaries = [member.summary for member in members]
     yield Row("health", [summary.health for summary in summaries])
+    yield Row("learned", [summary.learned for summary in summaries])
     yield Row("status", [summary.status for summary in summaries])
     yield Row("epochs", [f"{len(summary.epochs)}" for summary in summaries])
     yield Row("incidents", [f"{troubles(summary.incidents):,}" for summary in summaries])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from yolo_gradsafe.report.parts import Advice
     from yolo_gradsafe.report.summary import Summary
 
-__all__ = ["epoch_line", "shown", "table"]
+__all__ = ["epoch_line", "learned", "shown", "table"]
 
 WIDTH = 80
 LABEL = 16
@@ -42,6 +42,14 @@ def table(summary: Summary) -> str:
     return "\n".join(lines)
 
 
+def learned(summary: Summary) -> list[str]:
+    """Return whether the model learned and why, in lines; nothing where nobody asked: no validation, nothing odd."""
+    if summary.learned == "unknown" and summary.accuracy is None:
+        return []
+    first, *others = [reason.message for reason in summary.reasons] or [""]
+    return [f"{summary.learned}{': ' * bool(first)}{first}", *(f"  {other}" for other in others)]
+
+
 def epoch_line(epoch: int, counts: Mapping[str, int], norm_max: float) -> str | None:
     """Return a line on an epoch in which something happened, None on any other.
 
@@ -63,7 +71,10 @@ def epoch_line(epoch: int, counts: Mapping[str, int], norm_max: float) -> str | 
 def _rows(summary: Summary) -> Iterator[tuple[str, Iterable[str]]]:
     steps, norm, amp = summary.steps, summary.grad_norm, summary.amp
     clipped = f"{steps.clipped} clipped ({100 * steps.clipped_share:.1f} %)"
-    yield "steps", [f"{steps.applied} applied, {clipped}, {steps.skipped} skipped"]
+    if found := learned(summary):
+        yield "learned", found
+    undone = f", {steps.undone} undone" if steps.undone else ""
+    yield "steps", [f"{steps.applied} applied, {clipped}, {steps.skipped} skipped{undone}"]
     if norm:
         yield "gradient norm", [f"median {norm.median:.4g}, p95 {norm.p95:.4g}, max {norm.max:.4g}"]
     else:

@@ -17,7 +17,7 @@ __all__ = ["about", "environment", "figures", "flat"]
 
 
 def figures(summary: Summary) -> list[tuple[str, str, str]]:
-    """Return the four figures: name, value, and what qualifies it."""
+    """Return the figures, accuracy first where it is known: name, value, and what qualifies it."""
     steps, norm, amp = summary.steps, summary.grad_norm, summary.amp
     limit = "nothing clips" if summary.threshold is None else f"threshold {_number(summary.threshold)} at the end"
     spread = f"p95 {_number(norm.p95)}, largest {_number(norm.max)}" if norm else "no step had a finite one"
@@ -29,12 +29,24 @@ def figures(summary: Summary) -> list[tuple[str, str, str]]:
         happened = f"{amp.overflows:,} AMP overflow{'s' * (amp.overflows != 1)}, routine"
     else:
         happened = "nothing needed a remedy"
+    undone = f", {steps.undone:,} undone" if steps.undone else ""
     return [
-        ("Steps", f"{steps.total:,}", f"{steps.applied:,} applied, {steps.skipped:,} skipped"),
+        *_accuracy(summary),
+        ("Steps", f"{steps.total:,}", f"{steps.applied:,} applied, {steps.skipped:,} skipped{undone}"),
         ("Gradient norm, median", _number(norm.median) if norm else "–", spread),
         ("Clipped", f"{100 * steps.clipped_share:.3g} %", limit),
         ("Incidents", f"{len(found):,}", happened),
     ]
+
+
+def _accuracy(summary: Summary) -> list[tuple[str, str, str]]:
+    found = summary.accuracy
+    if found is None:
+        return []
+    name = f"{found.metric[:1].upper()}{found.metric[1:]}" if not found.metric.startswith("m") else found.metric
+    where = f"in epoch {found.best_epoch}"
+    at_the_end = f", {found.last:.3g} in the last" if found.last_epoch != found.best_epoch else ", the last"
+    return [(name, f"{found.best:.3g}", where + at_the_end)]
 
 
 def about(run: Run) -> list[str]:

@@ -34,7 +34,16 @@ LAST = 4
 """Incidents that are shown."""
 SILENT = 600
 """Seconds without a record after which a training may have been killed."""
-COLORS = {"healthy": "green", "survived": "yellow", "failed": "red", "bad": "red", "warn": "yellow", "good": "green"}
+COLORS = {
+    "healthy": "green",
+    "unclear": "default",
+    "survived": "yellow",
+    "unlearned": "red",
+    "failed": "red",
+    "bad": "red",
+    "warn": "yellow",
+    "good": "green",
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class View:
 
     def _head(self) -> Text:
         head = Text(f"{shown(self.paths.run.absolute().name)}  ", style="bold")
-        return head.append(shown(self.summary.headline), style=COLORS[self.summary.health])
+        return head.append(shown(self.summary.headline), style=COLORS[self.summary.verdict.value])
 
     def _progress(self) -> RenderableType:
         run, epochs = self.summary.run, self.summary.epochs

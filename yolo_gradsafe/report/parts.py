@@ -12,7 +12,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from yolo_gradsafe.telemetry.schema import SCHEMA_VERSION, to_json
 
-__all__ = ["Advice", "Amp", "Epoch", "GradNorm", "IncidentEntry", "Number", "Part", "ReportError", "Run", "Steps"]
+__all__ = [
+    "Accuracy",
+    "Advice",
+    "Amp",
+    "Epoch",
+    "GradNorm",
+    "IncidentEntry",
+    "Number",
+    "Part",
+    "Reason",
+    "ReportError",
+    "Run",
+    "Spike",
+    "Steps",
+]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Number = Annotated[Finite | Literal["nan", "inf", "-inf"], BeforeValidator(to_json)]
@@ -40,6 +54,10 @@ class Run(Part):
     batch: int = Field(default=0, description="images a batch")
     epochs: int = Field(default=0, description="epochs asked for")
     device: str = Field(default="", description="device of the training")
+    batches: int = Field(default=0, description="batches an epoch, on rank 0; 0 when unknown")
+    warmup_batches: int = Field(default=0, description="batches over which the learning rate warms up")
+    objects: int = Field(default=-1, description="labelled objects of the training set; -1 when unknown")
+    validation_objects: int = Field(default=-1, description="labelled objects of the validation set; -1 when unknown")
     started: str = Field(default="", description="start, ISO 8601 with the time zone")
     finished: str = Field(
         default="", description="end, ISO 8601 with the time zone; empty while it runs and after a crash"
@@ -54,6 +72,9 @@ class Steps(Part):
     total: int = Field(description="optimizer steps recorded")
     applied: int = Field(description="steps that changed the weights")
     skipped: int = Field(description="steps that GradSafe did not apply; GradScaler's own are under amp.overflows")
+    undone: int = Field(
+        default=0, description="applied steps that a rollback took back, each counted once however often that was"
+    )
     clipped: int = Field(description="steps that were applied with smaller gradients")
     clipped_share: float = Field(description="clipped steps / applied steps, 0 to 1; 0 where no step was applied")
     verdicts: dict[str, int] = Field(description="steps by verdict, all verdicts, zeros included")
@@ -131,8 +152,8 @@ class IncidentEntry(Part):
     repeats: int = Field(default=0, description="faults so far that did not happen again with the same batch")
     cause: str = Field(
         default="",
-        description="image, label, preprocessing, loss, precision, activations, weights, every_batch, outlier, "
-        "transient or unknown; or empty. Records of version 1: data, precision, weights or transient",
+        description="image, label, preprocessing, loss, precision, activations, weights, learning_rate, every_batch, "
+        "outlier, transient or unknown; or empty. Records of version 1: data, precision, weights or transient",
     )
     picture: str = Field(default="", description="picture of the batch, relative to the run's folder, or empty")
     steps_lost: int = Field(default=0, description="optimizer steps that it cost")
@@ -140,6 +161,9 @@ class IncidentEntry(Part):
     snapshot: int = Field(default=-1, description="step of the snapshot that was used; -1 for none")
     undone: int = Field(default=0, description="optimizer steps that a rollback took back")
     lr_factor: float = Field(default=1.0, description="factor on the learning rate from here on")
+    update_ratio: Number = Field(
+        default="nan", description="change of the weights in the step before over the weights, where it was too large"
+    )
     precision: str = Field(default="", description="precision from here on, where it changed")
     precision_before: str = Field(default="", description="precision before, where it changed")
     rank: int = Field(default=-1, description="rank that knows best, where there are several; -1 for none")
@@ -165,6 +189,43 @@ class Epoch(Part):
     skipped: int = Field(description="steps that GradSafe did not apply")
     amp_overflows: int = Field(description="steps that GradScaler skipped; routine")
     loss_mean: float | None = Field(description="mean of the finite losses of the steps, each summed over its batch")
+
+
+class Accuracy(Part):
+    """What Ultralytics' validation said of the model."""
+
+    metric: str = Field(description="what is measured: mAP50, pose mAP50, mask mAP50, top-1 accuracy, ...")
+    best: float = Field(description="in the epoch with the best fitness, whose weights are best.pt; 0 to 1")
+    best_epoch: int = Field(description="that epoch")
+    last: float = Field(description="in the last epoch that was validated")
+    last_epoch: int = Field(description="that epoch")
+
+
+class Reason(Part):
+    """Why a model did not learn, or why that is not known; what the numbers mean depends on the reason."""
+
+    reason: str = Field(
+        description="rate_too_high, too_few_steps, loss_zero, branch_silent, layer_died, validation_loss, "
+        "constant_predictor, overfitting, never_rose, collapsed; or, where it is unknown, too_short, not_validated, "
+        "good_from_the_start"
+    )
+    message: str = Field(description="the reason, a sentence made of the other fields")
+    names: list[str] = Field(default_factory=list, description="loss items, stages or layers that it is about")
+    value: Number = Field(default="nan", description="what was recorded")
+    limit: Number = Field(default="nan", description="what it is held against")
+    epoch: int = Field(
+        default=0, description="epoch since which, or up to which, it was so; 0 where it does not matter"
+    )
+
+
+class Spike(Part):
+    """The largest jump of the loss or the gradient norm by a factor of a million or more."""
+
+    what: Literal["loss", "gradient norm"] = Field(description="what jumped")
+    epoch: int = Field(description="epoch, from 1")
+    step: int = Field(description="optimizer step of the run, from 1")
+    value: float = Field(description="what it was there")
+    times: float = Field(description="how many times its usual value of the steps before, their median")
 
 
 class Advice(Part):

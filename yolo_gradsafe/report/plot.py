@@ -20,6 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from yolo_gradsafe.report import panels
+from yolo_gradsafe.report.health import RunVerdict
 from yolo_gradsafe.report.records import locate, read_steps
 from yolo_gradsafe.report.summary import Summary
 
@@ -30,7 +31,13 @@ SIZE = (12, 9)
 DPI = 200
 """That of Ultralytics' ``results.png``."""
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
-HEALTH = {"healthy": "#00664b", "survived": "#a35f00", "failed": panels.SKIPPED}
+COLORS = {
+    RunVerdict.HEALTHY: "#00664b",
+    RunVerdict.UNCLEAR: "#4a4f55",
+    RunVerdict.SURVIVED: "#a35f00",
+    RunVerdict.UNLEARNED: panels.SKIPPED,
+    RunVerdict.FAILED: panels.SKIPPED,
+}
 EPOCHS_BELOW = {3: -0.32, 4: -0.44}
 """Where the epochs stand, by the number of panels: a share of the last panel's height."""
 MOST_EPOCHS = 20
@@ -86,7 +93,7 @@ def _title(figure: Figure, summary: Summary) -> None:
         ha="left",
         fontsize=15,
         fontweight="bold",
-        color=HEALTH[summary.health],
+        color=COLORS[summary.verdict],
         parse_math=False,
     )
     figure.text(0.99, 0.012, about, ha="right", va="bottom", fontsize=10, color=panels.GREY, parse_math=False)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from yolo_gradsafe.report import tally
 from yolo_gradsafe.report.advice import Facts, advise
-from yolo_gradsafe.report.beside import read_arguments, read_layers, read_quarantine
-from yolo_gradsafe.report.health import DIVERGED, headline, health, status
+from yolo_gradsafe.report.beside import read_arguments, read_layers, read_quarantine, read_results
+from yolo_gradsafe.report.headline import Story, headline
+from yolo_gradsafe.report.health import DIVERGED, health, status
 from yolo_gradsafe.report.incident_groups import troubles
+from yolo_gradsafe.report.learning import accuracy, learning, reason
 from yolo_gradsafe.report.records import locate, present, read_incidents, read_options, read_run, read_steps
 from yolo_gradsafe.report.summary import Summary
 
@@ -27,25 +30,48 @@ def summarize(run: Path) -> Summary:
     """
     paths = locate(Path(run))
     rows, incidents, info = read_steps(paths), read_incidents(paths), read_run(paths)
-    options = read_options(paths)
-    facts = Facts(rows, read_layers(paths), incidents, info, options, read_arguments(paths), read_quarantine(paths))
-    steps, skipped_at_end = tally.steps(rows), tally.skipped_at_end(rows)
+    steps, skipped_at_end, troubled = tally.steps(rows, incidents), tally.skipped_at_end(rows), troubles(incidents)
+    facts = Facts(
+        rows=rows,
+        layers=read_layers(paths),
+        incidents=incidents,
+        run=info,
+        options=read_options(paths),
+        arguments=read_arguments(paths),
+        quarantined=read_quarantine(paths),
+        results=read_results(paths),
+    )
+    found = learning(facts)
     places = rows["epoch"].tail(1).to_list() or [incident.epoch for incident in incidents[-1:]]
-    troubled, last = troubles(incidents), max(places, default=0)
-    diverged = max((incident.epoch for incident in incidents if incident.kind in DIVERGED), default=0)
-    lost = sum(incident.steps_lost for incident in incidents)
+    story = Story(
+        run=info,
+        steps=steps,
+        health=health(info, steps, troubled, skipped_at_end),
+        learned=found.learned,
+        reasons=[reason(finding) for finding in found.findings],
+        accuracy=accuracy(facts),
+        spike=tally.spike(rows),
+        incidents=troubled,
+        skipped_at_end=skipped_at_end,
+        epoch=max(places, default=0),
+        diverged=max((incident.epoch for incident in incidents if incident.kind in DIVERGED), default=0),
+    )
     return Summary(
         status=status(info),
-        health=health(info, steps, troubled, skipped_at_end),
-        headline=headline(info, steps, troubled, skipped_at_end, last, diverged, lost),
+        health=story.health,
+        learned=story.learned.value,
+        reasons=story.reasons,
+        headline=headline(story),
+        accuracy=story.accuracy,
+        spike=story.spike,
         run=info,
         steps=steps,
         grad_norm=tally.grad_norm(rows),
         threshold=tally.threshold(rows),
         amp=tally.amp(rows, info.amp),
         incidents=incidents,
-        advice=advise(facts),
+        advice=advise(replace(facts, learning=found, healthy=story.health == "healthy")),
         epochs=tally.epochs(rows),
-        options=options,
+        options=facts.options,
         files=present(paths),
     )

@@ -12,8 +12,21 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from yolo_gradsafe.report.health import HOPELESS, Health, Status
-from yolo_gradsafe.report.parts import Advice, Amp, Epoch, GradNorm, IncidentEntry, Part, ReportError, Run, Steps
+from yolo_gradsafe.report.health import HOPELESS, Health, RunVerdict, Status, verdict
+from yolo_gradsafe.report.parts import (
+    Accuracy,
+    Advice,
+    Amp,
+    Epoch,
+    GradNorm,
+    IncidentEntry,
+    Part,
+    Reason,
+    ReportError,
+    Run,
+    Spike,
+    Steps,
+)
 from yolo_gradsafe.telemetry.recorder import write_atomically
 
 __all__ = ["Summary"]
@@ -24,11 +37,25 @@ _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 class Summary(Part):
     """The stability of one training run."""
 
-    schema_version: Literal[1, 2] = Field(default=2, description="version of this schema")
+    schema_version: Literal[1, 2, 3] = Field(default=3, description="version of this schema")
     status: Status = Field(description="how the run ended; unfinished: it still runs, or was interrupted or killed")
     health: Health = Field(
         description="healthy: no incident, nothing skipped; survived: incidents, and training went on; failed: an "
         f"exception ended the run, or its last {HOPELESS} steps (all, if fewer) were skipped"
+    )
+    learned: Literal["yes", "no", "unknown"] = Field(
+        default="unknown",
+        description="whether the model learned: yes: accuracy rose and was kept; no: it did not, or something shows "
+        "that it cannot; unknown: too few epochs, no validation, or good from the start. Since version 3",
+    )
+    reasons: list[Reason] = Field(
+        default_factory=list, description="why it did not learn, or why that is unknown, the most telling first"
+    )
+    accuracy: Accuracy | None = Field(
+        default=None, description="what validation said of the model; null where there was none that says anything"
+    )
+    spike: Spike | None = Field(
+        default=None, description="largest jump of the loss or the norm to 1e6 times its usual value or more; else null"
     )
     headline: str = Field(description="the run in one plain sentence")
     run: Run = Field(description="what was trained, and where")
@@ -46,6 +73,11 @@ class Summary(Part):
     epochs: list[Epoch] = Field(description="one entry an epoch, in order")
     options: dict[str, Any] = Field(description="the resolved options of the run")
     files: list[str] = Field(description="the report's files that exist, relative to the run's folder")
+
+    @property
+    def verdict(self) -> RunVerdict:
+        """``health`` and ``learned`` in one word, for a colour and a name."""
+        return verdict(self.health, self.learned, self.accuracy)
 
     def save(self, path: Path) -> None:
         """Write the summary as strict JSON: UTF-8, no NaN or Infinity; as YAML if that is what the file is called.

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import polars as pl
 
-from yolo_gradsafe.report.parts import Amp, Epoch, GradNorm, Steps
-from yolo_gradsafe.telemetry.schema import Verdict
+from yolo_gradsafe.report.parts import Amp, Epoch, GradNorm, IncidentEntry, Spike, Steps
+from yolo_gradsafe.telemetry.schema import Kind, Verdict
 
-__all__ = ["amp", "epochs", "grad_norm", "skipped_at_end", "steps", "threshold"]
+__all__ = ["amp", "epochs", "grad_norm", "skipped_at_end", "spike", "steps", "threshold", "undone"]
+
+SPIKE = 1e6
+"""Times its usual value from which on a loss or a norm is named in the headline."""
+USUAL = 1000
+"""Steps before whose median is the usual value."""
 
 _NORMS = pl.col("grad_norm").filter(pl.col("applied") & pl.col("grad_norm").is_finite())
 
 
-def steps(rows: pl.DataFrame) -> Steps:
+def steps(rows: pl.DataFrame, incidents: Sequence[IncidentEntry] = ()) -> Steps:
     """Count the steps by what became of them, and by verdict."""
     applied, clipped = int(rows["applied"].sum()), int(rows["clipped"].sum())
     found = dict(rows["verdict"].value_counts().iter_rows())
@@ -22,10 +29,41 @@ def steps(rows: pl.DataFrame) -> Steps:
         total=rows.height,
         applied=applied,
         skipped=int(rows["skipped"].sum()),
+        undone=undone(rows, incidents),
         clipped=clipped,
         clipped_share=clipped / applied if applied else 0.0,
         verdicts={str(verdict): found.get(str(verdict), 0) for verdict in Verdict},
     )
+
+
+def undone(rows: pl.DataFrame, incidents: Sequence[IncidentEntry]) -> int:
+    """Count the applied steps that rollbacks took back, each once: one rollback may go back behind another."""
+    inside = pl.lit(False)
+    for incident in incidents:
+        # Records of the first version had the count alone.
+        count = incident.undone or (incident.steps_lost if incident.kind == Kind.ROLLBACK else 0)
+        last = incident.snapshot + count if incident.snapshot >= 0 else incident.step - 1
+        if count > 0:
+            inside = inside | pl.col("step").is_between(last - count + 1, last)
+    return int(rows.filter(pl.col("applied") & inside)["step"].n_unique())
+
+
+def spike(rows: pl.DataFrame) -> Spike | None:
+    """Return the largest jump of the loss or the norm to ``SPIKE`` times its usual value; None where there is none."""
+    found: list[Spike] = []
+    columns: tuple[tuple[Literal["loss", "gradient norm"], str], ...] = (
+        ("loss", "loss"),
+        ("gradient norm", "grad_norm"),
+    )
+    for what, name in columns:
+        sound = rows.filter(pl.col(name).is_finite() & (pl.col(name) > 0))
+        usual = pl.col(name).rolling_median(USUAL, min_samples=1).shift(1)
+        jumps = sound.select("epoch", "step", value=name, times=(pl.col(name) / usual).clip(upper_bound=1e300)).filter(
+            pl.col("times") >= SPIKE
+        )
+        top = jumps.sort("times", descending=True).head(1)
+        found += [Spike(what=what, **row) for row in top.iter_rows(named=True)]
+    return max(found, key=lambda one: one.times, default=None)
 
 
 def grad_norm(rows: pl.DataFrame) -> GradNorm | None:

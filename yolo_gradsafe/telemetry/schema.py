@@ -15,13 +15,16 @@ from typing import Any
 __all__ = [
     "SCHEMA_VERSION",
     "Cause",
+    "Finding",
     "Incident",
     "Kind",
     "LayerRow",
+    "Learned",
     "Place",
     "Remedy",
     "RunInfo",
     "RunPaths",
+    "Shortfall",
     "StepRow",
     "Verdict",
     "to_json",
@@ -171,6 +174,60 @@ class Remedy(Word):
     LEFT_TO_ULTRALYTICS = "left_to_ultralytics"
     OBSERVED = "observed"
     """Nothing: recovery is off."""
+
+
+class Learned(Word):
+    """Whether the model of a run learned."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+class Shortfall(Word):
+    """Why a run did not learn, or why that is not known."""
+
+    RATE_TOO_HIGH = "rate_too_high"
+    """The learning rate moves the weights by a large part of their own size in a step."""
+    TOO_FEW_STEPS = "too_few_steps"
+    """Training ended within its warm-up, or took too few optimizer steps."""
+    LOSS_ZERO = "loss_zero"
+    """A loss item was exactly 0 in all steps although there were objects."""
+    BRANCH_SILENT = "branch_silent"
+    """A branch of the model had next to no gradient from the first step on."""
+    LAYER_DIED = "layer_died"
+    """Layers had a gradient, and have none at all any more."""
+    VALIDATION_LOSS = "validation_loss"
+    """A validation loss is not finite, exactly 0 or absurdly large while the training loss is neither."""
+    CONSTANT_PREDICTOR = "constant_predictor"
+    """The losses are those of a model that says the same of every image."""
+    OVERFITTING = "overfitting"
+    """The training loss fell, and the validation loss was never below that of the first epoch."""
+    NEVER_ROSE = "never_rose"
+    """Accuracy stayed at 0, or was never above that of the first epoch."""
+    COLLAPSED = "collapsed"
+    """Accuracy rose, fell to nothing, and did not come back."""
+    TOO_SHORT = "too_short"
+    """Unknown: there were too few epochs to tell."""
+    NOT_VALIDATED = "not_validated"
+    """Unknown: there was no validation, or no object in its images."""
+    GOOD_FROM_THE_START = "good_from_the_start"
+    """Unknown: accuracy was good after the first epoch already, and has stayed so."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A reason for the verdict on learning, with its numbers; what a number means depends on the reason."""
+
+    reason: Shortfall
+    names: tuple[str, ...] = ()
+    """Loss items, stages or layers that it is about."""
+    value: float = math.nan
+    """What was recorded."""
+    limit: float = math.nan
+    """What it is held against."""
+    epoch: int = 0
+    """Epoch since which, or up to which, it was so; 0 where that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -417,6 +474,14 @@ class RunInfo:
     batch: int = 0
     epochs: int = 0
     device: str = ""
+    batches: int = 0
+    """Batches an epoch, on this rank; 0 when unknown."""
+    warmup_batches: int = 0
+    """Batches over which the learning rate warms up; 0 without a warm-up, or when unknown."""
+    objects: int = -1
+    """Labelled objects of the training set; -1 when unknown."""
+    validation_objects: int = -1
+    """Labelled objects of the validation set; -1 when unknown."""
     started: str = ""
     finished: str = ""
     """When it ended; empty while it runs and after a crash."""

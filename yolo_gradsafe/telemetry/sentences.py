@@ -1,4 +1,4 @@
-"""The sentences of an incident, for people. The only place that makes them; programs read the incident's fields."""
+"""The sentences of incidents and of findings, for people. The only place that makes them; programs read the fields."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from yolo_gradsafe.telemetry.schema import Cause, Incident, Kind, Place, Remedy
+from yolo_gradsafe.telemetry.schema import Cause, Finding, Incident, Kind, Place, Remedy, Shortfall
 
-__all__ = ["action", "culprit", "message"]
+__all__ = ["action", "culprit", "message", "shortfall"]
 
 
 def message(incident: Incident) -> str:
@@ -306,4 +306,82 @@ _CULPRITS: dict[str, Callable[[Incident], str]] = {
     Cause.TRANSIENT: _transient,
     Cause.LEARNING_RATE: lambda _: "the learning rate is too high for this model",
     Cause.UNKNOWN: lambda found: found.detail or "the cause is not known",
+}
+
+
+def shortfall(finding: Finding) -> str:
+    """Say why a run did not learn, or why that is not known, without a full stop."""
+    return _SHORTFALLS[finding.reason](finding)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Name up to three things."""
+    if len(names) > 3:
+        return f"{', '.join(names[:2])} and {len(names) - 2} more"
+    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else "".join(names)
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:,.0f} {noun}" + "s" * (number != 1)
+
+
+def _rate_too_high(found: Finding) -> str:
+    return f"lr0={found.value:g} is too high" if found.names else f"a learning rate of {found.value:.2g} is too high"
+
+
+def _too_few_steps(found: Finding) -> str:
+    if found.names:
+        return f"training ended within its warm-up of {found.limit:,.0f} batches"
+    return f"{_count(found.value, 'optimizer step')} {'is' if found.value == 1 else 'are'} too few"
+
+
+def _loss_zero(found: Finding) -> str:
+    verb = "was" if len(found.names) == 1 else "were"
+    return f"{_listed(found.names)} {verb} exactly 0 in all steps, although there are {_count(found.limit, 'object')}"
+
+
+def _validation_loss(found: Finding) -> str:
+    if found.value == 0:
+        what = "exactly 0"
+    else:
+        what = f"as large as {found.value:.1g}" if math.isfinite(found.value) else "not finite"
+    names = tuple(f"val/{name}" for name in found.names)
+    return f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {what} since epoch {found.epoch}, unlike in training"
+
+
+def _constant_predictor(found: Finding) -> str:
+    which = f"the {found.names[0]} loss " + ("stands still" if found.names[0] == "validation" else "did not fall")
+    return f"{which}: the model says the same of every image"
+
+
+def _never_rose(found: Finding) -> str:
+    if found.value == 0:
+        return f"accuracy stayed at 0 for {_count(found.epoch, 'epoch')}"
+    return (
+        f"the best fitness of {_count(found.epoch, 'epoch')} was {found.value:.2g}, {found.limit:.2g} after the first"
+    )
+
+
+_SHORTFALLS: dict[Shortfall, Callable[[Finding], str]] = {
+    Shortfall.RATE_TOO_HIGH: _rate_too_high,
+    Shortfall.TOO_FEW_STEPS: _too_few_steps,
+    Shortfall.LOSS_ZERO: _loss_zero,
+    Shortfall.BRANCH_SILENT: lambda found: (
+        f"{_listed(found.names)} had {found.value:.1g} of the gradient norm, from the first step on"
+    ),
+    Shortfall.LAYER_DIED: lambda found: f"{_listed(found.names)} had no gradient at all after epoch {found.epoch}",
+    Shortfall.VALIDATION_LOSS: _validation_loss,
+    Shortfall.CONSTANT_PREDICTOR: _constant_predictor,
+    Shortfall.OVERFITTING: lambda found: (
+        f"the training loss fell, and the validation loss was never below that of epoch {found.epoch}"
+    ),
+    Shortfall.NEVER_ROSE: _never_rose,
+    Shortfall.COLLAPSED: lambda found: f"accuracy fell to nothing after epoch {found.epoch}, which best.pt holds",
+    Shortfall.TOO_SHORT: lambda found: (
+        f"{_count(found.value, 'epoch')} {'is' if found.value == 1 else 'are'} too few to tell"
+    ),
+    Shortfall.NOT_VALIDATED: lambda found: (
+        "the validation set has no object" if found.value == 0 else "there was no validation"
+    ),
+    Shortfall.GOOD_FROM_THE_START: lambda found: f"the model was as good after epoch {found.epoch}",
 }

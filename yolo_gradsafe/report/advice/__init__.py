@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from yolo_gradsafe.report.advice import amp, batchnorm, clip, data, learning_rate, own_code, schedule, stages
+from yolo_gradsafe.report.advice import amp, batchnorm, clip, data, learning, learning_rate, own_code, schedule, stages
 from yolo_gradsafe.report.advice.facts import Facts
 from yolo_gradsafe.report.parts import Advice
+from yolo_gradsafe.telemetry.schema import Learned, Shortfall
 
 __all__ = ["RULES", "Facts", "advise"]
 
@@ -16,9 +17,15 @@ RULES: tuple[Callable[[Facts], Advice | None], ...] = (
     learning_rate.too_high,
     learning_rate.warm_up,
     learning_rate.muon,
+    learning.loss_zero,
+    learning.branch_silent,
+    learning.rate,
+    learning.layer_died,
+    learning.too_few_steps,
+    learning.overfitting,
+    learning.never_rose,
     amp.overflows,
     batchnorm.poisoned,
-    batchnorm.dead,
     data.quarantined,
     data.accumulation,
     stages.dominating,
@@ -31,7 +38,13 @@ RULES: tuple[Callable[[Facts], Advice | None], ...] = (
 
 
 def advise(facts: Facts) -> list[Advice]:
-    """Apply every rule; one that fails is logged, because a report must not be lost for it."""
+    """Apply every rule, except to a healthy run whose model is good.
+
+    A rule that fails is logged, because a report must not be lost for it.
+    """
+    good = facts.learning.learned is Learned.YES or facts.because(Shortfall.GOOD_FROM_THE_START)
+    if facts.healthy and good:
+        return []
     found = []
     for rule in RULES:
         try:

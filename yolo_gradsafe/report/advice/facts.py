@@ -9,8 +9,9 @@ from typing import Any
 
 import polars as pl
 
+from yolo_gradsafe.judge.learning import UNKNOWN, Learning
 from yolo_gradsafe.report.parts import IncidentEntry, Run
-from yolo_gradsafe.telemetry.schema import Verdict
+from yolo_gradsafe.telemetry.schema import Finding, Shortfall, Verdict
 
 __all__ = ["ENOUGH", "SCALE_FREE", "Facts", "number", "plural", "rounded"]
 
@@ -37,6 +38,12 @@ class Facts:
     """Ultralytics' ``args.yaml``; empty where there is none."""
     quarantined: list[str] = field(default_factory=list)
     """Image files in ``quarantine.txt``."""
+    results: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema={"epoch": pl.Float64}))
+    """Ultralytics' ``results.csv``, a row an epoch; empty where there is none."""
+    learning: Learning = UNKNOWN
+    """Whether the model learned, and why not."""
+    healthy: bool = False
+    """Whether there was no incident, and no step was skipped."""
 
     @cached_property
     def warm_up(self) -> int:
@@ -91,6 +98,10 @@ class Facts:
     def of_kind(self, *kinds: str) -> list[IncidentEntry]:
         """Return the incidents of some kinds."""
         return [incident for incident in self.incidents if incident.kind in kinds]
+
+    def because(self, reason: Shortfall) -> Finding | None:
+        """Return what was found for a reason not to have learned; None where it is none of them."""
+        return next((finding for finding in self.learning.findings if finding.reason is reason), None)
 
     def clip_option(self, name: str) -> Any:
         """Return an option of clipping; None where it was not recorded."""

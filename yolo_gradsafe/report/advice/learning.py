@@ -1,0 +1,164 @@
+"""What to change where the model did not learn: a rule for each reason, the rate named by one of them alone."""
+
+from __future__ import annotations
+
+import math
+
+from yolo_gradsafe.report.advice.facts import SCALE_FREE, Facts, plural, rounded
+from yolo_gradsafe.report.advice.learning_rate import muon, too_high, warm_up
+from yolo_gradsafe.report.advice.stages import vanishing
+from yolo_gradsafe.report.parts import Advice
+from yolo_gradsafe.telemetry.schema import Finding, Shortfall
+from yolo_gradsafe.telemetry.sentences import shortfall
+
+__all__ = ["branch_silent", "layer_died", "loss_zero", "never_rose", "overfitting", "rate", "too_few_steps"]
+
+USUAL_RATE = {True: 0.002, False: 0.01}
+"""Ultralytics' own choice: of optimizers that divide by the gradient's size, and of others."""
+LOWER = 0.3
+"""Factor on a rate of which it is not known by how much it is too high."""
+ENOUGH = 100
+"""Optimizer steps from which on a small set can be learnt."""
+USUAL_GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "pose": 12.0, "kobj": 1.0, "rle": 1.0}
+"""Ultralytics' defaults for the weights of the losses."""
+_BY_RATE = (Shortfall.RATE_TOO_HIGH, Shortfall.COLLAPSED, Shortfall.VALIDATION_LOSS, Shortfall.CONSTANT_PREDICTOR)
+
+
+def rate(facts: Facts) -> Advice | None:
+    """The weights moved too far; where another rule has found out by how much, that one speaks."""
+    found = next((finding for reason in _BY_RATE if (finding := facts.because(reason))), None)
+    if found is None or too_high(facts) or muon(facts) or warm_up(facts):
+        return None
+    if facts.because(Shortfall.LOSS_ZERO) or (facts.because(Shortfall.TOO_FEW_STEPS) and not _proven(facts)):
+        return None
+    lr0 = _lower_rate(facts)
+    died = facts.because(Shortfall.LAYER_DIED)
+    return Advice(
+        rule="rate_too_high",
+        title="Start again with a lower learning rate" + (": layers have died." if died else "."),
+        evidence=". ".join(_sentence(finding) for finding in (found, died) if finding) + ".",
+        arguments=f"lr0={lr0:g}" if math.isfinite(lr0) else "",
+    )
+
+
+def layer_died(facts: Facts) -> Advice | None:
+    """A layer that learnt, and then had no gradient any more: its normalisation scales everything to zero."""
+    found = facts.because(Shortfall.LAYER_DIED)
+    if found is None or rate(facts):
+        return None
+    spoken = too_high(facts) or muon(facts) or warm_up(facts)
+    lr0 = facts.peak_lr / 2
+    return Advice(
+        rule="layer_dead",
+        title="Start again with a lower learning rate: a layer has died.",
+        evidence=f"{_sentence(found)}, but had one before.",
+        arguments="" if spoken or not math.isfinite(lr0) else f"lr0={rounded(lr0):g}",
+    )
+
+
+def too_few_steps(facts: Facts) -> Advice | None:
+    """Too few optimizer steps, because of accumulation or of the number of epochs."""
+    found = facts.because(Shortfall.TOO_FEW_STEPS)
+    if found is None:
+        return None
+    batch, nbs, epochs = facts.run.batch, _nbs(facts), len(facts.results) or facts.run.epochs
+    accumulates = 0 < batch < nbs
+    each = facts.run.batches if accumulates else found.value / max(epochs, 1)
+    needed = math.ceil(ENOUGH / each / 10) * 10 if each else 0
+    words = [f"nbs={batch}"] if accumulates else []
+    words += [f"epochs={needed}"] if needed > epochs else []
+    why = f" With nbs={nbs}, up to {round(nbs / batch)} batches of {batch} go into a step." if accumulates else ""
+    return Advice(
+        rule="too_few_steps",
+        title="Take more optimizer steps.",
+        evidence=f"There were {plural(int(found.value), 'optimizer step')} in {plural(epochs, 'epoch')}: "
+        f"{shortfall(found)}.{why}",
+        arguments=" ".join(words),
+    )
+
+
+def loss_zero(facts: Facts) -> Advice | None:
+    """No object was assigned to a prediction: its labels do not fit, or the loss does not see them."""
+    found = facts.because(Shortfall.LOSS_ZERO)
+    return (
+        None
+        if found is None
+        else Advice(
+            rule="loss_zero",
+            title="Look at the labels and at the loss: no object is assigned to a prediction.",
+            evidence=f"{_sentence(found)}.",
+            command=_check(facts),
+        )
+    )
+
+
+def branch_silent(facts: Facts) -> Advice | None:
+    """A branch that the loss does not reach, often because its weight is next to nothing."""
+    found = facts.because(Shortfall.BRANCH_SILENT)
+    if found is None or vanishing(facts) or facts.because(Shortfall.LOSS_ZERO):
+        return None
+    low = {name: usual for name, usual in USUAL_GAINS.items() if _is_low(facts.arguments.get(name), usual)}
+    return Advice(
+        rule="branch_silent",
+        title="Give the loss its usual weight again: a part of the model is not trained."
+        if low
+        else "Look at the loss: it does not reach a part of the model.",
+        evidence=f"{_sentence(found)}.",
+        arguments=" ".join(f"{name}={usual:g}" for name, usual in low.items()),
+    )
+
+
+def overfitting(facts: Facts) -> Advice | None:
+    """Training and validation images have little in common, or there are few of them."""
+    found = facts.because(Shortfall.OVERFITTING)
+    return (
+        None
+        if found is None
+        else Advice(
+            rule="overfitting",
+            title="Use more images, and look whether those of training and validation are of one kind.",
+            evidence=f"{_sentence(found)}.",
+            command=_check(facts),
+        )
+    )
+
+
+def never_rose(facts: Facts) -> Advice | None:
+    """Nothing else was found: the labels are what to look at first."""
+    found = facts.because(Shortfall.NEVER_ROSE)
+    if found is None or len(facts.learning.findings) > 1 or too_high(facts) or muon(facts) or warm_up(facts):
+        return None
+    return Advice(
+        rule="never_rose",
+        title="Check the labels; if they are right, train for longer.",
+        evidence=f"{_sentence(found)}, and the records do not say why.",
+        command=_check(facts),
+    )
+
+
+def _proven(facts: Facts) -> bool:
+    return bool(facts.because(Shortfall.RATE_TOO_HIGH) or facts.because(Shortfall.COLLAPSED))
+
+
+def _lower_rate(facts: Facts) -> float:
+    """Return Ultralytics' own rate where that is lower, else a part of the one that was in force."""
+    usual, peak = USUAL_RATE[facts.run.optimizer in SCALE_FREE], facts.peak_lr
+    return usual if usual < LOWER * peak else rounded(LOWER * peak)
+
+
+def _is_low(gain: object, usual: float) -> bool:
+    return isinstance(gain, (int, float)) and 0 < gain < usual / 10
+
+
+def _nbs(facts: Facts) -> int:
+    nbs = facts.arguments.get("nbs")
+    return nbs if isinstance(nbs, int) else 0
+
+
+def _check(facts: Facts) -> str:
+    return f"gradsafe check {facts.arguments.get('data') or 'DATA.yaml'}"
+
+
+def _sentence(finding: Finding) -> str:
+    text = shortfall(finding)
+    return text if finding.names else text[:1].upper() + text[1:]
