@@ -291,6 +291,14 @@ def test_a_validation_that_trusted_weights_rescue_keeps_them_and_a_second_return
     assert told[1].message == "validation failed again after training had gone back"
 
 
+def test_absurd_losses_of_a_validation_lower_the_rate_at_the_first_return(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    core.recovery.rescue_validation(4, [])(True)
+    assert core.recovery.lr_factor == pytest.approx(0.1)
+    assert core.kinds() == [Kind.ROLLBACK, Kind.LR_BACKOFF]
+
+
 def test_a_rate_that_was_lowered_since_the_snapshot_is_not_lowered_again_for_the_same_steps(tmp_path):
     core = Core(tmp_path)
     core.train(4)

@@ -270,7 +270,8 @@ class RecoveryManager:
     def rescue_validation(self, steps: int, terms: Sequence[str]) -> Callable[[bool], None] | None:
         """Put trusted weights in place for a validation whose losses are not finite, or absurd. Collective.
 
-        Losses that are merely absurd get time where the learning rate was lowered since the snapshot was taken.
+        Losses that are merely absurd, while those of the training are not, come from a learning rate that is too high:
+        it is lowered at the first return. They get time where it was lowered since the snapshot was taken.
 
         Args:
             steps: Optimizer steps so far.
@@ -292,7 +293,7 @@ class RecoveryManager:
             back = undo_or_keep(helped)
             if back is not None:
                 self._count_rollback(steps)
-                self._lower_lr_after(back, Place.VALIDATION)
+                self._lower_lr_after(back, Place.VALIDATION, repeated=not terms)
             elif terms:
                 self._incidents.log(Kind.VALIDATION, place=Place.VALIDATION, term=", ".join(terms))
 
