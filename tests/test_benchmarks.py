@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import all as everything
-from benchmarks import epoch, harness, memory, snapshots, soak, startup, step, telemetry
+from benchmarks import basin, epoch, harness, memory, snapshots, soak, startup, step, telemetry
+from benchmarks.marks import draw_marks
 from tests.arm import DETECT
 
 
@@ -94,3 +95,46 @@ def test_soak(capsys):
     faults = next(row for row in printed["Soak, checked"] if row[0] == "faults without an incident")
     assert faults[2].startswith("0 of ")
     assert faults[2] != "0 of 0"
+
+
+# The basin ------------------------------------------------------------------------------------------------------------
+
+
+def cells(*, guarded: bool, **accuracies: float) -> list[basin.Result]:
+    """Return results of one setting: a rate's accuracies, one a seed, under ``r`` and the rate without its point."""
+    found = []
+    for name, values in accuracies.items():
+        rate = float(name[1] + "." + name[2:])
+        for seed, accuracy in enumerate(values):
+            found.append(basin.Result(basin.Cell("yolo26n", "AdamW", rate, seed, guarded=guarded), accuracy))
+    return found
+
+
+def test_the_basin_says_where_guarded_is_below_stock_and_what_is_kept_of_the_best_rate():
+    stock = cells(guarded=False, r0003=[0.8, 0.9], r0030=[0.4, 0.5], r0100=[0.6, 0.6])
+    guarded = cells(guarded=True, r0003=[0.8, 0.9], r0030=[0.9, 0.9], r0100=[0.1, 0.2])
+    said = basin.tables([*stock, *guarded])
+    assert "| yolo26n | AdamW | shapes | plain | guarded | 2 | 0.85 | 0.90 | 0.15 |" in said
+    assert "stock 0.75, guarded 0.75" in said
+    assert "(at least 0.02): yolo26n AdamW shapes plain at 0.1." in said
+
+
+def test_the_basin_keeps_what_is_done_and_draws_it(tmp_path):
+    kept = tmp_path / "cells.jsonl"
+    results = cells(guarded=False, r0003=[0.8], r0030=[0.4]) + cells(guarded=True, r0003=[0.8], r0030=[0.9])
+    for result in results:
+        basin._keep(result, kept)
+    assert basin.load(kept) == results
+    basin.draw(results, tmp_path / "basin.png")
+    assert (tmp_path / "basin.png").stat().st_size > 5000
+
+
+def test_the_second_drawn_set_is_drawn_once_and_has_its_labels(tmp_path):
+    data = draw_marks(tmp_path / "marks", train=3, val=2, size=64)
+    labels = sorted((tmp_path / "marks" / "labels").rglob("*.txt"))
+    assert len(labels) == 5
+    rows = [list(map(float, row.split())) for path in labels for row in path.read_text().splitlines()]
+    assert len(rows) >= 5
+    assert all(0 <= value <= 1 for row in rows for value in row[1:])
+    before = data.stat().st_mtime_ns
+    assert draw_marks(tmp_path / "marks").stat().st_mtime_ns == before
