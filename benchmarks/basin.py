@@ -173,7 +173,14 @@ def run(cells: Iterable[Cell], kept: Path, folder: Path, device: str, jobs: int,
     """Train the cells that are not done yet, guarded ones first, and keep what came out."""
     done = {result.cell for result in load(kept)}
 
-    def guarded_then_stock(cell: Cell) -> None:
+    def guarded_then_stock(cell: Cell) -> str:
+        try:
+            both_arms(cell)
+        except RuntimeError as error:
+            return f"left out: {error}"
+        return "done: " + " ".join([*_words(cell), f"lr0={cell.rate:g} seed={cell.seed}"])
+
+    def both_arms(cell: Cell) -> None:
         results = {result.cell: result for result in load(kept)}
         guarded = results.get(cell) or _in_a_process(cell, folder, device, kept)
         if cell.stock in results:
@@ -185,8 +192,8 @@ def run(cells: Iterable[Cell], kept: Path, folder: Path, device: str, jobs: int,
 
     todo = [cell for cell in cells if cell not in done or cell.stock not in done]
     with ThreadPoolExecutor(jobs) as pool:
-        for cell, _ in zip(todo, pool.map(guarded_then_stock, todo), strict=True):
-            print("done:", *_words(cell), f"lr0={cell.rate:g} seed={cell.seed}", flush=True)
+        for said in pool.map(guarded_then_stock, todo):
+            print(said, flush=True)
 
 
 def _in_a_process(cell: Cell, folder: Path, device: str, kept: Path) -> Result:
