@@ -31,6 +31,7 @@ yolo_gradsafe
         .detach(target=None)
         .on_fit_epoch_end(trainer)
         .on_pretrain_routine_end(trainer)
+        .on_pretrain_routine_start(trainer)
         .on_train_batch_end(trainer)
         .on_train_batch_start(trainer)
         .on_train_end(trainer)

@@ -2,6 +2,7 @@
 
 The events, in the order in which a trainer runs them:
 
+    on_pretrain_routine_start    say what in the data will end the training, before Ultralytics reads them
     on_pretrain_routine_end      all of the trainer exists: take the step's place
     for each epoch:
         on_train_epoch_start     start the epoch's counts
@@ -20,6 +21,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from yolo_gradsafe import adapter
@@ -27,6 +29,7 @@ from yolo_gradsafe.build import build_session
 from yolo_gradsafe.config import Config, ConfigError, Source
 from yolo_gradsafe.error_boundary import ErrorBoundary
 from yolo_gradsafe.report.summary import Summary
+from yolo_gradsafe.run_log import warn_of_hopeless_data
 from yolo_gradsafe.session import Session
 from yolo_gradsafe.step import GuardedStep
 from yolo_gradsafe.trainers import guarded
@@ -101,6 +104,8 @@ class GradSafe(adapter.Guard):
             self._targets.append(weakref.ref(target))
         if adapter.is_set_up(target):
             self.on_pretrain_routine_end(target)
+        elif adapter.is_about_to_read(target):  # its first event may be over
+            self.on_pretrain_routine_start(target)
         return target
 
     def trainer(self, base: type[Any]) -> type[Any]:
@@ -135,6 +140,12 @@ class GradSafe(adapter.Guard):
                 self._release(trainer)
 
     # Events, in the order above -------------------------------------------------------------------------------------
+
+    def on_pretrain_routine_start(self, trainer: Any) -> None:
+        """Runs before the labels are read: say in plain words why nothing can be trained on them."""
+        if self.config.forensics.check_data and adapter.is_about_to_read(trainer):
+            with suppress(Exception):  # a fault of ours is told when the session checks the data
+                warn_of_hopeless_data(trainer)
 
     def on_pretrain_routine_end(self, trainer: Any) -> None:
         """Runs when model, optimizer, scaler, EMA and loaders exist: take the place of the trainer's step."""
