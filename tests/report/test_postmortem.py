@@ -79,6 +79,7 @@ FAULTS = {
     "validation 0 to the end": (range(8, 21), {"val": 0.0}, "validation_zero", "error"),
     "train 0 once": ([8], {"train": 0.0}, "loss_zero", "warning"),
     "validation absurd": (range(8, 21), {"val__cls_loss": 6.9e6}, "validation_absurd", "error"),
+    "validation absurd for three epochs": ([8, 9, 10], {"val__cls_loss": 6.9e6}, "validation_absurd", "warning"),
     "ran away": (range(8, 21), {"train": 9.0}, "loss_rose", "error"),
     "ran away and came back": (range(8, 11), {"train": 9.0}, "loss_rose", "warning"),
     "collapsed": (range(15, 21), {"metrics__mAP50-95(B)": 0.0}, "collapsed", "error"),

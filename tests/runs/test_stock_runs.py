@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -120,7 +121,7 @@ RUNS = {
     "nan once": ((detect, DETECT, {"epochs": 6}, NAN_ONCE), ("finished", "healthy", set())),
     "killed": ((detect, DETECT, {"epochs": 6}, KILLED), ("unfinished", "healthy", set())),
     "rate of 0.1": (
-        (larger, DETECT, {**FAST, "epochs": 8, "lr0": 0.1}, ""), ("finished", "failed", {"validation_absurd"})
+        (larger, DETECT, {**FAST, "epochs": 8, "lr0": 0.1}, ""), ("finished", "survived", {"validation_absurd"})
     ),
     "nan weights": (
         (detect, DETECT, {"epochs": 3}, at_the_end("model.model[2].cv1.conv.weight.fill_(float('nan'))")),
@@ -143,6 +144,8 @@ RUNS = {
 
 
 def post_mortem(run: Path) -> dict:
+    folder = run.parents[1] if run.is_file() else run
+    os.utime(folder / "results.csv", (1, 1))  # what was written just now may still be running
     done = CliRunner().invoke(app, ["report", str(run), "--format", "json"])
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)

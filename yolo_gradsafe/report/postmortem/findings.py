@@ -24,6 +24,8 @@ ROSE = 2.0
 """Times its lowest value that a training loss has risen to when training runs away."""
 ABSURD, TIMES = 1e3, 100.0
 """A validation loss that no images explain: so large, and so many times that of training."""
+STREAK = 3
+"""Epochs in a row of an absurd validation that are no beginning."""
 SLOW = 1.9
 """Times the usual duration of an epoch that was probably trained twice."""
 NAMES = 4
@@ -153,22 +155,24 @@ def zero(facts: Facts) -> Iterator[Finding]:
 
 
 def absurd(facts: Facts) -> Iterator[Finding]:
-    """A validation loss at the end that no images explain."""
+    """A validation loss at the end, or for epochs in a row, that no images explain."""
     if not facts.validated or not facts.epochs:
         return
     for name in facts.named("val/"):
         value, twin = facts.column(name), name.replace("val/", "train/", 1)
-        trained = facts.column(twin)[-1] if twin in facts.results.columns else 1.0
+        trained = facts.column(twin) if twin in facts.results.columns else np.ones(len(value))
         huge = (value > ABSURD) & (value > TIMES * abs(trained))
-        if huge[-1]:
-            since = int(np.flatnonzero(~huge)[-1]) + 1 if (~huge).any() else 0
+        sound = np.flatnonzero(~huge)
+        streaks = np.diff(np.concatenate([[-1], sound, [len(huge)]])) - 1
+        if huge[-1] or streaks.max() >= STREAK:  # a young model has an epoch or two of that
+            worst = int(np.where(huge, value, 0).argmax())
             yield Finding(
                 kind="validation_absurd",
-                severity="error",
-                title="The validation loss is absurd.",
-                evidence=f"{name} is {value[-1]:.3g} in epoch {facts.epochs[-1]}, where {twin} is {trained:.3g}: the "
-                "averaged weights or the batch-norm statistics, which validation uses, ran away.",
-                epochs=facts.epochs[since:],
+                severity="error" if huge[-1] else "warning",
+                title=f"The validation loss {'is' if huge[-1] else 'was'} absurd.",
+                evidence=f"{name} was up to {value[worst]:.3g}, in epoch {facts.epochs[worst]}, where {twin} was "
+                f"{trained[worst]:.3g}: averaged weights or batch-norm statistics, which validation uses, ran away.",
+                epochs=_where(facts, huge),
             )
             return
 
