@@ -23,6 +23,7 @@ from yolo_gradsafe.telemetry import Incident, Recorder, RunInfo, StepRow
 from yolo_gradsafe.telemetry.epoch_log import EpochLog
 from yolo_gradsafe.telemetry.incident_log import IncidentLog
 from yolo_gradsafe.telemetry.layer_log import LayerLog
+from yolo_gradsafe.telemetry.notify import masked
 from yolo_gradsafe.telemetry.schema import Kind, Verdict
 
 __all__ = ["RunLog", "warn_of_hopeless_data"]
@@ -72,7 +73,7 @@ class RunLog:
         """Begin the files of the run."""
         self._columns = self._config.telemetry.results_csv and self._trainer.accepts_columns(EpochLog().columns())
         if self._recorder:
-            self._recorder.options(self._config.to_yaml())
+            self._recorder.options(_without_secrets(self._config).to_yaml())
             self._recorder.info(self._info)
 
     def begin_epoch(self) -> None:
@@ -155,6 +156,7 @@ class RunLog:
             with self._boundary("send the last steps to the loggers"):
                 self._step_logger.close()
         self.incidents.flush()
+        self.incidents.close()
         self._info.finished = _now()
         self._info.error = error
         self._recorder.flush()
@@ -199,6 +201,14 @@ def warn_of_hopeless_data(trainer: Any) -> None:
     adapter.note_told(trainer, warning)
     if warning:
         adapter.warn(warning)
+
+
+def _without_secrets(config: Config) -> Config:
+    """Return the options as they are written beside a run: of an address to tell of incidents the host alone."""
+    if config.loggers.on_incident is None:
+        return config
+    loggers = config.loggers.model_copy(update={"on_incident": masked(config.loggers.on_incident)})
+    return config.model_copy(update={"loggers": loggers})
 
 
 def _row(metrics: StepMetrics, verdict: Verdict, outcome: Outcome, stages: list[str]) -> StepRow:

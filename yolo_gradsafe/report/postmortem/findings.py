@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from yolo_gradsafe.report.postmortem.checkpoint import Checkpoint, Tensor
 from yolo_gradsafe.report.postmortem.facts import Array, Facts
@@ -342,7 +344,7 @@ def _tensors(tensors: Sequence[Tensor], one: Checkpoint, what: str) -> str:
     return f"{what} {len(tensors)} of {one.tensors} tensors: {named}{_more(len(tensors))}"
 
 
-def _where(facts: Facts, mask: Array) -> list[int]:
+def _where(facts: Facts, mask: npt.NDArray[Any]) -> list[int]:
     return [facts.epochs[k] for k in np.flatnonzero(mask)]
 
 
