@@ -18,7 +18,7 @@ from yolo_gradsafe.report.summarize import summarize
 def test_a_summary_shows_verdict_figures_plots_incidents_and_advice(tmp_path, name):
     summary = summarize(getattr(scenes, name)(tmp_path / "run"))
     html = summary._repr_html_()
-    assert summary.health in html
+    assert f"{summary.verdict.label}</span>" in html
     assert "Gradient norm, median" in html
     assert ("<polyline" in html) is (len(summary.epochs) > 1)
     assert ("Incidents</div><ul" in html) is bool(summary.incidents)

@@ -36,7 +36,7 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield f"| {name} | **{value}** | {detail} |"
     if summary.learned == "no":
         yield "\n### Why it did not learn\n"
-        yield from (f"- {_plain(reason.message)}" for reason in summary.reasons)
+        yield from (f"- {plain(reason.message)}" for reason in summary.reasons)
     if summary.advice:
         yield "\n### Advice\n"
     for advice in summary.advice:

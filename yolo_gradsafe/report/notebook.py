@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["notice", "summary_html"]
 
-TONES = {"healthy": "#00664b", "survived": "#a35f00", "failed": "#c4122f"}
+GOOD, WARN, BAD = "#00664b", "#a35f00", "#c4122f"
+TONES = {"healthy": GOOD, "survived": WARN, "unclear": WARN, "unlearned": BAD, "failed": BAD}
 MOST = 5
 """Incidents that are shown at most."""
 WIDE, HIGH = 260, 64
@@ -35,10 +36,10 @@ def notice(title: str, text: str) -> str:
 def _parts(summary: Summary) -> Iterator[str]:
     from yolo_gradsafe.report.figures import about, figures
 
-    tone = TONES[summary.health]
+    tone = TONES[summary.verdict.value]
     yield (
         f'<div><span style="background:{tone};color:#fff;border-radius:10px;padding:1px 9px;font-size:12px">'
-        f'{summary.health}</span> <b style="font-size:15px">{_text(summary.headline)}</b></div>'
+        f'{summary.verdict.label}</span> <b style="font-size:15px">{_text(summary.headline)}</b></div>'
     )
     if known := about(summary.run):
         yield f'<div style="{MUTED};margin:3px 0">{_text(" · ".join(known))}</div>'

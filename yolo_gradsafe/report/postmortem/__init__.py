@@ -13,8 +13,8 @@ import numpy as np
 from yolo_gradsafe.report.health import Health
 from yolo_gradsafe.report.postmortem.advice import advise
 from yolo_gradsafe.report.postmortem.checkpoint import Checkpoint
-from yolo_gradsafe.report.postmortem.facts import CHECKPOINTS, Facts, locate_stock, read_facts
-from yolo_gradsafe.report.postmortem.findings import ENOUGH, LEARNED, NOTHING, find
+from yolo_gradsafe.report.postmortem.facts import CHECKPOINTS, ENOUGH, Facts, locate_stock, read_facts
+from yolo_gradsafe.report.postmortem.findings import LEARNED, NOTHING, find
 from yolo_gradsafe.report.postmortem.record import CheckpointEntry, Finding, Learned, Postmortem
 
 __all__ = ["CHECKPOINTS", "Facts", "Postmortem", "examine", "locate_stock", "read_facts"]
@@ -64,11 +64,9 @@ def _health(findings: Sequence[Finding]) -> Health:
 
 def _learned(facts: Facts, findings: Sequence[Finding]) -> Learned:
     kinds = {finding.kind for finding in findings if finding.severity != "note"}
-    if kinds & {"never_rose", "collapsed"}:
-        return "no"
     accuracy = np.nan_to_num(facts.accuracy)
     lost = any(finding.severity == "error" and finding.kind in LOST for finding in findings)
-    if lost and len(accuracy) and accuracy[-1] < NOTHING:
+    if facts.unlearned or "collapsed" in kinds or (lost and len(accuracy) and accuracy[-1] < NOTHING):
         return "no"
     return "yes" if len(accuracy) and accuracy[-1] >= LEARNED else "unknown"
 

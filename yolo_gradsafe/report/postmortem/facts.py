@@ -13,13 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from yolo_gradsafe.judge.learning import Course, EpochScore, judge_learning
 from yolo_gradsafe.report.beside import read_arguments, read_results
 from yolo_gradsafe.report.parts import ReportError
 from yolo_gradsafe.report.postmortem.checkpoint import Checkpoint
-from yolo_gradsafe.telemetry.schema import RunPaths
+from yolo_gradsafe.telemetry.schema import Learned, RunPaths
 
-__all__ = ["CHECKPOINTS", "Facts", "locate_stock", "read_facts"]
+__all__ = ["CHECKPOINTS", "ENOUGH", "Facts", "locate_stock", "read_facts"]
 
+ENOUGH = 5
+"""Epochs after which a model that has learned nothing is not just at its beginning."""
 CHECKPOINTS = ("weights/last.pt", "weights/best.pt")
 """Files that are looked through, relative to the run's folder."""
 
@@ -99,6 +102,29 @@ class Facts:
     def accuracy(self) -> Array:
         """Accuracy by epoch; empty where there is none."""
         return self.column(self.accuracy_column) if self.accuracy_column else np.zeros(0)
+
+    @cached_property
+    def unlearned(self) -> bool:
+        """Whether accuracy did not rise in epochs enough, by the rules of a guarded training's report."""
+        fitness = [n for n in self.results.columns if n.startswith("metrics/mAP50-95(")] or [self.accuracy_column]
+        scores = np.sum([self.column(name) for name in fitness], axis=0) if self.accuracy_column else []
+        items = {part: {n: self.column(n) for n in self.named(f"{part}/")} for part in ("train", "val")}
+        epochs = [
+            EpochScore(
+                self.epochs[k],
+                float(score),
+                *({n.partition("/")[2]: float(values[k]) for n, values in items[part].items()} for part in items),
+            )
+            for k, score in enumerate(scores)
+        ]
+        course = Course(epochs, self.planned, self.finished, lr=self.peak_rate, from_scratch=self.from_scratch)
+        return len(epochs) >= ENOUGH and judge_learning(course).learned is Learned.NO
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the weights began at random, as far as that is on record."""
+        model, weights = str(self.arguments.get("model") or ""), self.arguments.get("pretrained")
+        return model.endswith((".yaml", ".yml")) and not isinstance(weights, str)
 
     @cached_property
     def rate(self) -> Array:

@@ -12,14 +12,12 @@ from yolo_gradsafe.report.postmortem.checkpoint import Checkpoint, Tensor
 from yolo_gradsafe.report.postmortem.facts import Array, Facts
 from yolo_gradsafe.report.postmortem.record import Finding, Severity
 
-__all__ = ["COLLAPSED", "ENOUGH", "LEARNED", "NOTHING", "RULES", "find", "span"]
+__all__ = ["COLLAPSED", "LEARNED", "NOTHING", "RULES", "find", "span"]
 
 LEARNED = 0.02
 """Accuracy from which on a model has learned something."""
 NOTHING = 0.01
 """Accuracy under which it has not."""
-ENOUGH = 10
-"""Epochs after which a model that has learned nothing is not just at its beginning."""
 COLLAPSED, FELL = 0.1, 0.5
 """Shares of the best accuracy under which the last one has collapsed, or fallen."""
 ROSE = 2.0
@@ -225,13 +223,13 @@ def accuracy(facts: Facts) -> Iterator[Finding]:
             epochs=dips,
         )
     if top < NOTHING:
-        few = len(values) < ENOUGH
+        early = not facts.unlearned
         yield Finding(
             kind="never_rose",
-            severity="note" if few else "error",
-            title="Accuracy has not risen yet." if few else "Accuracy never rose.",
+            severity="note" if early else "warning",
+            title="Accuracy has not risen yet." if early else "Accuracy never rose.",
             evidence=f"{name} was at most {top:.3g} in {_count(len(values), 'epoch')}"
-            + (", too few to tell." if few else "."),
+            + (", too early to tell." if early else "."),
         )
 
 
