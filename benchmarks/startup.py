@@ -1,4 +1,4 @@
-"""What it takes to import the package and to start its command, each in a fresh interpreter.
+"""What it takes to install the package, to import it and to start its command, each in a fresh interpreter.
 
     python benchmarks/startup.py [--repeats 15]
 
@@ -6,21 +6,27 @@ An import is timed inside an interpreter that has imported ``from ultralytics im
 script has, and is compared to that import. A command is timed from outside, interpreter and all, and compared to an
 interpreter that does nothing. All are run once a round, in turn; medians are printed. Files are in the page cache and
 byte code is compiled, as from the second start on.
+
+Installed is what stands on disk, byte code included, of the packages that this one needs and Ultralytics does not.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 os.environ.setdefault("YOLO_OFFLINE", "true")
+
+from packaging.requirements import Requirement
 
 from benchmarks.harness import machine, table
 
@@ -62,6 +68,40 @@ def _run(words: list[str]) -> str:
     return subprocess.run([sys.executable, *words], env=env, check=True, capture_output=True, text=True).stdout
 
 
+def added() -> dict[str, int]:
+    """Return what installing adds to Ultralytics and its packages: bytes by package, the largest first."""
+    import tomllib  # Python 3.11 and newer
+
+    needs = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    package = ROOT / "yolo_gradsafe"
+    own = sum(file.stat().st_size for file in package.rglob("*") if file.is_file() and file.suffix != ".pyc")
+    new = closure(needs) - closure(["ultralytics"])
+    sizes = {"yolo-gradsafe": own, **{name: _size(name) for name in new}}
+    return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
+def closure(needs: Iterable[str]) -> set[str]:
+    """Return the packages that requirements lead to, extras left out, of those that are installed."""
+    found: set[str] = set()
+    waiting = list(needs)
+    while waiting:
+        requirement = Requirement(waiting.pop())
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        if name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        try:
+            waiting += distribution(name).requires or []
+        except PackageNotFoundError:
+            continue
+        found.add(name)
+    return found
+
+
+def _size(name: str) -> int:
+    files = (file.locate() for file in distribution(name).files or [])
+    return sum(Path(file).stat().st_size for file in files if Path(file).is_file())
+
+
 def report(arguments: Sequence[str] | None = None) -> str:
     """Measure and return the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -81,7 +121,16 @@ def report(arguments: Sequence[str] | None = None) -> str:
         medians = {name: statistics.median(times) * 1e3 for name, times in group.items()}
         base = next(iter(medians.values()))
         rows += [[f"`{name}`", took, took / base] for name, took in medians.items()]
-    return table("Start-up", ["what", "ms", "ratio to the first of its kind"], rows) + f"\n{machine('cpu')}\n"
+    sizes = added()
+    installed: list[list[object]] = [[f"`{name}`", size / 1e6] for name, size in sizes.items()]
+    installed.append(["together", sum(sizes.values()) / 1e6])
+    size_table = table("Installed beside Ultralytics' own packages", ["package", "MB"], installed)
+    return (
+        size_table
+        + "\n"
+        + table("Start-up", ["what", "ms", "ratio to the first of its kind"], rows)
+        + f"\n{machine('cpu')}\n"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

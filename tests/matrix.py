@@ -30,6 +30,7 @@ TESTS = (
     "tests/test_guard.py",
     "tests/test_run.py::test_a_script_trains_guarded_and_its_model_is_as_before",
     "tests/runs/test_crash.py",
+    "tests/runs/test_first_word.py",
     "tests/runs/test_tasks.py",
     "tests/runs/test_parity.py::test_healthy_run_equals_stock[detect-SGD-accumulated]",
     "tests/runs/test_parity.py::test_healthy_run_equals_stock[pose-auto-every-batch]",

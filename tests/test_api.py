@@ -31,6 +31,7 @@ yolo_gradsafe
         .detach(target=None)
         .on_fit_epoch_end(trainer)
         .on_pretrain_routine_end(trainer)
+        .on_pretrain_routine_start(trainer)
         .on_train_batch_end(trainer)
         .on_train_batch_start(trainer)
         .on_train_end(trainer)
@@ -42,10 +43,11 @@ yolo_gradsafe
         .train(trainer=None, *, callbacks=None, **kwargs)
         .tune(*args, callbacks=None, **kwargs)
     Summary
-        .{schema_version, status, health, headline, run, steps, grad_norm, threshold, amp, incidents, advice, epochs, options, files}
+        .{schema_version, status, health, learned, reasons, accuracy, spike, headline, run, steps, grad_norm, threshold, amp, incidents, advice, epochs, options, files}
         .json_schema()
         .load(path)
         .save(path)
+        .verdict
     YOLO(*args, **kwargs)
         .train(trainer=None, *, callbacks=None, **kwargs)
         .tune(*args, callbacks=None, **kwargs)
@@ -108,7 +110,7 @@ gradsafe demo --folder
 gradsafe drill NAMES --data --few --full --jobs --list --model --optimizer --out --precision --quick --resume --seeds --stock --task
 gradsafe probe --out
 gradsafe replay RUN --device --incident --json --model
-gradsafe report RUN --fail-on --format --open --plot --schema
+gradsafe report RUN --fail-on --format --open --plot --schema --strict
 gradsafe run WORDS --config
 gradsafe train WORDS
 gradsafe watch RUN --every --once

@@ -66,7 +66,7 @@ def test_the_wheel_says_what_it_is(wheel):
     about = wheel / f"{NAME}.dist-info"
     metadata = email.message_from_string((about / "METADATA").read_text(encoding="utf-8"))
     assert metadata["Version"] == __version__
-    assert metadata["License-Expression"] == "AGPL-3.0-or-later"
+    assert metadata["License-Expression"] == "AGPL-3.0-or-later AND MIT"
     assert "gradsafe = yolo_gradsafe.cli:main" in (about / "entry_points.txt").read_text()
 
 

@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
+from benchmarks import startup
 from tests.arm import ROOT
 
-HEAVY = {"jinja2", "matplotlib", "plotly", "polars", "rich", "scipy", "typer"}
+HEAVY = {"jinja2", "matplotlib", "polars", "rich", "scipy", "typer"}
 OPTIONS = {"annotated_types", "pydantic", "pydantic_core", "typing_inspection"}
 """What it takes to check options before a training starts."""
 LATER = ("cli", "data", "drill", "forensics.rerun", "probe", "report.advice", "report.page", "report.plot")
@@ -33,6 +34,13 @@ def imported(first: str, then: str) -> set[str]:
 def packages(modules: set[str]) -> set[str]:
     """Return the packages that modules belong to, without the standard library's and ours."""
     return {name.partition(".")[0] for name in modules} - sys.stdlib_module_names - {"yolo_gradsafe"}
+
+
+def test_installing_adds_little_to_what_ultralytics_brings():
+    pytest.importorskip("tomllib")
+    sizes = startup.added()
+    assert sum(sizes.values()) < 30e6, sizes
+    assert not {"plotly", "narwhals"} & set(sizes)
 
 
 def test_the_package_by_itself_imports_nothing():

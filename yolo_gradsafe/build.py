@@ -25,16 +25,18 @@ from yolo_gradsafe.state_registry import StateRegistry
 from yolo_gradsafe.step import GuardedStep
 from yolo_gradsafe.telemetry import Recorder
 from yolo_gradsafe.telemetry.incident_log import IncidentLog, Progress
+from yolo_gradsafe.telemetry.notify import Listener, Notifier, Webhook
 
 __all__ = ["build_session"]
 
 
-def build_session(trainer: TrainerAdapter, config: Config) -> Session:
+def build_session(trainer: TrainerAdapter, config: Config, on_incident: Listener | None = None) -> Session:
     """Make a session; ``Session.start`` begins it.
 
     Args:
         trainer: The trainer.
         config: The resolved options.
+        on_incident: A function of the user's that is told of incidents.
     """
     if trainer.incompatibilities:
         config = _observing(config)
@@ -46,7 +48,7 @@ def build_session(trainer: TrainerAdapter, config: Config) -> Session:
     recorder = None
     if trainer.is_main:
         recorder = Recorder(trainer.run, telemetry.flush_steps, telemetry.flush_seconds, adapter.warn)
-    incidents = IncidentLog(progress, recorder, adapter.warn)
+    incidents = IncidentLog(progress, recorder, adapter.warn, _notifier(trainer, config, on_incident))
 
     def report_fault(place: str, trace: str) -> None:
         adapter.complain(f"internal error, training goes on: could not {place}\n{trace}")
@@ -76,6 +78,16 @@ def build_session(trainer: TrainerAdapter, config: Config) -> Session:
     log = RunLog(trainer, config, recorder, incidents, groups, boundary)
     step = GuardedStep(driver, measurement, history, recovery, sync, progress, log.step)
     return Session(trainer, config, step, log, registry, recorder)
+
+
+def _notifier(trainer: TrainerAdapter, config: Config, on_incident: Listener | None) -> Notifier | None:
+    """Return what tells of incidents; None on ranks that write no files, and where there is nobody to tell."""
+    address, seconds = config.loggers.on_incident, config.loggers.on_incident_seconds
+    listeners = [on_incident] if on_incident else []
+    listeners += [Webhook(address, seconds)] if address else []
+    if not listeners or not trainer.is_main:
+        return None
+    return Notifier(listeners, str(trainer.run), seconds, adapter.warn)
 
 
 def _observing(config: Config) -> Config:

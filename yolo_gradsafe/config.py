@@ -207,6 +207,8 @@ def _spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:
             value = {"mode": value}
         elif name == "clip" and isinstance(value, (int, float)):
             value = {"max_norm": value}
+        elif name == "on_incident":
+            name = "loggers.on_incident"
         elif name == "recovery" and isinstance(value, bool):
             value = {"enabled": value}
         full[name] = value

@@ -2,6 +2,7 @@
 
 The events, in the order in which a trainer runs them:
 
+    on_pretrain_routine_start    say what in the data will end the training, before Ultralytics reads them
     on_pretrain_routine_end      all of the trainer exists: take the step's place
     for each epoch:
         on_train_epoch_start     start the epoch's counts
@@ -17,9 +18,11 @@ The events, in the order in which a trainer runs them:
 
 from __future__ import annotations
 
+import pickle
 import sys
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from yolo_gradsafe import adapter
@@ -27,8 +30,10 @@ from yolo_gradsafe.build import build_session
 from yolo_gradsafe.config import Config, ConfigError, Source
 from yolo_gradsafe.error_boundary import ErrorBoundary
 from yolo_gradsafe.report.summary import Summary
+from yolo_gradsafe.run_log import warn_of_hopeless_data
 from yolo_gradsafe.session import Session
 from yolo_gradsafe.step import GuardedStep
+from yolo_gradsafe.telemetry.notify import Listener
 from yolo_gradsafe.trainers import guarded
 
 __all__ = ["GradSafe"]
@@ -46,6 +51,8 @@ class GradSafe(adapter.Guard):
         source: Options: a YAML path, a preset's name (``"detect"``), a dict, or None for the defaults.
         **overrides: Options that win over the source: by section (``clip={"max_norm": 5.0}``), by dotted name, or short
             (``max_norm=5``, ``clip="agc"``, ``clip=False``, ``recovery=False``); ``preset="detect"`` is the source.
+            ``on_incident`` is a function that is called with each incident, a dict, in a thread of its own, or an
+            address that it is posted to; whatever it does, training neither waits nor ends.
 
     Raises:
         ConfigError: A wrong option; before any training starts.
@@ -70,6 +77,9 @@ class GradSafe(adapter.Guard):
     """
 
     def __init__(self, source: Source = None, **overrides: Any) -> None:
+        self._on_incident: Listener | None = None
+        if callable(overrides.get("on_incident")):
+            self._on_incident = overrides.pop("on_incident")
         self.config = Config.load(source, overrides)
         self.summary: Summary | None = None
         """Summary of the training that ended last; None before, and where another process trained (DDP)."""
@@ -101,6 +111,8 @@ class GradSafe(adapter.Guard):
             self._targets.append(weakref.ref(target))
         if adapter.is_set_up(target):
             self.on_pretrain_routine_end(target)
+        elif adapter.is_about_to_read(target):  # its first event may be over
+            self.on_pretrain_routine_start(target)
         return target
 
     def trainer(self, base: type[Any]) -> type[Any]:
@@ -136,6 +148,12 @@ class GradSafe(adapter.Guard):
 
     # Events, in the order above -------------------------------------------------------------------------------------
 
+    def on_pretrain_routine_start(self, trainer: Any) -> None:
+        """Runs before the labels are read: say in plain words why nothing can be trained on them."""
+        if self.config.forensics.check_data and adapter.is_about_to_read(trainer):
+            with suppress(Exception):  # a fault of ours is told when the session checks the data
+                warn_of_hopeless_data(trainer)
+
     def on_pretrain_routine_end(self, trainer: Any) -> None:
         """Runs when model, optimizer, scaler, EMA and loaders exist: take the place of the trainer's step."""
         if isinstance(vars(trainer).get("optimizer_step"), GuardedStep):
@@ -150,7 +168,7 @@ class GradSafe(adapter.Guard):
                 return
             try:
                 with wrapped.ranks.collective():  # a guard on some of the ranks would wait for the others for ever
-                    session = build_session(wrapped, self.config)
+                    session = build_session(wrapped, self.config, self._on_incident)
                     session.start()
             except Exception:
                 wrapped.release()
@@ -216,9 +234,59 @@ class GradSafe(adapter.Guard):
         if session and session.log.summary:
             self.summary = session.log.summary
 
+    # For people ------------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        """Return the guard's rule, and how its training went or goes, in a line."""
+        return f"<GradSafe: {self._rule}; {self._now}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the summary of the last training, of the one under way, or the options."""
+        from yolo_gradsafe.report.notebook import notice, summary_html
+
+        with suppress(Exception):  # records that are being written may not be readable now
+            found = self._so_far() or self.summary
+            if found is not None:
+                return summary_html(found)
+        return notice(f"GradSafe: {self._rule}", self._now)
+
+    @property
+    def _rule(self) -> str:
+        clip, recovery = self.config.clip, "on" if self.config.recovery.enabled else "off"
+        return f"clip {clip.mode}{f' {clip.max_norm:g}' if clip.mode == 'norm' else ''}, recovery {recovery}"
+
+    @property
+    def _now(self) -> str:
+        session = self._under_way()
+        if session is not None:
+            return f"training, records in {session.trainer.run}"
+        return "no training yet" if self.summary is None else self.summary.headline
+
+    def _under_way(self) -> Session | None:
+        """Return the newest session that has not ended."""
+        sessions = [self._session(trainer) for known in self._guarded if (trainer := known()) is not None]
+        return next((session for session in reversed(sessions) if session is not None), None)
+
+    def _so_far(self) -> Summary | None:
+        """Return the summary of the training under way, from its records; None where there is none."""
+        session = self._under_way()
+        if session is None:
+            return None
+        from yolo_gradsafe.report.summarize import summarize
+
+        return summarize(session.trainer.run)
+
     def __getstate__(self) -> dict[str, Any]:
-        """Travel to DDP workers and back with the options alone."""
-        return {"config": self.config, "summary": self.summary, "_guarded": [], "_targets": []}
+        """Travel to DDP workers and back with the options alone; a function goes along if it can be pickled."""
+        told = self._on_incident
+        try:
+            pickle.dumps(told)
+        except Exception:
+            adapter.warn("on_incident cannot be pickled, so other processes of this training do not call it")
+            told = None
+        return {
+            "config": self.config, "summary": self.summary, "_guarded": [], "_targets": [], "_on_incident": told,
+        }  # fmt: skip
 
 
 def _report_start(place: str, trace: str) -> None:

@@ -23,9 +23,10 @@ from yolo_gradsafe.telemetry import Incident, Recorder, RunInfo, StepRow
 from yolo_gradsafe.telemetry.epoch_log import EpochLog
 from yolo_gradsafe.telemetry.incident_log import IncidentLog
 from yolo_gradsafe.telemetry.layer_log import LayerLog
+from yolo_gradsafe.telemetry.notify import masked
 from yolo_gradsafe.telemetry.schema import Kind, Verdict
 
-__all__ = ["RunLog"]
+__all__ = ["RunLog", "warn_of_hopeless_data"]
 
 
 class RunLog:
@@ -72,7 +73,7 @@ class RunLog:
         """Begin the files of the run."""
         self._columns = self._config.telemetry.results_csv and self._trainer.accepts_columns(EpochLog().columns())
         if self._recorder:
-            self._recorder.options(self._config.to_yaml())
+            self._recorder.options(_without_secrets(self._config).to_yaml())
             self._recorder.info(self._info)
 
     def begin_epoch(self) -> None:
@@ -132,18 +133,14 @@ class RunLog:
         """Warn of data that would make a loss NaN or a gradient explode."""
         from yolo_gradsafe.data import quick_check
 
-        recorder, trainer = self._recorder, self._trainer
-        if recorder is None:
+        recorder, trainer = self._recorder, self._trainer.trainer
+        arguments = adapter.data_arguments(trainer)
+        if recorder is None or arguments is None:
             return
-        health = quick_check(
-            trainer.data,
-            task=trainer.task,
-            imgsz=trainer.image_size,
-            batch=trainer.batch_size,
-            single_cls=trainer.single_class,
-        )
+        health = quick_check(**arguments)
         if health is not None and health.warning:
-            adapter.warn(health.warning)
+            if not adapter.was_told(trainer):
+                adapter.warn(health.warning)
             recorder.files.attempt(recorder.paths.health, lambda: health.save(recorder.paths.health))
 
     def finish(self, error: str) -> None:
@@ -159,6 +156,7 @@ class RunLog:
             with self._boundary("send the last steps to the loggers"):
                 self._step_logger.close()
         self.incidents.flush()
+        self.incidents.close()
         self._info.finished = _now()
         self._info.error = error
         self._recorder.flush()
@@ -179,6 +177,38 @@ class RunLog:
             self._trainer.register_plot(recorder.paths.plot)
         if self._config.report.console:
             adapter.log("stability summary\n" + table(self.summary))
+
+
+def warn_of_hopeless_data(trainer: Any) -> None:
+    """Say what in the data will end a training or teach it nothing, once, before Ultralytics fails on it in its words.
+
+    Args:
+        trainer: A trainer that is about to read its data; what it may still download is left to it.
+    """
+    from yolo_gradsafe.data import CheckError, quick_check
+    from yolo_gradsafe.data.kinds import HOPELESS
+
+    arguments = adapter.data_arguments(trainer)
+    if arguments is None or adapter.was_told(trainer) is not None:
+        return
+    try:
+        health = quick_check(**arguments)
+    except CheckError:
+        return
+    kinds = {kind.kind for kind in health.kinds} if health is not None else set()
+    hopeless = health is not None and bool(kinds & set(HOPELESS)) and "path_missing" not in kinds
+    warning = health.warning if health is not None and hopeless else ""
+    adapter.note_told(trainer, warning)
+    if warning:
+        adapter.warn(warning)
+
+
+def _without_secrets(config: Config) -> Config:
+    """Return the options as they are written beside a run: of an address to tell of incidents the host alone."""
+    if config.loggers.on_incident is None:
+        return config
+    loggers = config.loggers.model_copy(update={"on_incident": masked(config.loggers.on_incident)})
+    return config.model_copy(update={"loggers": loggers})
 
 
 def _row(metrics: StepMetrics, verdict: Verdict, outcome: Outcome, stages: list[str]) -> StepRow:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import hashlib
 import io
 import json
 import re
@@ -17,6 +19,7 @@ from PIL import Image
 
 from tests.report import scenes
 from tests.report.runs import INF, NAN, bad, incident, row, write
+from yolo_gradsafe.report import page as pages
 from yolo_gradsafe.report.beside import read_layers
 from yolo_gradsafe.report.page import pictures as pictures_module
 from yolo_gradsafe.report.page import write_page
@@ -135,7 +138,7 @@ def test_a_long_run_is_quick_and_small(tmp_path):
     start = time.perf_counter()
     path = write_page(run, summary)
     assert time.perf_counter() - start < 20
-    assert path.stat().st_size < 8e6
+    assert path.stat().st_size < 6.7e6
     panels = json.loads(Page(path.read_text(encoding="utf-8")).scripts["data"])["panels"]
     norm = next(s for s in panels[0]["series"] if s["kind"] == "faint")
     assert max(v for v in norm["y"] if v) == pytest.approx(summary.grad_norm.max, rel=1e-4)
@@ -296,3 +299,14 @@ def test_incidents_of_another_version_are_shown(tmp_path):
 def test_half_a_character_in_a_name_is_no_fault(tmp_path):
     run = write(tmp_path, 9, incidents=[replace(incident(3), images=["/data/\udcff.jpg"])])
     assert "/data/?.jpg" in page(run).text
+
+
+def test_a_page_of_a_typical_run_is_small_and_its_script_is_the_one_that_was_fetched(tmp_path):
+    run = scenes.healthy(tmp_path / "run")
+    assert write_page(run, summarize(run)).stat().st_size < 1.5e6
+    folder = Path(pages.__file__).parent / "assets" / "plotly"
+    source = json.loads((folder / "SOURCE.json").read_text())
+    script = gzip.decompress((folder / "plotly-cartesian.min.js.gz").read_bytes())
+    assert hashlib.sha256(script).hexdigest() == source["sha256"]
+    assert f"v{source['version']}".encode() in script[:200]
+    assert "MIT" in (folder / "LICENSE").read_text()

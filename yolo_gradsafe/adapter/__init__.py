@@ -16,6 +16,7 @@ from yolo_gradsafe.adapter.callbacks import (
     without_integrations,
 )
 from yolo_gradsafe.adapter.compatibility import UnsupportedTrainer
+from yolo_gradsafe.adapter.data_arguments import data_arguments, is_about_to_read, note_told, was_told
 from yolo_gradsafe.adapter.launch import Guard, attach_for_this_training, carries_guard
 from yolo_gradsafe.adapter.log import complain, log, unknown, versions, warn
 from yolo_gradsafe.adapter.loggers import active_loggers, name_epoch_axis
@@ -34,15 +35,19 @@ __all__ = [
     "carries_guard",
     "change_batches",
     "complain",
+    "data_arguments",
+    "is_about_to_read",
     "is_set_up",
     "is_trainer_class",
     "log",
     "name_epoch_axis",
+    "note_told",
     "parse_arguments",
     "register",
     "unknown",
     "unregister",
     "versions",
     "warn",
+    "was_told",
     "without_integrations",
 ]

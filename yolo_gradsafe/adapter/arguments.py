@@ -10,12 +10,17 @@ from ultralytics.cfg import TASKS, cfg2dict, check_dict_alignment, get_cfg, merg
 from ultralytics.utils import DATASETS_DIR, DEFAULT_CFG_DICT
 from ultralytics.utils.checks import check_yaml
 
-__all__ = ["datasets_folder", "parse_arguments"]
+__all__ = ["datasets_folder", "default_arguments", "parse_arguments"]
 
 
 def datasets_folder() -> Path:
     """Return the folder that a data YAML's path is relative to where it is not found otherwise."""
     return Path(DATASETS_DIR)
+
+
+def default_arguments() -> dict[str, Any]:
+    """Return Ultralytics' arguments and what they are without the user."""
+    return dict(DEFAULT_CFG_DICT)
 
 
 def parse_arguments(words: Sequence[str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 EVENTS = (
+    "on_pretrain_routine_start",
     "on_pretrain_routine_end",
     "on_train_epoch_start",
     "on_train_batch_start",
@@ -34,7 +35,8 @@ EVENTS = (
     "on_train_end",
     "teardown",
 )
-"""The trainer's events that the guard listens to. Of these only ``on_train_end`` is left out on ranks above 0."""
+"""The trainer's events that the guard listens to. Ranks above 0 come to no ``on_train_end`` and, in newer versions,
+to no ``on_pretrain_routine_start``."""
 
 
 def all_events() -> list[str]:

@@ -178,16 +178,6 @@ class TrainerInfo:
         return dict(ask(self.trainer, "data"))
 
     @property
-    def single_class(self) -> bool:
-        """Whether all classes are trained as one."""
-        return bool(self.trainer.args.single_cls)
-
-    @property
-    def image_size(self) -> int:
-        """Size that images are trained at, pixels."""
-        return int(self.trainer.args.imgsz)
-
-    @property
     def class_names(self) -> dict[int, str]:
         """Names of the classes."""
         names = self.data.get("names", {})

@@ -1,4 +1,4 @@
-"""``gradsafe report``: a run's report, from its records."""
+"""``gradsafe report``: a run's report, from its records; of a run without a guard, its post-mortem."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from yolo_gradsafe.cli.app import FAILED, WRONG, app, explained
+from yolo_gradsafe.cli.postmortem import post_mortem
 
 if TYPE_CHECKING:
+    from yolo_gradsafe.report.postmortem import Postmortem
     from yolo_gradsafe.report.summary import Summary
+
+    Judged = Summary | Postmortem
 
 SURVIVED = 3
 """Exit code of ``--fail-on survived`` for a run that needed a remedy."""
@@ -39,6 +43,8 @@ class FailOn(str, Enum):
 
 @app.command(
     help="Rebuild the report of a finished, crashed or running training from its records, and print it.\n\n"
+    "Of a training without a guard: what results.csv, args.yaml and the checkpoints say, in postmortem.html and .json. "
+    "The checkpoints are read without running any code in them.\n\n"
     "Exit codes: 0, or 2 for wrong arguments and where there are no records. With --fail-on failed: "
     f"{FAILED} the run failed or did not finish, else 0. With --fail-on unlearned: {UNLEARNED} as well, the model did "
     f"not learn (where that is unknown the run passes). With --fail-on survived: {SURVIVED} as well, the run survived "
@@ -63,6 +69,7 @@ def report(
 ) -> None:
     """Rebuild the report of a finished, crashed or running training from its records, and print it."""
     from yolo_gradsafe.report.parts import ReportError
+    from yolo_gradsafe.report.records import is_guarded
     from yolo_gradsafe.report.summary import Summary
 
     if schema:
@@ -71,20 +78,24 @@ def report(
     if run is None:
         typer.echo("error: which run? Give its folder, e.g. gradsafe report runs/detect/train", err=True)
         raise typer.Exit(WRONG)
+    judged: Judged
     with explained(ReportError, OSError):
-        summary, path = _print_all(run, plot) if format is None else _make(run, format)
+        if is_guarded(run):
+            judged, path = _print_all(run, plot) if format is None else _make(run, format)
+        else:
+            judged, path = post_mortem(run, plot, None if format is None else format.value)
     if open and path is None:
         typer.echo("error: --open goes with html or png", err=True)
         raise typer.Exit(WRONG)
     if open and path:
         typer.launch(path.absolute().as_uri())
     if strict:
-        _judge(summary, FailOn.survived, "--strict", unknown_passes=False)
+        _judge(judged, FailOn.survived, "--strict", unknown_passes=False)
     elif fail_on:
-        _judge(summary, fail_on, f"--fail-on {fail_on.value}")
+        _judge(judged, fail_on, f"--fail-on {fail_on.value}")
 
 
-def _judge(summary: Summary, fail_on: FailOn, option: str, unknown_passes: bool = True) -> None:
+def _judge(summary: Judged, fail_on: FailOn, option: str, unknown_passes: bool = True) -> None:
     """End with the exit code of a run that is not good enough, and say why on stderr."""
     unlearned = summary.learned == "no" or (summary.learned == "unknown" and not unknown_passes)
     if summary.status == "unfinished":

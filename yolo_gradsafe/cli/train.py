@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,7 +60,6 @@ def train(
         typer.echo(f"error: model={name} cannot be loaded: {said.splitlines()[0]}", err=True)
         raise typer.Exit(WRONG) from None
     arguments |= _prepared(arguments, str(model.task))
-    _speak_first(arguments, str(model.task))
     try:
         model.train(callbacks=guard, **arguments)
     except KeyboardInterrupt:
@@ -97,25 +95,6 @@ def _prepared(arguments: dict[str, Any], task: str) -> dict[str, Any]:
     for note in others:
         adapter.warn(note)
     return {"data": str(prepared.data)}
-
-
-def _speak_first(arguments: dict[str, Any], task: str) -> None:
-    """Say in plain words why a training cannot begin, before Ultralytics fails on the same data in its own."""
-    from yolo_gradsafe import adapter
-    from yolo_gradsafe.data import CheckError, quick_check
-    from yolo_gradsafe.data.kinds import HOPELESS
-    from yolo_gradsafe.error_boundary import ErrorBoundary
-
-    data = arguments.get("data")
-    if not isinstance(data, (str, Path)):
-        return
-    keys = {key: arguments[key] for key in ("imgsz", "batch") if type(arguments.get(key)) is int and arguments[key] > 0}
-    boundary = ErrorBoundary(lambda place, _: adapter.warn(f"could not {place}"))
-    with boundary("check the data"), suppress(CheckError):  # what is not there Ultralytics may download
-        health = quick_check(data, task=task, single_cls=bool(arguments.get("single_cls")), **keys)
-        kinds = {kind.kind for kind in health.kinds} if health is not None else set()
-        if health is not None and kinds & set(HOPELESS) and "path_missing" not in kinds:
-            adapter.warn(health.warning)
 
 
 def _split(words: list[str]) -> tuple[dict[str, Any], list[str]]:

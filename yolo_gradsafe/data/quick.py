@@ -15,6 +15,7 @@ from yolo_gradsafe.data.findings import CheckError, Health
 from yolo_gradsafe.data.health import TASKS, check_source
 from yolo_gradsafe.data.place import cache_folder
 from yolo_gradsafe.data.read import Data, Source, open_data
+from yolo_gradsafe.data.tally import clean
 
 __all__ = ["quick_check"]
 
@@ -61,12 +62,10 @@ def quick_check(
         source.layout = replace(source.layout, classes=None)
     name = str(data.get("yaml_file") or source.path) if isinstance(data, Mapping) else str(data)
     sample = _sample(source)
-    key = _key(
-        source, sample, f"{name} {task} {imgsz} {batch} {seconds} {source.layout} {source.names} {source.flip_idx!r}"
-    )
+    key = _key(source, sample, f"{task} {imgsz} {batch} {seconds} {source.layout} {source.names} {source.flip_idx!r}")
     path = cache_folder("checks", cache) / f"{key}.json"
     with suppress(OSError, CheckError):
-        return Health.load(path)
+        return Health.load(path).model_copy(update={"data": clean(name)})
     health, _ = check_source(source, name, imgsz, batch, sample, False, seconds, None, started)
     with suppress(OSError):  # the next start checks again
         health.save(path)

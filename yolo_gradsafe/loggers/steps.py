@@ -33,6 +33,19 @@ class LoggersOptions(Section):
         description="(int) >= 1, optimizer steps that one call to the loggers sums up: medians, the largest norm, "
         "counts; 1 sends every step as it is, and costs a call a step",
     )
+    on_incident: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/\s]+",
+        description="(str) address, http or https, that each incident is posted to as JSON, of a kind once a minute at "
+        "most; nobody by default. A function is GradSafe(on_incident=...)",
+    )
+    on_incident_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=300,
+        description="(float) > 0, seconds that the address may take to answer, and the end of a training waits for the "
+        "last message at most; training itself never waits",
+    )
 
 
 class Sink(Protocol):

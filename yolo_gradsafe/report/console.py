@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from yolo_gradsafe.report.parts import Advice
     from yolo_gradsafe.report.summary import Summary
 
-__all__ = ["epoch_line", "learned", "shown", "table"]
+__all__ = ["WIDTH", "epoch_line", "learned", "row", "shown", "table"]
 
 WIDTH = 80
 LABEL = 16
@@ -37,7 +37,7 @@ def table(summary: Summary) -> str:
     lines = textwrap.wrap(shown(summary.headline), WIDTH)
     for label, texts in _rows(summary):
         for text in texts:
-            lines += _row(label, text)
+            lines += row(label, text)
             label = ""
     return "\n".join(lines)
 
@@ -121,7 +121,7 @@ def _incidents(found: list[IncidentGroup]) -> Iterator[str]:
         yield f"and {more} more in stability/incidents.jsonl"
 
 
-def _row(label: str, text: str) -> list[str]:
+def row(label: str, text: str) -> list[str]:
     """Return a text in the right column, broken at its width, what is broken indented like its first line."""
     indent = " " * (len(text) - len(text.lstrip()))
     first, other = f"  {label:<{LABEL}}", " " * (LABEL + 2)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from yolo_gradsafe.report.incident_groups import incident_groups
 from yolo_gradsafe.report.parts import Run
-from yolo_gradsafe.report.summary import Summary
+
+if TYPE_CHECKING:
+    from yolo_gradsafe.report.summary import Summary
 
 __all__ = ["about", "environment", "figures", "flat"]
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import PureWindowsPath
 
-from yolo_gradsafe.report.console import shown
+from yolo_gradsafe.report.escaped import code, plain
 from yolo_gradsafe.report.figures import about, figures
 from yolo_gradsafe.report.incident_groups import IncidentGroup, incident_groups
 from yolo_gradsafe.report.page.cards import label
@@ -26,10 +25,10 @@ def markdown(summary: Summary) -> str:
 
 
 def _lines(summary: Summary) -> Iterator[str]:
-    yield f"## {_plain(summary.headline)}"
+    yield f"## {plain(summary.headline)}"
     yield ""
     if known := about(summary.run):
-        yield " · ".join(map(_plain, known))
+        yield " · ".join(map(plain, known))
         yield ""
     yield "| | | |"
     yield "| --- | ---: | --- |"
@@ -37,12 +36,12 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield f"| {name} | **{value}** | {detail} |"
     if summary.learned == "no":
         yield "\n### Why it did not learn\n"
-        yield from (f"- {_plain(reason.message)}" for reason in summary.reasons)
+        yield from (f"- {plain(reason.message)}" for reason in summary.reasons)
     if summary.advice:
         yield "\n### Advice\n"
     for advice in summary.advice:
-        yield f"- **{_plain(advice.title)}** {_plain(advice.evidence)}"
-        yield from (f"  `{_code(text)}`" for text in (advice.options, advice.arguments, advice.command) if text)
+        yield f"- **{plain(advice.title)}** {plain(advice.evidence)}"
+        yield from (f"  `{code(text)}`" for text in (advice.options, advice.arguments, advice.command) if text)
     found = incident_groups(summary.incidents)
     if found:
         yield "\n### Incidents\n"
@@ -60,14 +59,4 @@ def _incident(group: IncidentGroup) -> str:
     more = len(main.images) - IMAGES
     images = names + (f" and {more} more" if more > 0 else "")
     done = "; ".join(entry.action.rstrip(".") for entry in group.done)
-    return f"| {main.epoch} | {main.batch} | {main.step} | {_plain(seen)} | {_plain(images)} | {_plain(done)} |"
-
-
-def _plain(text: str) -> str:
-    """Return a text that Markdown leaves as it is."""
-    escaped = re.sub(r"([\\`*_\[\]<>|~#&$])", r"\\\1", shown(text))
-    return escaped.replace("@", "@\u200b")  # a name after it would be called
-
-
-def _code(text: str) -> str:
-    return shown(text).replace("`", "'")
+    return f"| {main.epoch} | {main.batch} | {main.step} | {plain(seen)} | {plain(images)} | {plain(done)} |"

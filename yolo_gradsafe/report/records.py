@@ -16,6 +16,7 @@ from yolo_gradsafe.telemetry.schema import SCHEMA_VERSION, RunPaths, StepRow, Ve
 
 __all__ = [
     "STAGE",
+    "is_guarded",
     "locate",
     "loss_items",
     "page_path",
@@ -43,14 +44,25 @@ def locate(path: Path) -> RunPaths:
     Raises:
         ReportError: There are neither steps nor a ``run.json``.
     """
+    places = _places(path)
+    for paths in places:
+        if _recorded(paths):
+            return paths
+    paths = places[-1]
+    missing = f"neither {paths.steps.relative_to(paths.run)} nor {paths.info.relative_to(paths.run)}"
+    raise ReportError(f"no gradsafe records in {paths.run}: {missing}. Was it trained with GradSafe?")
+
+
+def _places(path: Path) -> list[RunPaths]:
+    """Return the runs that a path may belong to: its folder, and the one above ``stability/`` and ``weights/``."""
     folder = path.parent if path.is_file() else path
-    paths = RunPaths(folder)
-    if not _recorded(paths) and folder.absolute().name == paths.folder.name:
-        paths = RunPaths(folder.absolute().parent)
-    if not _recorded(paths):
-        missing = f"neither {paths.steps.relative_to(paths.run)} nor {paths.info.relative_to(paths.run)}"
-        raise ReportError(f"no gradsafe records in {folder}: {missing}. Was it trained with GradSafe?")
-    return paths
+    inside = folder.absolute().name in (RunPaths(folder).folder.name, "weights")
+    return [RunPaths(folder), *([RunPaths(folder.absolute().parent)] if inside else [])]
+
+
+def is_guarded(path: Path) -> bool:
+    """Whether ``locate`` finds the records of a guard where a path leads."""
+    return any(_recorded(paths) for paths in _places(path))
 
 
 def page_path(paths: RunPaths) -> Path:

@@ -79,6 +79,22 @@ class Summary(Part):
         """``health`` and ``learned`` in one word, for a colour and a name."""
         return verdict(self.health, self.learned, self.accuracy)
 
+    def __repr__(self) -> str:
+        """Return the headline, for an interpreter."""
+        return f"<Summary: {self.headline}>"
+
+    def __str__(self) -> str:
+        """Return the table that a training prints at its end."""
+        from yolo_gradsafe.report.console import table
+
+        return table(self)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from yolo_gradsafe.report.notebook import summary_html
+
+        return summary_html(self)
+
     def save(self, path: Path) -> None:
         """Write the summary as strict JSON: UTF-8, no NaN or Infinity; as YAML if that is what the file is called.
 

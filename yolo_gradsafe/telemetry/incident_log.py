@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from yolo_gradsafe.telemetry.notify import Notifier
 from yolo_gradsafe.telemetry.recorder import Recorder
 from yolo_gradsafe.telemetry.schema import Incident, Kind
 from yolo_gradsafe.telemetry.sentences import action, message
@@ -44,12 +45,20 @@ class IncidentLog:
         progress: Where the training stands.
         recorder: Writes them; None on ranks that do not.
         warn: Shows a sentence to the user.
+        notifier: Tells somebody of them; None without anybody to tell.
     """
 
-    def __init__(self, progress: Progress, recorder: Recorder | None, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        recorder: Recorder | None,
+        warn: Callable[[str], None],
+        notifier: Notifier | None = None,
+    ) -> None:
         self._progress = progress
         self._recorder = recorder
         self._warn = warn
+        self._notifier = notifier
         self._shown = {Kind.OBSERVE_ONLY}  # of that the session warns in full
         self._pending: list[Incident] = []
         self.written = 0
@@ -84,8 +93,11 @@ class IncidentLog:
         if self._recorder is None:
             return
         detail = f"{place}: {trace.strip().splitlines()[-1]}"
+        incident = _in_words(self._incident(Kind.INTERNAL_ERROR, {"detail": detail}))
+        if self._notifier:
+            self._notifier.tell(incident)
         try:
-            self._recorder.incident(_in_words(self._incident(Kind.INTERNAL_ERROR, {"detail": detail})))
+            self._recorder.incident(incident)
         except Exception as error:
             self._warn(f"the fault could not be recorded either: {error}")
 
@@ -102,6 +114,13 @@ class IncidentLog:
             self._warn(f"{where}: {seen}; {incident.action}. More of this kind is only recorded.")
         if self._recorder:
             self._recorder.incident(incident)
+        if self._notifier:
+            self._notifier.tell(incident)
+
+    def close(self) -> None:
+        """Let whoever is told of incidents hear of the last ones."""
+        if self._notifier:
+            self._notifier.close()
 
 
 def _in_words(incident: Incident) -> Incident:

@@ -98,7 +98,7 @@ const Charts = (() => {
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: css("sans"), size: 12, color: css("soft") }, shapes: rule,
       xaxis: { ...axis, fixedrange: false, range: [...range], showgrid: false, tickformat: ",~r", ticks: "outside", ticklen: 4, tickcolor: css("line"),
-        title: last ? { text: "optimizer step", font: { size: 12, color: css("muted") }, standoff: 6 } : undefined },
+        title: last ? { text: data.unit || "optimizer step", font: { size: 12, color: css("muted") }, standoff: 6 } : undefined },
       yaxis: { ...axis, type: panel.log ? "log" : "linear", range: y, ...ticks },
       yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
     };
@@ -135,7 +135,7 @@ const Charts = (() => {
     const place = document.getElementById("cursor");
     if (step === null) { place.textContent = ""; } else {
       const at = data.epochs.length ? data.epochs[Math.max(0, data.epochs.findLastIndex(([start]) => start <= step))] : null;
-      place.textContent = `step ${count(step)}` + (at ? `, epoch ${at[1]}` : "");
+      place.textContent = `${data.unit || "step"} ${count(step)}` + (at ? `, epoch ${at[1]}` : "");
     }
     for (const { panel, plot, cross, values } of panels) {
       const share = step === null ? -1 : (step - range[0]) / (range[1] - range[0]);
