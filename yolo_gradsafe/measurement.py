@@ -153,8 +153,11 @@ class Measurement:
 
 
 def _bad_tensors(gradients: Gradients, reading: Reading) -> list[str]:
-    """Name the gradients with a non-finite element; costs something only when the norm is not finite."""
+    """Name the gradients with a non-finite element; only where the norm is not finite it reads the device, once."""
     if math.isfinite(reading.norm):
         return []
     suspects = [i for i, norm in enumerate(reading.tensor_norms) if not math.isfinite(norm)]
-    return [gradients.names[i] for i in suspects if not bool(gradients.tensors[i].isfinite().all())]
+    if not suspects:
+        return []
+    finite = torch.stack([gradients.tensors[i].isfinite().all() for i in suspects]).tolist()
+    return [gradients.names[i] for i, good in zip(suspects, finite, strict=True) if not good]
