@@ -1,17 +1,18 @@
-"""A CUDA device that is none: tensors that say ``cuda:0`` and lie in host memory, and a device that keeps account of them.
+"""A CUDA device that is none: tensors that say ``cuda:0`` and lie in host memory, and a device that keeps account.
 
 ``FakeCuda`` is a context within which whole guarded training steps run as on a GPU. It
 
 * refuses operations that mix devices, but for CPU tensors of one number;
 * notes each read by the host with the place in the code, and each blocking copy to the device;
 * lets a copy to pinned memory hold NaN until an event, or something else that waits for the device, was waited for;
-* counts allocations and the bytes that are in use, and raises ``torch.OutOfMemoryError`` at a chosen one, or at a limit;
+* counts allocations and bytes in use, and raises ``torch.OutOfMemoryError`` at a chosen allocation, or at a limit;
 * has autocast and a ``GradScaler``, and finds the fused optimizers, as on CUDA.
 
-What it cannot be: fast, asynchronous in anything but copies to the host, or another rounding than the CPU's. cuDNN, cuBLAS
-and their workspaces, streams, graphs, NCCL, compiled models and the fragments of an allocator are not simulated, nor is what
-a kernel takes for itself: a peak here is that of tensors. fp16 is cast where the CPU's list of operations says so, which is
-not quite CUDA's. All of that is for ``benchmarks/gpu.sh``.
+What it cannot be: fast, asynchronous in anything but copies to the host, or of another rounding than the CPU's. cuDNN,
+cuBLAS and their workspaces, streams, graphs, NCCL, compiled models and the fragments of an allocator are not simulated,
+nor what a kernel takes for itself: a peak here is that of tensors. A ``foreach`` counts as one launch, also where CUDA
+would take its slow path. fp16 is cast where the CPU's list of operations says so, which is not quite CUDA's. All of
+that is for ``benchmarks/gpu.sh``.
 """
 
 from __future__ import annotations
@@ -152,7 +153,8 @@ class FakeEvent:
         self.owner.finish_copies(self._recorded)
 
     def elapsed_time(self, other: FakeEvent) -> float:
-        assert self._timing and other._timing
+        assert self._timing
+        assert other._timing
         return 0.0
 
 
@@ -178,7 +180,7 @@ class FakeCuda(TorchDispatchMode):
         self.out_of_memory = 0
         """Allocations that failed."""
         self.reads: list[str] = []
-        """What made the host wait, and where, ``NAME FILE:LINE, FILE:LINE``: innermost places of this repository first."""
+        """What made the host wait, and where, ``NAME FILE:LINE, FILE:LINE``: innermost places first."""
         self.uploads: list[str] = []
         """The same of copies to the device for which the host waits."""
         self.launches: Counter[str] = Counter()
@@ -446,7 +448,7 @@ def _hosts(value: Any) -> Any:
 
 
 def _place() -> str:
-    """Return the innermost lines of this repository that are being run."""
+    """Return the innermost lines outside of PyTorch that are being run."""
     frames = [f for f in traceback.extract_stack() if f.filename != __file__ and "torch" not in Path(f.filename).parts]
     near = [f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames)]
     return ", ".join(near[:4])
