@@ -108,7 +108,8 @@ def report(arguments: Sequence[str] | None = None) -> str:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="yolo26n.yaml")
     parser.add_argument("--imgsz", type=int, default=64)
-    parser.add_argument("--images", type=int, default=128, help="four of them a step")
+    parser.add_argument("--images", type=int, default=128, help="one batch of them a step")
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=6, help="counted epochs of an arm in a round")
     parser.add_argument("--rounds", type=int, default=3, help="times that all is done with fresh processes")
     parser.add_argument("--device", default="0" if torch.cuda.is_available() else "cpu")
@@ -117,7 +118,14 @@ def report(arguments: Sequence[str] | None = None) -> str:
     with tempfile.TemporaryDirectory() as folder:
         data = draw(options.model, Path(folder), train=options.images, size=options.imgsz)
         args = {"data": str(data), "imgsz": options.imgsz, "epochs": options.epochs + 2, "device": options.device}
-        args |= {"batch": 4, "nbs": 4, "workers": 0, "plots": False, "val": False, "save": False}
+        args |= {
+            "batch": options.batch,
+            "nbs": options.batch,
+            "workers": 0,
+            "plots": False,
+            "val": False,
+            "save": False,
+        }
         for number in range(options.rounds):
             for arm, values in run_round(options.model, args, options.epochs, Path(folder), number).items():
                 seconds[arm] += values

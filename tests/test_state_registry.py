@@ -105,6 +105,7 @@ KEPT_ELSEWHERE = {
     "LossSavepoint": "the losses shown in this epoch",
     "SnapshotBuffer": "snapshots: too large for a message or state.json, and taken anew",
     "Snapshot": "the same",
+    "HostArena": "the same",
     "StockStep": "the threshold that the records show of a step that is not clipped",
     "TrainerAdapter": "the precision of the newest forward pass; that which it is raised to is the manager's",
     "SafeValidation": "the precision of validations, found again by the next one",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from yolo_gradsafe.adapter import TrainerAdapter
+from yolo_gradsafe.adapter.device_memory import second_try
 from yolo_gradsafe.gradients.layer_groups import LayerGroups
 from yolo_gradsafe.gradients.norms import GradientMeter, Gradients, Reading, scaled_norm
 from yolo_gradsafe.gradients.update_ratio import UpdateRatioSampler
@@ -64,43 +67,48 @@ class Measurement:
         Returns:
             The metrics, the gradients where they lie, and the largest of each piggyback number over the ranks.
         """
-        trainer, window = self.trainer, self.window
-        with trainer.ranks.collective(closing=False):
-            window.set_loss(trainer.loss)
-            names, items = trainer.loss_items()
-            losses = torch.stack([loss.reshape(()) for loss in window.losses or [trainer.loss]])
-            scale = trainer.amp_scale
-            samples = self.updates.take()
-            gradients, reading = self._meter.measure(
-                [self.savepoint.observe(), scale, losses, items, *samples], None if unscaled else scale
-            )
-            batchnorm_norm, amp_scale, *values = reading.scalars
-            values, rest = values[: len(losses)], values[len(losses) :]
-            update, update_ratios = self.updates.read(rest[len(names) :])
-            metrics = StepMetrics(
-                epoch=trainer.epoch,
-                step=step,
-                batch=window.newest,
-                lr=trainer.lr,
-                lr_share=trainer.lr_share,
-                losses=values,
-                items=dict(zip(names, rest, strict=False)),
-                images=window.newest_size,
-                image_loss=self._image_loss(values),
-                grad_norm=reading.norm,
-                losses_finite=all(map(math.isfinite, values)),
-                grads_finite=True,
-                batchnorm=self._batchnorm_health(batchnorm_norm),
-                scaler=trainer.scaler_enabled,
-                amp_scale=amp_scale,
-                bad_tensors=_bad_tensors(gradients, reading),
-                tensor_norms=reading.tensor_norms,
-                batchnorm_norm=batchnorm_norm,
-                update=update,
-                update_ratios=update_ratios,
-            )
+        samples = self.updates.take()
+        with self.trainer.ranks.collective(closing=False):
+            metrics, gradients = second_try(partial(self._read, step, unscaled, samples))
         metrics, agreed = self._over_ranks(metrics, piggyback)
         return self._finish(metrics, gradients, unscaled), gradients, agreed
+
+    def _read(self, step: int, unscaled: bool, samples: Sequence[Tensor]) -> tuple[StepMetrics, Gradients]:
+        """Read what this rank knows of the step. May be called again."""
+        trainer, window = self.trainer, self.window
+        window.set_loss(trainer.loss)
+        names, items = trainer.loss_items()
+        losses = torch.stack([loss.reshape(()) for loss in window.losses or [trainer.loss]])
+        scale = trainer.amp_scale
+        gradients, reading = self._meter.measure(
+            [self.savepoint.observe(), scale, losses, items, *samples], None if unscaled else scale
+        )
+        batchnorm_norm, amp_scale, *values = reading.scalars
+        values, rest = values[: len(losses)], values[len(losses) :]
+        update, update_ratios = self.updates.read(rest[len(names) :])
+        metrics = StepMetrics(
+            epoch=trainer.epoch,
+            step=step,
+            batch=window.newest,
+            lr=trainer.lr,
+            lr_share=trainer.lr_share,
+            losses=values,
+            items=dict(zip(names, rest, strict=False)),
+            images=window.newest_size,
+            image_loss=self._image_loss(values),
+            grad_norm=reading.norm,
+            losses_finite=all(map(math.isfinite, values)),
+            grads_finite=True,
+            batchnorm=self._batchnorm_health(batchnorm_norm),
+            scaler=trainer.scaler_enabled,
+            amp_scale=amp_scale,
+            bad_tensors=_bad_tensors(gradients, reading),
+            tensor_norms=reading.tensor_norms,
+            batchnorm_norm=batchnorm_norm,
+            update=update,
+            update_ratios=update_ratios,
+        )
+        return metrics, gradients
 
     def _over_ranks(self, local: StepMetrics, piggyback: Sequence[float]) -> tuple[StepMetrics, list[float]]:
         """Return what holds on all ranks: one message."""
@@ -153,8 +161,11 @@ class Measurement:
 
 
 def _bad_tensors(gradients: Gradients, reading: Reading) -> list[str]:
-    """Name the gradients with a non-finite element; costs something only when the norm is not finite."""
+    """Name the gradients with a non-finite element; only where the norm is not finite it reads the device, once."""
     if math.isfinite(reading.norm):
         return []
     suspects = [i for i, norm in enumerate(reading.tensor_norms) if not math.isfinite(norm)]
-    return [gradients.names[i] for i in suspects if not bool(gradients.tensors[i].isfinite().all())]
+    if not suspects:
+        return []
+    finite = torch.stack([gradients.tensors[i].isfinite().all() for i in suspects]).tolist()
+    return [gradients.names[i] for i, good in zip(suspects, finite, strict=True) if not good]

@@ -82,6 +82,7 @@ class Session:
     def begin_epoch(self) -> None:
         """Start an epoch's counts; an epoch that Ultralytics starts again, after its own recovery or an OOM, too."""
         trainer = self.trainer
+        self._window.release_batch()  # Ultralytics has left it, if its memory was too small for it
         if self._rollback.needs_first_snapshot:
             with self.boundary("take the first snapshot"), trainer.ranks.collective():
                 self._rollback.restart(self._progress.step)
@@ -146,6 +147,7 @@ class Session:
     def _repeat_epoch(self) -> None:
         """Forget what was gathered of an epoch that Ultralytics starts again."""
         trainer = self.trainer
+        trainer.memory.forget_peak()
         self._recovery.isolation.close_window()
         if self._config.recovery.enabled:
             trainer.zero_grad()  # up to 8.4.171 Ultralytics leaves the gradients that made it redo the epoch

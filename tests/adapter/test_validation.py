@@ -114,3 +114,21 @@ def test_a_second_validation_that_does_not_help_leaves_no_trace():
         SafeValidation(trainer, validate, list, lambda: None, rescue)()
         states.append((random.random(), np.random.rand(), float(torch.rand(1)), trainer.best_fitness))
     assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("first_fits", [True, False])
+def test_without_memory_for_fp32_validation_stays_as_the_trainers(monkeypatch, first_fits):
+    trainer = Trainer()
+    own, room = trainer.validate, [first_fits]
+
+    def within():
+        if not trainer.amp and not (room.pop() if room else False):
+            trainer.ran.append("too large")
+            raise torch.cuda.OutOfMemoryError("planted")
+        return own()
+
+    validate = SafeValidation(trainer, within, list, lambda: None, lambda: None)
+    results = [validate()[0]["val/box_loss"] for _ in range(3)]
+    fp32 = ["fp16", "fp32", "too large", "fp16", "fp16"]
+    assert trainer.ran == (fp32 if first_fits else ["fp16", "too large", "fp16", "fp16"])
+    assert [math.isnan(value) for value in results] == [not first_fits, True, True]

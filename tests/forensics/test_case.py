@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from yolo_gradsafe.adapter.device_memory import DeviceMemory
 from yolo_gradsafe.adapter.replay import ReplayResult
 from yolo_gradsafe.forensics.case import Case, Surroundings
 from yolo_gradsafe.forensics.search import Budget
@@ -22,6 +23,7 @@ class TwoWeights:
 
     def __init__(self, now: ReplayResult, then: ReplayResult) -> None:
         self.model, self.compiled, self.precision = nn.Identity(), False, "fp32"
+        self.images, self.memory = 1, DeviceMemory(torch.device("cpu"))
         self.now, self.then = now, then
 
     def run(self, batch: object, precision: str | None = None, backward: bool = False) -> ReplayResult:

@@ -15,6 +15,7 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.utils import LOGGER, ROOT
 
+from yolo_gradsafe.adapter.probe_trainer import ProbeTrainer
 from yolo_gradsafe.probe import ProbeError, ProbeResult, probe, run_probe
 
 NEWEST = "yolo26n" if (ROOT / "cfg/models/26").is_dir() else "yolo11n"
@@ -130,3 +131,30 @@ def test_wrong_words_are_said_before_anything_is_done(tmp_path, words, error, ma
     with pytest.raises(error, match=match):
         run_probe(words, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_without_memory_for_the_batch_it_is_halved_and_that_is_said(drawn, tmp_path, monkeypatch):
+    forward, sizes = ProbeTrainer.forward, []
+
+    def within(trainer):
+        sizes.append(trainer.batch_size)
+        if trainer.batch_size > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Planted.")
+        return forward(trainer)
+
+    monkeypatch.setattr(ProbeTrainer, "forward", within)
+    result = probe(f"{NEWEST}.yaml", str(drawn["detect"]), **{**ARGS, "batch": 8}, **SHORT)
+    assert list(dict.fromkeys(sizes)) == [8, 4, 2]
+    assert (result.setup.batch, result.setup.accumulate) == (2, 4)
+    assert result.advice.notes[0] == (
+        "the device has too little memory for a batch of 8 in fp32: a batch of 2 was taken"
+    )
+
+
+def test_not_even_one_image_fits(drawn, monkeypatch):
+    def fails(_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Planted.")
+
+    monkeypatch.setattr(ProbeTrainer, "forward", fails)
+    with pytest.raises(ProbeError, match="single image"):
+        probe(f"{NEWEST}.yaml", str(drawn["detect"]), **{**ARGS, "batch": 2}, **SHORT)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from yolo_gradsafe.recovery.snapshot import Snapshot, within
+from yolo_gradsafe.recovery.snapshot import Snapshot, is_counter, within
 from yolo_gradsafe.recovery.snapshot_buffer import SnapshotBuffer
 
 
@@ -178,3 +178,45 @@ def test_snapshots_are_spaced_to_stay_within_their_share():
     made = buffer_of(live, trust=2, share=1e-6)
     walk(made, range(1, 4))
     assert made.interval > 100
+
+
+def test_a_snapshot_that_the_host_has_no_memory_for_costs_none_that_there_is(monkeypatch):
+    live = state()
+    made = buffer_of(live, slots=2, share=1e9)  # so that their interval does not depend on the clock
+    walk(made, range(1, 20))
+    before = [s.step for s in made.trusted]
+
+    def fails(*_):
+        raise RuntimeError("CUDA error: out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("yolo_gradsafe.recovery.snapshot.HostArena", fails)
+        live["optimizer/w/exp_avg"] = torch.ones(2)  # it needs another place than before
+        made.drop_candidate()
+        walk(made, range(20, 60))
+        assert [s.step for s in made.trusted] == before
+    walk(made, range(60, 80))
+    assert made.trusted[0].step >= 60, "it is tried again"
+
+
+def test_the_time_of_the_copies_counts_where_they_take_longer_than_to_launch_them(monkeypatch):
+    made = buffer_of(state(), trust=2, share=0.01)
+    take = Snapshot.take
+
+    def slow(snapshot, *args):
+        take(snapshot, *args)
+        snapshot.copy_seconds = 100.0
+
+    monkeypatch.setattr(Snapshot, "take", slow)
+    walk(made, range(1, 8))
+    assert made._take_seconds == 100.0
+
+
+def test_counters_of_steps_are_never_suspicious():
+    live = {"optimizer/w/step": torch.tensor(1e6), "model/w": torch.ones(2)}
+    snapshot = Snapshot()
+    snapshot.take(1, live, {})
+    assert is_counter("optimizer/w/step")
+    assert not is_counter("model/step")
+    assert snapshot.repair_nonfinite(live) == []
+    assert live["optimizer/w/step"] == 1e6

@@ -84,12 +84,12 @@ def test_without_memory_for_it_the_answer_is_no(core, monkeypatch):
 @pytest.mark.parametrize(
     ("theirs", "better"),
     [
-        ([[0.0, 0.0], [0.0, 0.0]], True),
-        ([[0.0, 0.0], [0.0, 1e9]], False),  # the older weights are bad on the other's batch
-        ([[1.0, 0.0], [0.0, 0.0]], False),  # the other has no memory for it
+        ([0.0, 0.0, 0.0], True),
+        ([0.0, 0.0, 1e9], False),  # the older weights are bad on the other's batch
+        ([1.0, 0.0, 0.0], False),  # the other has no memory for it
     ],
 )
 def test_the_ranks_answer_alike_by_the_worst_loss_of_all(core, theirs, better):
     core.raw.model.head.weight.data *= 20
-    core.among(TwoRanks(*theirs))
+    core.among(TwoRanks(theirs))
     assert trusted_do_better(core.trainer, batch_of(0), core.rollback.trusted) is better

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolo_gradsafe.adapter.autocast import casting
+from yolo_gradsafe.adapter.device_memory import DeviceMemory, out_of_memory
 from yolo_gradsafe.adapter.rewind import rewound
 
 __all__ = ["Replay", "ReplayResult", "Split", "composed", "other_images", "plain_batch"]
 
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _MIXES = {"Mosaic": "mosaic", "MixUp": "mixup", "CutMix": "cutmix", "CopyPaste": "copy_paste"}
 
 
@@ -30,6 +31,10 @@ class ReplayResult:
     """The loss items by name."""
     bad_gradients: tuple[str, ...] = ()
     """Parameters whose gradient is not finite, in the model's order; looked at only when asked for."""
+    parts: int = 1
+    """Parts that it was run in, one after the other; several where memory was short."""
+    left_out: bool = False
+    """Whether gradients were asked for and there was no memory to look at them."""
 
     @property
     def loss_finite(self) -> bool:
@@ -40,6 +45,11 @@ class ReplayResult:
     def finite(self) -> bool:
         """Whether everything that was looked at is finite."""
         return self.loss_finite and not self.bad_gradients
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is what training did: a batch's parts have batch-norm statistics of their own."""
+        return self.parts == 1 and not self.left_out
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,15 @@ class Split:
     gradients_finite: bool
     """Whether the gradients of the loss with respect to the outputs are finite."""
 
+    @staticmethod
+    def of(parts: Sequence[Split]) -> Split:
+        """Return what a batch did whose parts did these."""
+        return Split(
+            all(part.outputs_finite for part in parts),
+            all(part.loss_finite for part in parts),
+            all(part.gradients_finite for part in parts),
+        )
+
 
 class Replay:
     """Runs batches through a live model and leaves no trace in it.
@@ -62,6 +81,8 @@ class Replay:
         names: Names of the loss items, for versions (up to 8.4.103) whose items are a tensor.
         amp_scale: Loss scale of the backward pass that is to be repeated; 1 without GradScaler. In fp32 it is 1.
         compiled: Whether the training runs a compiled model: the replay is of the plain one, without hooks.
+        images: Images that training has in a batch on this device; 0 where that is not known.
+        memory: What is left on the model's device.
     """
 
     def __init__(
@@ -71,13 +92,17 @@ class Replay:
         names: tuple[str, ...] = (),
         amp_scale: float = 1.0,
         compiled: bool = False,
+        images: int = 0,
+        memory: DeviceMemory | None = None,
     ) -> None:
         self.model = model
         self.precision = precision
         self.amp_scale = amp_scale
         self.compiled = compiled
+        self.images = images
+        self.device = next(model.parameters()).device
+        self.memory = memory or DeviceMemory(self.device)
         self._names = names
-        self._device = next(model.parameters()).device
 
     def run(self, batch: Mapping[str, Any], precision: str | None = None, backward: bool = False) -> ReplayResult:
         """Run a preprocessed batch. Synchronises.
@@ -88,11 +113,8 @@ class Replay:
             backward: Look at the gradients, too, when the loss is finite.
         """
         precision = precision or self.precision
-        dtype = _DTYPES.get(precision, torch.float32)
-        # No cache of cast weights: one made without gradients must not serve a later pass that needs them.
-        casting = torch.autocast(self._device.type, dtype=dtype, enabled=precision != "fp32", cache_enabled=False)
         with self.rewound():
-            with torch.set_grad_enabled(backward), casting:
+            with torch.set_grad_enabled(backward), casting(self.device.type, precision):
                 loss, items = self.model(dict(batch))
                 loss = loss.sum()
             seen = ReplayResult(float(loss.detach()), self._items(items))
@@ -106,6 +128,9 @@ class Replay:
 
         Returns:
             What they did; None where they cannot be told apart, such as in a model with a ``loss`` of its own form.
+
+        Raises:
+            torch.OutOfMemoryError: The device has no memory for it.
         """
         leaves: list[Tensor] = []
 
@@ -121,11 +146,15 @@ class Replay:
 
         model: Any = self.model
         try:
-            with self.rewound(), torch.enable_grad():
-                outputs = cut(model(batch["img"]))
-                loss = model.loss(dict(batch), outputs)[0].sum()
-                gradients = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError):
+            with self.rewound():
+                with torch.no_grad():  # the model's graph would be dropped: its activations need not be kept
+                    outputs = model(batch["img"])
+                with torch.enable_grad():
+                    loss = model.loss(dict(batch), cut(outputs))[0].sum()
+                    gradients = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise
             return None
         return Split(
             all(bool(leaf.isfinite().all()) for leaf in leaves),
@@ -135,8 +164,7 @@ class Replay:
 
     def loss(self, batch: Mapping[str, Any], precision: str = "fp32") -> Tensor:
         """Run a preprocessed batch forward and return the loss with its graph, 0-d. Call it within ``rewound``."""
-        dtype = _DTYPES.get(precision, torch.float32)
-        with torch.autocast(self._device.type, dtype=dtype, enabled=precision != "fp32", cache_enabled=False):
+        with casting(self.device.type, precision):
             total: Tensor = self.model(dict(batch))[0].sum()
         return total
 
@@ -146,7 +174,7 @@ class Replay:
 
     def to_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return the batch with its tensors on the model's device."""
-        return {key: value.to(self._device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+        return {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
     def _items(self, items: Any) -> dict[str, float]:
         """Return the loss items by name: a dict from 8.4.104 on, and a tensor before."""

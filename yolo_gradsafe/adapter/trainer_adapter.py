@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from ultralytics.engine.trainer import BaseTrainer
 
-from yolo_gradsafe.adapter.autocast import precision_now, set_precision
-from yolo_gradsafe.adapter.compatibility import KNOWN_STEPS, UnsupportedTrainer, examine, fingerprint
+from yolo_gradsafe.adapter.autocast import precision_now, precisions_of, set_precision
+from yolo_gradsafe.adapter.compatibility import KNOWN_STEPS, UnsupportedTrainer, ask, examine, fingerprint
+from yolo_gradsafe.adapter.device_memory import DeviceMemory
 from yolo_gradsafe.adapter.display import TrainerDisplay
 from yolo_gradsafe.adapter.ranks import Ranks
 from yolo_gradsafe.adapter.replay import Replay, composed, other_images, plain_batch
@@ -53,6 +54,8 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
         """Weights, buffers, EMA and optimizer state by name."""
         self.ranks = Ranks(trainer.device)
         """The processes that train together."""
+        self.memory = DeviceMemory(trainer.device)
+        """What is left on the training's device."""
         self._trained_in = "fp32"
         self._precision: str | None = None
 
@@ -124,9 +127,7 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
 
     def precisions(self) -> list[str]:
         """Return the precisions that this training may be raised to, its own first."""
-        own, device = self._trained_in, self.trainer.device.type
-        bf16 = ["bf16"] if own == "fp16" and (device != "cuda" or torch.cuda.is_bf16_supported()) else []
-        return [own, *bf16, "fp32"] if own != "fp32" else [own]
+        return precisions_of(self.trainer.device.type, self._trained_in)
 
     def set_precision(self, precision: str) -> None:
         """Train in this precision from the next batch on."""
@@ -148,6 +149,8 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
             names=(names,) if isinstance(names, str) else tuple(names),
             amp_scale=amp_scale,
             compiled=bool(getattr(args, "compile", False)),
+            images=self.batch_size // max(1, int(ask(self.trainer, "world_size") or 1)),
+            memory=self.memory,
         )
 
     def composed(self) -> tuple[str, ...]:

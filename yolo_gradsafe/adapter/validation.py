@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from yolo_gradsafe.adapter.device_memory import give_back, out_of_memory
+
 __all__ = ["SafeValidation"]
 
 _ABSURD = 1e6
@@ -50,7 +52,7 @@ class SafeValidation:
         self._agree = agree
         self._told = told
         self._rescue = rescue
-        self._hopeless = False
+        self._hopeless = self._too_large = False
         self.full = False
         """Whether validation runs in fp32."""
 
@@ -64,7 +66,7 @@ class SafeValidation:
         if settle is None:
             return result
         put_back = _undo(self._trainer)
-        second = self._in_its_precision()
+        second = self._within_memory(self._in_its_precision) or result
         helped = not self._bad(second)
         settle(helped)
         if not helped:
@@ -75,12 +77,31 @@ class SafeValidation:
     def _in_its_precision(self) -> Any:
         if not self.full:
             result = self._validate()
-            if not self._agree([float(self._halved() and not _finite(result))])[0]:
+            overflows = self._halved() and not _finite(result) and not self._too_large
+            if not self._agree([float(overflows)])[0]:
                 return result
             self.full = True
             self._told()
+            return self._within_memory(self._in_full) or result
+        return self._within_memory(self._in_full) or self._validate()
+
+    def _in_full(self) -> Any:
         with _in_full_precision(self._trainer):
             return self._validate()
+
+    def _within_memory(self, validate: Callable[[], Any]) -> Any:
+        """Validate as stock would not; None where there is no memory for it, on any rank: it is not tried again."""
+        result = None
+        try:
+            result = validate()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        if not self._agree([float(result is None)])[0]:
+            return result
+        give_back()
+        self._too_large, self.full = True, False
+        return None
 
     def _bad(self, result: Any) -> bool:
         return bool(self._agree([float(not _finite(result) or _absurd(result))])[0])

@@ -17,6 +17,7 @@ from torch import Tensor
 from yolo_gradsafe.adapter.replay import Replay, ReplayResult
 from yolo_gradsafe.forensics.activations import ActivationHooks, activation_hooks, first_bad
 from yolo_gradsafe.forensics.diagnosis import Diagnosis
+from yolo_gradsafe.forensics.fitting import in_parts, parts_that_fit, run_fitting
 from yolo_gradsafe.forensics.samples import label_fault, pixel_faults
 from yolo_gradsafe.forensics.search import Budget
 from yolo_gradsafe.forensics.slicing import image_name, images_in
@@ -81,18 +82,25 @@ class Case:
         if self.replay.compiled:
             self.notes.append("the layers were not looked into: the model is compiled")
             return None
-        with activation_hooks(self.replay.model) as hooks:
-            self.run(batch, precision)
-        return hooks
+        self.budget.spend()
 
-    def run(self, batch: Batch, precision: str | None = None) -> ReplayResult:
-        """Run a batch, with its backward pass where gradients are the matter.
+        def attempt(pieces: Sequence[Batch]) -> ActivationHooks:
+            with activation_hooks(self.replay.model) as hooks:
+                for piece in pieces:
+                    self.replay.run(piece, precision, self.backward)
+            return hooks
+
+        return in_parts(attempt, batch, parts_that_fit(self.replay, batch, precision, self.backward))
+
+    def run(self, batch: Batch, precision: str | None = None, parts: int = 1) -> ReplayResult:
+        """Run a batch with as much of it as there is memory for; with its backward pass where gradients are the matter.
 
         Raises:
             Exhausted: The diagnosis has cost enough.
+            torch.OutOfMemoryError: Not even one image fits.
         """
         self.budget.spend()
-        return self.replay.run(batch, precision, self.backward)
+        return run_fitting(self.replay, batch, precision, self.backward, parts)
 
     @contextmanager
     def part(self, what: str) -> Iterator[None]:
@@ -142,7 +150,7 @@ class Case:
         """Run a batch in fp32, forward only."""
         self.budget.spend()
         with weights():
-            return self.replay.run(batch, "fp32")
+            return run_fitting(self.replay, batch, "fp32")
 
     # Where a value came from ----------------------------------------------------------------------------------------
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from yolo_gradsafe.adapter.replay import Replay, ReplayResult
+from yolo_gradsafe.adapter.replay import Replay, ReplayResult, Split
 from yolo_gradsafe.forensics.activations import bad_state, first_bad, first_bad_gradient
 from yolo_gradsafe.forensics.bad_operation import BadOperation, place_of_line, sentence
 from yolo_gradsafe.forensics.case import Case, Surroundings
 from yolo_gradsafe.forensics.diagnosis import Diagnosis
+from yolo_gradsafe.forensics.fitting import in_parts, parts_that_fit
 from yolo_gradsafe.forensics.operation_trace import find_first_bad_operation
 from yolo_gradsafe.forensics.overflow import Overflow, backward_overflow, forward_overflow
 from yolo_gradsafe.forensics.samples import find_failing, find_outliers, pixel_faults
@@ -47,7 +48,7 @@ def diagnose(
     around: Surroundings | None = None,
     cap: Cap = Cap(),
 ) -> Diagnosis:
-    """Find out what made a batch bad. Slow; leaves no trace; does not raise.
+    """Find out what made a batch bad. Slow; leaves no trace; does not raise, also where memory is short.
 
     Call it before weights and statistics are put back: what is repaired cannot be found. It is local to a rank.
 
@@ -62,7 +63,7 @@ def diagnose(
     case = _Questions(replay, batch, gradients_bad, around or Surroundings(), Budget(cap.seconds, cap.evaluations))
     case.thorough = cap.thorough
     try:
-        with replay.rewound():
+        with replay.memory.borrowed(), replay.rewound():
             found = case.cause()
             if outlier and found.cause is Cause.TRANSIENT:
                 found = case.outlier()
@@ -70,7 +71,7 @@ def diagnose(
                 found = case.line(case.prove(found))
             if not found.blames_the_loss:  # a term that is not finite because of what it was fed
                 found = replace(found, term="")
-    except Exception as error:  # the caller is in the middle of a training; out of memory is one of them
+    except Exception as error:  # the caller is in the middle of a training
         found = Diagnosis(detail="the batch could not be replayed", precision=replay.precision)
         case.note("diagnose", error)
     return replace(found, notes=tuple(case.notes))
@@ -102,14 +103,24 @@ class _Questions(Case):
             with self.part("look at the labels"):
                 if blamed := self.bad_labels(blank):
                     self.notes.append(f"{blamed.sentence()}; the loss passes over it")
-            return replace(blank, cause=Cause.TRANSIENT)
+            return replace(blank, cause=Cause.TRANSIENT) if seen.whole else self._too_large(blank, seen)
         self.backward = seen.loss_finite
         blank = replace(blank, term=first_bad_term(seen.items), backward=seen.loss_finite)
         if self.replay.precision != "fp32":
-            full = self.run(self.batch, "fp32")
+            full = self.run(self.batch, "fp32", seen.parts)
             if full.finite:
+                # Only what was looked at in the same parts can be compared: each has batch-norm statistics of its own.
+                same = full.parts == seen.parts or not self.run(self.batch, parts=full.parts).finite
+                if full.left_out or not same:
+                    return self._too_large(blank, full)
                 return self._in_low_precision(replace(blank, cause=Cause.PRECISION), full)
         return self._in_full_precision(replace(blank, precision="fp32"))
+
+    def _too_large(self, blank: Diagnosis, seen: ReplayResult) -> Diagnosis:
+        """Note that too little of the batch fits to say what it did."""
+        how = "without its gradients" if seen.left_out else f"in {seen.parts} parts alone"
+        self.notes.append(f"there was memory to run the batch {how}: its fault did not show")
+        return blank
 
     def outlier(self) -> Diagnosis:
         """Name the loss term and the images that are far above the others."""
@@ -216,8 +227,7 @@ class _Questions(Case):
     def _loss_or_model(self, found: Diagnosis, batch: Mapping[str, Any]) -> Diagnosis:
         """Tell a loss that fails on finite outputs from a module that fails on finite inputs, and name the module."""
         found = replace(found, cause=Cause.LOSS)
-        self.budget.spend()
-        split = self.replay.split(batch)
+        split = self._split(batch)
         if split is not None and split.outputs_finite and not (split.loss_finite and split.gradients_finite):
             return found
         hooks = self.watch(batch, "fp32")
@@ -229,6 +239,16 @@ class _Questions(Case):
         if back is not None:
             return replace(found, cause=Cause.ACTIVATIONS, layer=back.name, magnitude=back.peak)
         return found if split is None else replace(found, cause=Cause.ACTIVATIONS, layer=self._owner_of_bad(batch))
+
+    def _split(self, batch: Mapping[str, Any]) -> Split | None:
+        """Run model and loss apart, with as much of a batch as there is memory for."""
+        self.budget.spend()
+
+        def attempt(pieces: Sequence[Mapping[str, Any]]) -> Split | None:
+            splits = [split for piece in pieces if (split := self.replay.split(piece)) is not None]
+            return Split.of(splits) if len(splits) == len(pieces) else None
+
+        return in_parts(attempt, batch, parts_that_fit(self.replay, batch, "fp32", backward=False))
 
     def _owner_of_bad(self, batch: Mapping[str, Any]) -> str:
         """Name the module whose parameters alone have gradients that are not finite; empty when it is not one."""

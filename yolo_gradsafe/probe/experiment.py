@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from yolo_gradsafe import adapter
+from yolo_gradsafe.adapter.device_memory import give_back, out_of_memory
 from yolo_gradsafe.adapter.probe_trainer import ProbeTrainer, fresh_folder, progress, unchanged
 from yolo_gradsafe.probe import plot
 from yolo_gradsafe.probe.advice import advise, first_lr, headline
@@ -62,34 +64,79 @@ def probe(
         SyntaxError: An argument that Ultralytics does not know.
         TypeError: An argument of the wrong type.
         ValueError: An argument out of range.
+
+    Note:
+        In fp32 a batch takes twice the memory of AMP. Where the device has too little the batch is halved until it
+        fits, and ``advice.notes`` says so.
     """
     if range_steps < 20 or (norm_steps is not None and norm_steps < 1):
         raise ProbeError(f"expected range_steps >= 20 and norm_steps >= 1, got {range_steps} and {norm_steps}")
     started = time.perf_counter()
-    with unchanged(), TemporaryDirectory(prefix="gradsafe-probe-") as folder:
-        trainer = ProbeTrainer(model, data, Path(folder), seed, train_args)
-        setup = _setup(trainer, model, data, seed, train_args)
-        steps = norm_steps or default_norm_steps(trainer.accumulate)
-        bar = progress(range_steps + WARMUP + steps * trainer.accumulate + 4)
+    experiment = partial(_experiment, model, data, seed, range_steps, norm_steps)
+    wanted, batch, result = 0, 0, None
+    while result is None:
+        own = {**train_args, "batch": batch} if batch else train_args
+        with unchanged(), TemporaryDirectory(prefix="gradsafe-probe-") as folder:
+            trainer = ProbeTrainer(model, data, Path(folder), seed, own)
+            batch = trainer.batch_size
+            wanted = wanted or batch
+            try:
+                result = experiment(trainer, own)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+        del trainer  # with the error, which keeps what the experiment has on the device
+        if result is None:
+            if batch == 1:
+                raise ProbeError("the device has too little memory for a single image in fp32")
+            give_back()
+            batch //= 2
+    notes = [_SMALLER.format(wanted=wanted, batch=batch)] if batch < wanted else []
+    advice = result.advice.model_copy(update={"notes": [*notes, *result.advice.notes]})
+    result = result.model_copy(update={"advice": advice, "seconds": round(time.perf_counter() - started, 1)})
+    if out is not None:
+        out = Path(out)
+        out.mkdir(parents=True, exist_ok=True)
+        result.save(out / "probe.json")
+        plot.draw(result, out / "probe.png")
+    return result
 
-        def tick() -> None:
-            bar.update(1)
 
-        def look() -> Any:
-            tick()
-            return trainer.forward()
+_SMALLER = "the device has too little memory for a batch of {wanted} in fp32: a batch of {batch} was taken"
 
-        trainer.reset(seed)
-        init = measure_init(trainer.model, look)
-        extremes = measure_extremes(trainer.model, look)
-        lr_range = measure_range(trainer, range_steps, seed, tick)
-        norms = _try_rates(trainer, first_lr(lr_range, trainer.lr0), steps, seed, bar)
-        for _ in range(2):  # on the weights that the steps have left
-            measure_extremes(trainer.model, look, extremes)
-        bar.close()
-        headroom = judge_headroom(extremes)
+
+def _experiment(
+    model: str,
+    data: str,
+    seed: int,
+    range_steps: int,
+    norm_steps: int | None,
+    trainer: ProbeTrainer,
+    train_args: dict[str, Any],
+) -> ProbeResult:
+    """Make the measurements with a trainer that is set up."""
+    setup = _setup(trainer, model, data, seed, train_args)
+    steps = norm_steps or default_norm_steps(trainer.accumulate)
+    bar = progress(range_steps + WARMUP + steps * trainer.accumulate + 4)
+
+    def tick() -> None:
+        bar.update(1)
+
+    def look() -> Any:
+        tick()
+        return trainer.forward()
+
+    trainer.reset(seed)
+    init = measure_init(trainer.model, look)
+    extremes = measure_extremes(trainer.model, look)
+    lr_range = measure_range(trainer, range_steps, seed, tick)
+    norms = _try_rates(trainer, first_lr(lr_range, trainer.lr0), steps, seed, bar)
+    for _ in range(2):  # on the weights that the steps have left
+        measure_extremes(trainer.model, look, extremes)
+    bar.close()
+    headroom = judge_headroom(extremes)
     advice = advise(setup, init, lr_range, norms, headroom)
-    result = ProbeResult(
+    return ProbeResult(
         headline=headline(init, advice, setup, headroom),
         setup=setup,
         init=init,
@@ -97,14 +144,8 @@ def probe(
         norms=norms,
         headroom=headroom,
         advice=advice,
-        seconds=round(time.perf_counter() - started, 1),
+        seconds=0.0,
     )
-    if out is not None:
-        out = Path(out)
-        out.mkdir(parents=True, exist_ok=True)
-        result.save(out / "probe.json")
-        plot.draw(result, out / "probe.png")
-    return result
 
 
 def run_probe(words: dict[str, Any], out: Path | None = None) -> ProbeResult:

@@ -20,7 +20,8 @@ class Isolation:
     """Checks every micro-batch once it is armed, and takes a bad one out of the sum of the gradients.
 
     Costs a host read and a copy of the gradients a micro-batch, so it is armed by the first bad step and disarms itself
-    after enough safe ones. The window then equals the one that the micro-batch was never in.
+    after enough safe ones. The copy lies on the device where training leaves room for it, else on the host. The window
+    then equals the one that the micro-batch was never in.
 
     Args:
         trainer: The trainer.
@@ -92,7 +93,9 @@ class Isolation:
         sound = math.isfinite(loss) and (bool(sums.isfinite().all()) or self._finite(looked_at))
         if not trainer.ranks.all_reduce_max([float(not sound)])[0]:
             if not closing:
-                self._good = {p: g.clone() for p, g in gradients.items()}
+                # The next micro-batch comes on top of the copies: they must not be what it lacks.
+                fits = sum(g.nbytes for g in gradients.values()) < trainer.memory.room
+                self._good = {p: g.clone() if fits else g.to("cpu", copy=True) for p, g in gradients.items()}
                 self._savepoint.commit()
             return False
         return not closing or self._good is not None
@@ -102,7 +105,7 @@ class Isolation:
         """Take the newest micro-batch out of the window. Does not synchronise."""
         self._trainer.zero_grad()
         for parameter, gradient in (self._good or {}).items():
-            parameter.grad = gradient.clone()
+            parameter.grad = gradient.to(parameter.device, copy=True)
         self._savepoint.rollback()
         self._window.skip_newest()
 

@@ -13,7 +13,7 @@ from yolo_gradsafe.adapter import TrainerAdapter
 from yolo_gradsafe.recovery.learning_rate import bearable_factor
 from yolo_gradsafe.recovery.options import RecoveryOptions
 from yolo_gradsafe.recovery.savepoint import Savepoint
-from yolo_gradsafe.recovery.snapshot import SUSPICIOUS, Snapshot, within
+from yolo_gradsafe.recovery.snapshot import SUSPICIOUS, Snapshot, is_counter, within
 from yolo_gradsafe.recovery.snapshot_buffer import SnapshotBuffer
 from yolo_gradsafe.state_registry import StateRegistry
 from yolo_gradsafe.telemetry.incident_log import IncidentLog
@@ -136,7 +136,8 @@ class RollbackManager:
         trainer, trusted = self._trainer, self.trusted
         if trusted is None:
             return
-        sound = within(list(trainer.state.tensors().values()), SUSPICIOUS)
+        state = trainer.state.tensors()
+        sound = within([tensor for name, tensor in state.items() if not is_counter(name)], SUSPICIOUS)
         checksum = self._checksum() if trainer.ranks.several else 0.0
         bad, most, least = trainer.ranks.all_reduce_max([not sound, checksum, -checksum])
         if bad:

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["SUSPICIOUS", "Snapshot", "finite", "within"]
+from yolo_gradsafe.adapter.device_memory import second_try
+from yolo_gradsafe.recovery.host_arena import HostArena
+
+__all__ = ["SUSPICIOUS", "Snapshot", "finite", "is_counter", "within"]
 
 SUSPICIOUS = 1e4
 """Magnitude that no weight comes to, and growth that none has from one snapshot to the next."""
@@ -27,8 +30,11 @@ class Snapshot:
         """Optimizer steps that had been taken; -1 while empty."""
         self.extra: dict[str, Any] = {}
         """What goes with the tensors: the EMA's count, the clipper's state."""
+        self.copy_seconds = 0.0
+        """Time that the copies took of the device's, once they have been waited for; 0 off CUDA."""
+        self._arena: HostArena | None = None
         self._tensors: dict[str, Tensor] = {}
-        self._copied: torch.cuda.Event | None = None
+        self._under_way: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
 
     @torch.no_grad()
     def take(self, step: int, live: Mapping[str, Tensor], extra: dict[str, Any]) -> None:
@@ -38,18 +44,18 @@ class Snapshot:
             step: Optimizer steps taken so far.
             live: The tensors by name.
             extra: What goes with them; kept as it is.
+
+        Raises:
+            RuntimeError: The host has no memory for it; what was held before is held still.
         """
-        kept = {}
+        self._wait()
+        # Elsewhere than on CUDA there is no event to wait for, and without pinned memory nothing to gain.
+        arena = self._arena if self._arena is not None and self._arena.fits(live) else HostArena(live)
+        began = _event() if arena.pinned else None
         for name, tensor in live.items():
-            copy = self._tensors.get(name)
-            if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
-                copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-            copy.copy_(tensor, non_blocking=True)
-            kept[name] = copy
-        self._tensors, self.step, self.extra = kept, step, extra
-        if any(tensor.is_cuda for tensor in live.values()):
-            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._copied.record()
+            arena.copies[name].copy_(tensor, non_blocking=arena.pinned and tensor.is_cuda)
+        self._arena, self._tensors, self.step, self.extra = arena, arena.copies, step, extra
+        self._under_way = None if began is None else (began, _event())
 
     def finite(self) -> bool:
         """Whether every element is finite. Works on host memory; waits for the copies only if they are under way."""
@@ -57,9 +63,11 @@ class Snapshot:
         return finite(list(self._tensors.values()))
 
     def _wait(self) -> None:
-        if self._copied is not None:
-            self._copied.synchronize()
-            self._copied = None
+        if self._under_way is not None:
+            began, ended = self._under_way
+            ended.synchronize()
+            self.copy_seconds = began.elapsed_time(ended) / 1e3
+            self._under_way = None
 
     @torch.no_grad()
     def restore(self, live: Mapping[str, Tensor]) -> set[str]:
@@ -79,24 +87,26 @@ class Snapshot:
         """Replace the elements that are not finite, or blown up, in place; zero where the snapshot has none.
 
         A weight beyond every size that training gives it (a flipped bit) has spoilt the batch-norm statistics behind
-        it, too, finite as they may be: with such a weight all of these are taken back. Synchronises.
+        it, too, finite as they may be: with such a weight all of these are taken back. Synchronises. What is suspicious
+        is looked at on the host: the device may have no memory left.
 
         Returns:
             Names of the tensors that had such elements.
         """
         self._wait()
         repaired, blown_up = [], False
-        for name, tensor in live.items():
-            if not tensor.is_floating_point() or float(tensor.abs().max()) <= SUSPICIOUS:
+        for name in _large(live):
+            value = live[name].to("cpu", copy=True)
+            if float(value.abs().max()) <= SUSPICIOUS:
                 continue
             good = self._tensors.get(name)
-            source = torch.zeros_like(tensor) if good is None else good.to(tensor.device)
-            sound = tensor.isfinite()
+            source = torch.zeros_like(value) if good is None else good
+            sound = value.isfinite()
             if _is_weight(name):
-                sound &= tensor.abs() <= SUSPICIOUS * source.abs().max().clamp(min=1.0)
-                blown_up |= bool((tensor.isfinite() & ~sound).any())
+                sound &= value.abs() <= SUSPICIOUS * source.abs().max().clamp(min=1.0)
+                blown_up |= bool((value.isfinite() & ~sound).any())
             if not bool(sound.all()):
-                tensor.copy_(torch.where(sound, tensor, source))
+                live[name].copy_(torch.where(sound, value, source))
                 repaired.append(name)
         if blown_up:
             self.restore({name: t for name, t in live.items() if _is_statistic(name)})
@@ -106,15 +116,15 @@ class Snapshot:
     def drift(self, live: Mapping[str, Tensor]) -> float:
         """Return how far the weights have moved since, as a share of their norm: the median over all matrices.
 
-        The median, because one damaged tensor says nothing about the learning rate. Synchronises.
+        The median, because one damaged tensor says nothing about the learning rate. Synchronises; works on the host.
         """
         self._wait()
         shares = []
         for name, tensor in live.items():
             old = self._tensors.get(name)
             if old is not None and tensor.ndim > 1 and tensor.is_floating_point():
-                old = old.to(tensor.device)
-                shares.append(torch.linalg.vector_norm(tensor - old) / torch.linalg.vector_norm(old))
+                now = tensor.to("cpu")
+                shares.append(torch.linalg.vector_norm(now - old) / torch.linalg.vector_norm(old))
         known = torch.stack(shares) if shares else torch.zeros(1)
         return float(known[known.isfinite()].median()) if bool(known.isfinite().any()) else math.inf
 
@@ -144,11 +154,43 @@ def within(tensors: Sequence[Tensor], bound: float) -> bool:
     for tensor in tensors:
         if tensor.is_floating_point():
             by_device.setdefault(tensor.device, []).append(tensor)
-    return all(_largest_norm(t, 2.0) <= bound or _largest_norm(t, math.inf) <= bound for t in by_device.values())
+    return all(max(_norms(t, 2.0)) <= bound or max(_norms(t, math.inf)) <= bound for t in by_device.values())
 
 
-def _largest_norm(tensors: list[Tensor], order: float) -> float:
-    return float(torch.stack([norm.float() for norm in torch._foreach_norm(tensors, ord=order)]).max())
+def _norms(tensors: list[Tensor], order: float) -> list[float]:
+    """Return the norm of each tensor, inf where one is not finite; all on one device. Synchronises, once."""
+
+    def read() -> list[float]:
+        norms: list[float] = torch.stack([norm.float() for norm in torch._foreach_norm(tensors, ord=order)]).tolist()
+        return norms
+
+    return [math.inf if math.isnan(norm) else norm for norm in second_try(read)]
+
+
+def _large(live: Mapping[str, Tensor]) -> list[str]:
+    """Name the float tensors whose norm is suspicious, without the counters of steps. Synchronises, once a device."""
+    by_device: dict[torch.device, list[str]] = {}
+    for name, tensor in live.items():
+        if tensor.is_floating_point() and not is_counter(name):
+            by_device.setdefault(tensor.device, []).append(name)
+    large = {
+        name
+        for names in by_device.values()
+        for name, norm in zip(names, _norms([live[name] for name in names], 2.0), strict=True)
+        if not norm <= SUSPICIOUS
+    }
+    return [name for name in live if name in large]
+
+
+def is_counter(name: str) -> bool:
+    """Whether a tensor of the training state counts an optimizer's steps: it grows without end."""
+    return name.startswith("optimizer/") and name.endswith("/step")
+
+
+def _event() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
 
 
 def _is_statistic(name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from yolo_gradsafe.adapter.device_memory import out_of_memory
 from yolo_gradsafe.recovery.snapshot import Snapshot
 
 __all__ = ["SnapshotBuffer"]
@@ -92,9 +93,7 @@ class SnapshotBuffer:
             sound = self._promote()
         if self._candidate is None and self._since >= self.interval:
             self._since = self._proof = 0
-            snapshot = self._free.pop() if self._free else self._trusted.pop(0)
-            self._take(snapshot, step)
-            self._candidate = snapshot
+            self._take_candidate(step)
             self._set_interval()
         self._last = time.perf_counter()
         return sound
@@ -119,7 +118,25 @@ class SnapshotBuffer:
         sound = snapshot.finite()
         (self._trusted if sound else self._free).append(snapshot)
         self._proof_seconds = time.perf_counter() - start
+        # To launch the copies takes less than to make them: the device does nothing else meanwhile.
+        self._take_seconds = max(self._take_seconds, snapshot.copy_seconds)
         return sound
+
+    def _take_candidate(self, step: int) -> None:
+        """Take a snapshot, in the place of the oldest where no place is free; none where the host has no memory for it.
+
+        A snapshot that could not be taken is what it was before: it keeps its place.
+        """
+        places = self._free or self._trusted
+        snapshot = places[-1] if self._free else places[0]
+        try:
+            self._take(snapshot, step)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            return
+        places.remove(snapshot)
+        self._candidate = snapshot
 
     def _take(self, snapshot: Snapshot, step: int) -> None:
         start = time.perf_counter()

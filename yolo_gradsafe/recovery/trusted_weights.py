@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from yolo_gradsafe.adapter import TrainerAdapter
+from yolo_gradsafe.adapter.device_memory import out_of_memory
+from yolo_gradsafe.forensics.fitting import run_fitting
 from yolo_gradsafe.judge.loss_trend import far_above
 from yolo_gradsafe.recovery.snapshot import Snapshot
 
@@ -21,11 +23,11 @@ def in_place(trainer: TrainerAdapter, weights: Snapshot) -> Iterator[None]:
     """Put a snapshot's weights and buffers in the live ones' place for the length of the body, and theirs back.
 
     Args:
-        trainer: The trainer. Takes memory for a copy of its weights meanwhile.
+        trainer: The trainer. A copy of its weights lies in host memory meanwhile: on the device there may be no room.
         weights: The snapshot.
     """
     live = trainer.state.model()
-    kept = {name: tensor.clone() for name, tensor in live.items()}
+    kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in live.items()}
     try:
         weights.restore(live)
         yield
@@ -38,26 +40,35 @@ def in_place(trainer: TrainerAdapter, weights: Snapshot) -> Iterator[None]:
 def trusted_do_better(trainer: TrainerAdapter, batch: Any, trusted: Snapshot) -> bool:
     """Whether weights that were good not long ago do several times better on this batch than the live ones.
 
-    Slow, hence for suspicious steps only. Collective. Where there is no memory for it, the answer is no.
+    Slow, hence for suspicious steps only. Collective, one message. Where there is no memory for it, the answer is no.
 
     Args:
         trainer: The trainer.
         batch: The preprocessed batch, as the trainer used it.
         trusted: The weights.
     """
-    now = _worst_loss(trainer, batch)
-    then = _worst_loss(trainer, batch, trusted)
-    return math.isfinite(then) and far_above(now, then)
-
-
-def _worst_loss(trainer: TrainerAdapter, batch: Any, weights: Snapshot | None = None) -> float:
-    """Return the largest loss of all ranks: inf where one is not finite, nan where there is no memory on one."""
-    unknown = loss = 0.0
+    unknown, now, then = 0.0, 0.0, 0.0
     try:
-        with nullcontext() if weights is None else in_place(trainer, weights):
-            seen = trainer.replay().run(batch, trainer.forward_precision)
-        loss = seen.total if seen.loss_finite else math.inf
-    except torch.OutOfMemoryError:
+        with trainer.memory.borrowed():
+            now, then = _losses(trainer, batch, trusted)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         unknown = 1.0
-    unknown, loss = trainer.ranks.all_reduce_max([unknown, loss])
-    return math.nan if unknown else loss
+    unknown, now, then = trainer.ranks.all_reduce_max([unknown, now, then])
+    return not unknown and math.isfinite(then) and far_above(now, then)
+
+
+def _losses(trainer: TrainerAdapter, batch: Any, trusted: Snapshot) -> tuple[float, float]:
+    """Return this rank's losses under the live and under the trusted weights, inf where one is not finite.
+
+    Both in the same parts of the batch: each part has batch-norm statistics of its own.
+    """
+    replay, precision = trainer.replay(), trainer.forward_precision
+    now = run_fitting(replay, batch, precision)
+    with in_place(trainer, trusted):
+        then = run_fitting(replay, batch, precision, parts=now.parts)
+    if then.parts != now.parts:
+        now = run_fitting(replay, batch, precision, parts=then.parts)
+    live, good = (seen.total if seen.loss_finite else math.inf for seen in (now, then))
+    return live, good

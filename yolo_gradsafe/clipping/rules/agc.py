@@ -77,50 +77,93 @@ class AGCClipper(Stateless):
         """Scale in place. Synchronises once, to report the scale; three times when a norm overflows fp32."""
         import torch
 
-        chosen = [i for i, name in enumerate(gradients.names) if name not in self.excluded]
+        kept = zip(gradients.names, gradients.tensors, strict=True)
+        chosen = [i for i, (name, tensor) in enumerate(kept) if name not in self.excluded and tensor.numel()]
         if not chosen or not math.isfinite(observation.norm) or observation.norm <= 0:
             return NOT_CLIPPED
         with torch.no_grad():
-            for members in _same_units(gradients, chosen):
-                overflow = not all(math.isfinite(observation.tensor_norms[i]) for i in members)
-                self._clip_alike(gradients, members, self.clip_factor * observation.unit, overflow)
+            overflow = not all(math.isfinite(observation.tensor_norms[i]) for i in chosen)
+            self._clip_units(gradients, chosen, self.clip_factor * observation.unit, overflow)
         return Clip(math.inf, measured_scale(gradients, observation))
 
-    def _clip_alike(self, gradients: Gradients, members: list[int], ratio: float, overflow: bool) -> None:
-        """Clip tensors that have the same units, together."""
+    def _clip_units(self, gradients: Gradients, chosen: list[int], ratio: float, overflow: bool) -> None:
+        """Clip the units of all tensors: a handful of launches for each size of a unit, and not for each tensor."""
         import torch
 
-        tensors = [gradients.tensors[i] for i in members]
-        units = tensors[0].shape[0] if tensors[0].ndim > 1 else 1
-        weights = torch.stack([gradients.parameters[i].reshape(units, -1).float() for i in members])
-        stacked = torch.stack([tensor.reshape(units, -1).float() for tensor in tensors])
-        limits = torch.linalg.vector_norm(weights, dim=-1).clamp_(min=self.eps).mul_(ratio)
-        shrink = torch.ones_like(limits)
+        groups = _same_size(gradients, chosen)
+        rows = [torch.cat([_units(gradients.tensors[i]) for i in members]).float() for members in groups]
+        weights = [torch.cat([_units(gradients.parameters[i]) for i in members]).float() for members in groups]
+        counts = [len(row) for row in rows]
+        limits = _row_norms(weights).clamp_(min=self.eps).mul_(ratio)
         if overflow:
-            shrink.masked_fill_(stacked.abs().amax(dim=-1) > _LARGE, _SHRINK)
-            stacked.mul_(shrink.unsqueeze(-1))
-        norms = torch.linalg.vector_norm(stacked, dim=-1)
-        large = norms > limits * shrink
-        # In two steps, because fp32 has no factor from 3e38 to 1e-5. Exactly 1 for units that are small enough.
-        if overflow:
-            _multiply_units_(tensors, shrink.where(large, 1.0))
-        _multiply_units_(tensors, (limits / norms).where(large, 1.0))
+            peaks = torch.cat([row.abs().amax(dim=1) for row in rows])
+            shrink = torch.ones_like(limits).masked_fill_(peaks > _LARGE, _SHRINK)
+            shrunk = _times(rows, shrink, counts)
+            norms = _row_norms(shrunk)
+            large = norms > limits * shrink
+            # In two steps, because fp32 has no factor from 3e38 to 1e-5.
+            scaled = _times(shrunk, limits / norms, counts)
+            chunks = zip(torch.split(large, counts), scaled, rows, strict=True)
+            rows = [torch.where(where.unsqueeze(1), new, old) for where, new, old in chunks]
+        else:
+            norms = _row_norms(rows)
+            # Exactly 1 for units that are small enough.
+            rows = _times(rows, (limits / norms).where(norms > limits, 1.0), counts)
+        _write_back([[gradients.tensors[i] for i in members] for members in groups], rows)
 
 
-def _same_units(gradients: Gradients, chosen: list[int]) -> list[list[int]]:
-    """Group tensors by number and size of their units, so that a group's norms are one operation."""
-    groups: dict[tuple[int, int], list[int]] = {}
+def _same_size(gradients: Gradients, chosen: list[int]) -> list[list[int]]:
+    """Group tensors by the size of their units, so that a group's norms are one operation."""
+    groups: dict[int, list[int]] = {}
     for index in chosen:
-        tensor = gradients.tensors[index]
-        units = tensor.shape[0] if tensor.ndim > 1 else 1
-        groups.setdefault((units, tensor.numel()), []).append(index)
+        groups.setdefault(_unit_size(gradients.tensors[index]), []).append(index)
     return list(groups.values())
 
 
-def _multiply_units_(tensors: list[Tensor], factors: Tensor) -> None:
-    """Multiply the units of each tensor by its row of factors, in place."""
+def _unit_size(tensor: Tensor) -> int:
+    return tensor.numel() // tensor.shape[0] if tensor.ndim > 1 else tensor.numel()
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the units of a tensor lie one after the other in memory."""
     import torch
 
-    shapes = [(-1, *[1] * (tensor.ndim - 1)) if tensor.ndim else () for tensor in tensors]
-    rows = [row.reshape(shape) for row, shape in zip(factors, shapes, strict=True)]
-    torch._foreach_mul_(tensors, [row.to(tensor.dtype) for row, tensor in zip(rows, tensors, strict=True)])
+    return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+
+
+def _units(tensor: Tensor) -> Tensor:
+    """Return a row for each unit, with its elements in the order of memory: a view where the tensor is dense."""
+    size = _unit_size(tensor)
+    tensor = tensor.detach()
+    return (
+        tensor.as_strided((tensor.numel() // size, size), (size, 1)) if _is_dense(tensor) else tensor.reshape(-1, size)
+    )
+
+
+def _row_norms(groups: list[Tensor]) -> Tensor:
+    import torch
+
+    return torch.cat([torch.linalg.vector_norm(rows, dim=1) for rows in groups])
+
+
+def _times(groups: list[Tensor], factors: Tensor, counts: list[int]) -> list[Tensor]:
+    """Multiply the rows of each group by their factors."""
+    import torch
+
+    return [rows * part.unsqueeze(1) for rows, part in zip(groups, torch.split(factors, counts), strict=True)]
+
+
+def _write_back(tensors: list[list[Tensor]], groups: list[Tensor]) -> None:
+    """Copy the rows of each group into its tensors, all at once."""
+    import torch
+
+    into, parts = [], []
+    for members, rows in zip(tensors, groups, strict=True):
+        counts = [tensor.numel() // _unit_size(tensor) for tensor in members]
+        for tensor, part in zip(members, torch.split(rows, counts), strict=True):
+            if _is_dense(tensor):
+                into.append(_units(tensor))
+                parts.append(part)
+            else:
+                tensor.copy_(part.reshape(tensor.shape))
+    torch._foreach_copy_(into, parts)
