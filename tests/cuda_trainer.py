@@ -22,7 +22,7 @@ def move_trainer(device: FakeCuda, trainer: Any, precision: str = "fp32") -> Non
     """Put a trainer that is set up on the device, with what it builds on its device built anew."""
     trainer.device, trainer.amp = CUDA, precision != "fp32"
     device.move(trainer.model.to(memory_format=torch.channels_last))
-    trainer.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16", init_scale=1024.0)
+    trainer.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16", init_scale=1.0)
     trainer.ema = ModelEMA(trainer.model)
 
 

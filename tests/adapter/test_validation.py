@@ -127,7 +127,7 @@ def test_without_memory_for_fp32_validation_stays_as_the_trainers(monkeypatch, f
             raise torch.cuda.OutOfMemoryError("planted")
         return own()
 
-    validate = SafeValidation(trainer, within, list, lambda: None, lambda: None)
+    validate = SafeValidation(trainer, within, list, lambda: None, lambda terms: None)
     results = [validate()[0]["val/box_loss"] for _ in range(3)]
     fp32 = ["fp16", "fp32", "too large", "fp16", "fp16"]
     assert trainer.ran == (fp32 if first_fits else ["fp16", "too large", "fp16", "fp16"])
