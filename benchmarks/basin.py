@@ -66,6 +66,8 @@ class Cell:
     data: str = "shapes"
     variant: str = "plain"
     guarded: bool = False
+    max_norm: float = 10.0
+    """Norm to clip at; another than stock's is the plugin's to clip at, without its recovery."""
 
     @property
     def stock(self) -> Cell:
@@ -102,12 +104,12 @@ def train(cell: Cell, folder: Path, device: str) -> Result:
 
     from yolo_gradsafe import GradSafe, adapter
 
-    data = _data(cell, folder)
+    data = draw_data(cell, folder)
     weights = _trained_before(cell, folder, data, device) if cell.variant == "finetune" else f"{cell.model}.yaml"
-    model, guard = YOLO(weights), GradSafe()
+    model, guard = YOLO(weights), GradSafe() if cell.guarded else GradSafe(max_norm=cell.max_norm, recovery=False)
     if cell.variant == "amp" and device == "cpu":
         _scale_on_the_cpu(model)  # before the guard looks
-    if cell.guarded:
+    if cell.guarded or cell.max_norm != 10.0:
         guard.attach(model)
     run = {"project": str(folder / "runs"), "name": "-".join(map(str, asdict(cell).values())), "exist_ok": True}
     args = {**TRAINING, **VARIANTS[cell.variant], **run, "data": str(data), "optimizer": cell.optimizer}
@@ -128,7 +130,8 @@ def _said(guard: Any) -> tuple[bool, str]:
     return bool(summary.incidents) or summary.steps.skipped > 0, summary.headline
 
 
-def _data(cell: Cell, folder: Path) -> Path:
+def draw_data(cell: Cell, folder: Path) -> Path:
+    """Return the YAML of a cell's data set."""
     from yolo_gradsafe.data import draw_detect, draw_pose
 
     if cell.data == "real":
@@ -182,11 +185,11 @@ def run(cells: Iterable[Cell], kept: Path, folder: Path, device: str, jobs: int,
 
     def both_arms(cell: Cell) -> None:
         results = {result.cell: result for result in load(kept)}
-        guarded = results.get(cell) or _in_a_process(cell, folder, device, kept)
+        guarded = results.get(cell) or run_cell(cell, folder, device, kept)
         if cell.stock in results:
             return
         if guarded.acted or both:
-            _in_a_process(cell.stock, folder, device, kept)
+            run_cell(cell.stock, folder, device, kept)
         else:
             _keep(Result(cell.stock, guarded.accuracy, taken_over=True), kept)
 
@@ -196,7 +199,7 @@ def run(cells: Iterable[Cell], kept: Path, folder: Path, device: str, jobs: int,
             print(said, flush=True)
 
 
-def _in_a_process(cell: Cell, folder: Path, device: str, kept: Path) -> Result:
+def run_cell(cell: Cell, folder: Path, device: str, kept: Path) -> Result:
     """Train a cell in a fresh process; its output goes to a file."""
     command = [sys.executable, __file__, "--cell", json.dumps(asdict(cell)), "--folder", str(folder)]
     with (folder / "log.txt").open("a") as log:
@@ -256,6 +259,13 @@ def tables(results: Sequence[Result]) -> str:
         said.append(f"From the best rate up, of the best rate's accuracy: {kept}.")
     said.append(f"Guarded below stock by more than the seeds' spread (at least 0.02): {', '.join(below) or 'nowhere'}.")
     return "\n".join(said)
+
+
+def stock_accuracy(results: Sequence[Result], setting: Cell) -> dict[float, float]:
+    """Return the mean final accuracy of stock by learning rate."""
+    rates = {result.cell.rate for result in results}
+    found = {rate: _accuracies(results, setting.setting, guarded=False, rate=rate) for rate in rates}
+    return {rate: statistics.mean(values) for rate, values in found.items() if values}
 
 
 def _accuracies(results: Sequence[Result], setting: Cell, guarded: bool, rate: float) -> list[float]:

@@ -89,12 +89,12 @@ yolo_gradsafe.data
 yolo_gradsafe.probe
     ProbeError
     ProbeResult
-        .{schema_version, headline, setup, init, lr_range, norms, headroom, advice, seconds}
+        .{schema_version, headline, setup, init, lr_range, trial, norms, headroom, advice, seconds}
         .load(path)
         .save(path)
         .to_yaml()
-    probe(model, data, out=None, seed=0, range_steps=60, norm_steps=None, **train_args)
-    run_probe(words, out=None)
+    probe(model, data, out=None, seed=0, range_steps=None, trial_steps=None, budget=120.0, **train_args)
+    run_probe(words, out=None, budget=120.0)
 
 yolo_gradsafe.report
     build(run, plot=True, tell=...)
@@ -108,7 +108,7 @@ gradsafe config show SOURCE OVERRIDES
 gradsafe config validate FILE
 gradsafe demo --folder
 gradsafe drill NAMES --data --few --full --jobs --list --model --optimizer --out --precision --quick --resume --seeds --stock --task
-gradsafe probe --out
+gradsafe probe --budget --out
 gradsafe replay RUN --device --incident --json --model
 gradsafe report RUN --fail-on --format --open --plot --schema --strict
 gradsafe run WORDS --config

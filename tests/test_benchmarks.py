@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import all as everything
-from benchmarks import basin, epoch, harness, memory, snapshots, soak, startup, step, telemetry
+from benchmarks import basin, epoch, harness, memory, probe, snapshots, soak, startup, step, telemetry
 from benchmarks.marks import draw_marks
 from tests.arm import DETECT
 
@@ -138,3 +138,24 @@ def test_the_second_drawn_set_is_drawn_once_and_has_its_labels(tmp_path):
     assert all(0 <= value <= 1 for row in rows for value in row[1:])
     before = data.stat().st_mtime_ns
     assert draw_marks(tmp_path / "marks").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "edge"),
+    [
+        ({0.003: 0.8, 0.01: 0.67, 0.03: 0.46, 0.1: 0.36}, (0.01 * 0.03) ** 0.5),
+        ({0.003: 0.0, 0.01: 0.1, 0.03: 0.7, 0.1: 0.68}, None),  # low rates learn slowly; no high one breaks
+        ({0.01: 0.9, 1.0: 0.0}, 0.1),
+    ],
+)
+def test_the_measured_edge_is_where_a_fifth_of_the_accuracy_is_lost(accuracy, edge):
+    found = probe.measured_edge(accuracy)
+    assert found == (None if edge is None else pytest.approx(edge))
+
+
+def test_trainings_that_are_known_are_not_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(basin, "run_cell", lambda *_: pytest.fail("it was run"))
+    (stock,) = cells(guarded=False, r0010=[0.7])
+    basin._keep(stock, tmp_path / "cells.jsonl")
+    trainings = probe.Trainings(tmp_path / "cells.jsonl", tmp_path, "cpu")
+    assert trainings.accuracies([stock.cell]) == [stock.accuracy]

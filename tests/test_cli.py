@@ -208,7 +208,7 @@ def test_probe(drawn, tmp_path):
         "batch=4",
         "nbs=4",
         "range_steps=20",
-        "norm_steps=5",
+        "trial_steps=5",
     ]
     done = gradsafe("probe", *words, "optimizer=SGD", "--out", "found", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

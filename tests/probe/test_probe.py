@@ -20,7 +20,7 @@ from yolo_gradsafe.probe import ProbeError, ProbeResult, probe, run_probe
 
 NEWEST = "yolo26n" if (ROOT / "cfg/models/26").is_dir() else "yolo11n"
 ARGS = {"imgsz": 64, "batch": 4, "nbs": 8, "optimizer": "AdamW", "device": "cpu"}
-SHORT = {"range_steps": 20, "norm_steps": 3}
+SHORT = {"range_steps": 20, "trial_steps": 5}
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +79,19 @@ def test_it_repeats_itself_and_leaves_no_trace(drawn, weights, tmp_path, monkeyp
     other = probe(str(weights["plain"]), str(drawn["detect"]), seed=1, **SHORT, **ARGS)
     assert other.norms.norm != first.norms.norm
     assert first.init.verdict == "healthy", first.init.reason
-    assert first.setup.accumulate == first.norms.batches == 2
+    assert first.setup.accumulate == first.norms.batches == first.trial.batches == 2
     assert first.headroom.fp16 == "safe"
+    assert (first.advice.lr0, first.advice.max_norm) == (first.trial.best.lr0, first.trial.best.max_norm)
+    arms = [arm for arm in (first.trial.yours, first.trial.lr0, first.trial.max_norm) if arm]
+    assert len({str(arm.courses[0].loss[0]) for arm in arms}) == 1, "the same weights and the same first batch"
+    assert first.trial.yours.courses[0].loss != first.trial.yours.courses[1].loss, "another seed, other batches"
+
+
+def test_a_budget_that_is_too_small_leaves_everything_as_it_is(drawn, weights):
+    found = probe(str(weights["plain"]), str(drawn["detect"]), range_steps=20, budget=1.0, lr0=0.02, **ARGS)
+    assert found.trial is None
+    assert (found.advice.lr0, found.advice.max_norm) == (0.02, 10.0)
+    assert found.norms.median is not None
 
 
 def test_weights_that_are_ten_times_too_large(drawn, weights):
@@ -125,6 +136,7 @@ def test_stages_that_vanish(drawn, tmp_path):
         ({"model": "yolo26n.yaml", "data": "x.yaml", "imgz": 64}, SyntaxError, "imgsz"),
         ({"model": "yolo26n.yaml", "data": "x.yaml", "lr0": "high"}, TypeError, "lr0"),
         ({"model": "yolo26n.yaml", "data": "x.yaml", "range_steps": 3}, ProbeError, "range_steps"),
+        ({"model": "yolo26n.yaml", "data": "x.yaml", "trial_steps": 3}, ProbeError, "trial_steps"),
     ],
 )
 def test_wrong_words_are_said_before_anything_is_done(tmp_path, words, error, match):

@@ -12,9 +12,10 @@ from yolo_gradsafe.probe.headroom import judge_headroom, measure_extremes
 from yolo_gradsafe.probe.init import measure_init
 from yolo_gradsafe.probe.lr_range import judge_range
 from yolo_gradsafe.probe.norms import distribution
-from yolo_gradsafe.probe.parts import Setup
+from yolo_gradsafe.probe.parts import Arm, Comparison, Course, Setup, Trial
 from yolo_gradsafe.probe.result import ProbeResult
 from yolo_gradsafe.probe.steps import Step
+from yolo_gradsafe.probe.trial import compare
 
 
 def plain(act: type[nn.Module], depth: int = 20, gain: float = 1.0, norm: bool = False) -> nn.Sequential:
@@ -61,9 +62,39 @@ class Quadratic:
         with torch.no_grad():
             self.weight.fill_(1.0)
 
+    def held_out_loss(self, images: int) -> float:
+        return float(self.forward()[0])
 
-def result(optimizer: str = "AdamW", norms=None, gain: float = 1.0, losses=None, **setup) -> ProbeResult:
-    """A result made of toys."""
+
+def arm(*final: float, lr0: float = 0.01, max_norm: float = 10.0) -> Arm:
+    """An arm with a final held-out loss a seed."""
+    courses = [Course(seed=i, loss=[9.0, loss], held_out=[8.0, loss]) for i, loss in enumerate(final)]
+    return Arm(lr0=lr0, max_norm=max_norm, courses=courses)
+
+
+def trial(yours: Arm, lr0: Arm | None = None, max_norm: Arm | None = None) -> Trial:
+    """A trial of those arms."""
+    best = yours
+    against: Comparison | None = None
+    if lr0:
+        against = compare(yours.final, lr0.final)
+        best = lr0 if against.verdict == "better" else yours
+    return Trial(
+        steps=24,
+        batches=1,
+        at=[12, 24],
+        yours=yours,
+        lr0=lr0,
+        lr0_against_yours=against,
+        max_norm=max_norm,
+        max_norm_against_stock=compare(best.final, max_norm.final) if max_norm else None,
+    )
+
+
+def result(
+    optimizer: str = "AdamW", norms=None, gain: float = 1.0, losses=None, ratios=None, tried=None, **setup
+) -> ProbeResult:
+    """A result made of toys; without a time for a trial unless one is given."""
     model = plain(nn.ReLU, 4, gain)
     lrs = [1e-5 * 1e5 ** (i / 39) for i in range(40)]
     losses = losses or [5 - 3 * math.exp(-((math.log10(lr) + 2) ** 2)) for lr in lrs]
@@ -78,6 +109,7 @@ def result(optimizer: str = "AdamW", norms=None, gain: float = 1.0, losses=None,
                 "lr0": 0.01,
                 "batch": 4,
                 "accumulate": 1,
+                "steps": 60,
                 "imgsz": 64,
                 "device": "cpu",
                 "seed": 0,
@@ -87,10 +119,11 @@ def result(optimizer: str = "AdamW", norms=None, gain: float = 1.0, losses=None,
             }
         ),
         "init": measure_init(model, loss_of(model)),
-        "lr_range": judge_range(lrs[: len(losses)], losses, [30.0] * len(losses)),
-        "norms": distribution([5.0] * 8, [Step(4.0, n, 4) for n in norms or range(20, 60)], 0.001, 1),
+        "lr_range": judge_range(lrs[: len(losses)], losses, [30.0] * len(losses), ratios or [math.nan] * len(losses)),
+        "trial": tried,
+        "norms": distribution([Step(4.0, n, 4) for n in norms or range(20, 60)], 0.001, 1),
         "headroom": judge_headroom(measure_extremes(model, loss_of(model))),
     }
     advice = advise(**parts)
-    answer = headline(parts["init"], advice, parts["setup"], parts["headroom"])
+    answer = headline(parts["init"], parts["lr_range"], tried, advice, parts["setup"], parts["headroom"])
     return ProbeResult(headline=answer, advice=advice, seconds=1.0, **parts)

@@ -7,6 +7,7 @@ fp32: that shows how large numbers are, where fp16 would show only that they are
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 from collections.abc import Iterator
@@ -85,7 +86,8 @@ class ProbeTrainer:
         self.model: nn.Module = unwrap_model(self.trainer.model)
         groups = self.trainer.optimizer.param_groups
         self.lr0 = float(min(group["initial_lr"] for group in groups if group["params"]))
-        self._ratios = [float(group["initial_lr"]) / self.lr0 for group in groups]
+        peak = _peak(self.trainer)
+        self._ratios = [float(group["initial_lr"]) / self.lr0 * peak for group in groups]
         self._weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self._batches = self._endless()
 
@@ -108,6 +110,11 @@ class ProbeTrainer:
     def image_size(self) -> int:
         """Side of an image, pixels."""
         return int(self.trainer.args.imgsz)
+
+    @property
+    def planned_steps(self) -> int:
+        """Optimizer steps of the training that was asked for, without those that warm-up adds."""
+        return int(self.trainer.epochs * len(self.trainer.train_loader) // self.accumulate)
 
     @property
     def accumulate(self) -> int:
@@ -134,7 +141,7 @@ class ProbeTrainer:
         return loss.sum(), len(batch["img"])
 
     def set_lr(self, lr: float) -> None:
-        """Set the learning rate; the groups keep the ratios that training gives them."""
+        """Set the learning rates to those of the schedule's peak in a training with this lr0, each group its own."""
         for group, ratio in zip(self.trainer.optimizer.param_groups, self._ratios, strict=True):
             group["lr"] = lr * ratio
 
@@ -143,15 +150,51 @@ class ProbeTrainer:
         self.trainer.optimizer.step()
         self.trainer.optimizer.zero_grad()
 
+    @torch.no_grad()
+    def held_out_loss(self, images: int) -> float:
+        """Return the mean loss of the first validation images, in whole batches.
+
+        Batch norm takes the statistics of the batch, as in training: the running ones follow too slowly to say
+        anything after a few dozen steps. Nothing of the model changes. Synchronises once a batch.
+
+        Args:
+            images: Fewest images, where the validation set has as many.
+        """
+        buffers = {name: value.clone() for name, value in self.model.named_buffers()}
+        total, seen = 0.0, 0
+        self.trainer.test_loader.reset()
+        for batch in self.trainer.test_loader:
+            loss, _ = self.trainer.model(self.trainer.preprocess_batch(batch))
+            total, seen = total + float(loss.sum()), seen + len(batch["img"])
+            if seen >= images:
+                break
+        for name, value in self.model.named_buffers():
+            value.copy_(buffers[name])
+        return total / seen if seen else math.nan
+
     def reset(self, seed: int) -> None:
-        """Go back to the weights and the empty optimizer of the start, and seed what is random from here on."""
+        """Go back to the start: weights, empty optimizer, order of the images, and seeds of what is random.
+
+        The same seed gives the same batches again.
+        """
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
                 value.copy_(self._weights[name])
         self.trainer.optimizer.state.clear()
         self.trainer.optimizer.zero_grad()
         self.trainer._model_train()
+        self._rewind(seed)
         _seed(seed)
+
+    def _rewind(self, seed: int) -> None:
+        loader = self.trainer.train_loader
+        loader.reset()
+        loader.generator.manual_seed(seed)
+        images = loader.dataset
+        while getattr(images, "buffer", None):  # images at hand for mosaics, which the batches so far have chosen
+            place = images.buffer.pop()
+            images.ims[place], images.im_hw0[place], images.im_hw[place] = None, None, None
+        self._batches = self._endless()
 
     def _endless(self) -> Iterator[dict[str, Any]]:
         while True:
@@ -194,6 +237,17 @@ def unchanged() -> Iterator[None]:
             del os.environ[name]
         os.environ.update(environment)
         os.chdir(folder)
+
+
+def _peak(trainer: Any) -> float:
+    """Return the largest learning rate of a training over lr0: a short one decays before it has warmed up."""
+    batches, epochs = len(trainer.train_loader), int(trainer.epochs)
+    if hasattr(trainer, "_get_warmup_iterations"):
+        warm = int(trainer._get_warmup_iterations(batches))
+    else:  # older versions warm up for 100 batches at least
+        warm = max(round(trainer.args.warmup_epochs * batches), 100) if trainer.args.warmup_epochs > 0 else 0
+    warmed = [min(1.0, (epoch + 1) * batches / max(warm, 1)) for epoch in range(epochs)]
+    return float(max(share * trainer.lf(epoch) for epoch, share in enumerate(warmed)))
 
 
 def _devices(device: list[Any] | tuple[Any, ...] | str) -> list[Any]:

@@ -14,13 +14,17 @@ from yolo_gradsafe.config import ConfigError, parse_value
 @app.command(
     context_settings=KEY_VALUE,
     help="Find out by experiment which clip value and which lr0 a training wants, and whether AMP is safe for it.\n\n"
-    "Takes Ultralytics' training arguments as key=value, and seed=N, range_steps=N, norm_steps=N. Leaves the model's "
-    "file as it is; writes probe.json and probe.png.\n\n"
+    "It trains your model on your data for a short time, with your settings and with what it would suggest. It "
+    "recommends only what was better by more than chance, and says to keep your settings otherwise. Takes about two "
+    "minutes at most, or --budget seconds.\n\n"
+    "Takes Ultralytics' training arguments as key=value: give it those that you will train with. Also seed=N, "
+    "range_steps=N, trial_steps=N. Leaves the model's file as it is; writes probe.json and probe.png.\n\n"
     "Example: gradsafe probe model=yolo26n.yaml data=coco8.yaml imgsz=160 batch=8",
 )
 def probe(
     context: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Folder of the result; a new runs/probe without it.")] = None,
+    budget: Annotated[float, typer.Option(help="Seconds for all of it; more make the short trainings longer.")] = 120,
 ) -> None:
     """Find out by experiment which clip value and learning rate a training wants."""
     from yolo_gradsafe import adapter
@@ -31,6 +35,6 @@ def probe(
     with explained(SyntaxError, TypeError, ValueError, KeyError, FileNotFoundError, ConfigError):
         own = {key: parse_value(value) for key, value in pairs(context.args) if key in (*OWN_WORDS, "seed")}
         theirs = [word for word in context.args if word.partition("=")[0] not in own]
-        result = run_probe({**adapter.parse_arguments(theirs), **own}, out)
+        result = run_probe({**adapter.parse_arguments(theirs), **own}, out, budget)
     typer.echo(table(result))
     typer.echo("\n" + result.to_yaml(), nl=False)

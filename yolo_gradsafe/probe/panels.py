@@ -1,4 +1,4 @@
-"""The panels of ``probe.png``, one function each: depth, learning-rate range, norms, headroom.
+"""The panels of ``probe.png``, one function each: depth, learning-rate range, movement, trial, norms, headroom.
 
 Red marks what is dangerous. The other colours are Okabe and Ito's, which colour-blind readers tell apart.
 """
@@ -16,12 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from yolo_gradsafe.probe.headroom import FP16_MAX, TIGHT
-from yolo_gradsafe.probe.lr_range import LOWEST
-from yolo_gradsafe.probe.parts import Headroom, Init, LrRange, Norms
+from yolo_gradsafe.probe.lr_range import LOWEST, SUITS
+from yolo_gradsafe.probe.parts import Headroom, Init, LrRange, Norms, Trial
 from yolo_gradsafe.probe.steps import STOCK_MAX_NORM
 from yolo_gradsafe.report.look import BLUE, DARK, GREEN, GREY, ORANGE, PURPLE, RED, plain_log_ticks
 
-__all__ = ["GREEN", "GREY", "RED", "depth", "headroom", "lr_range", "norms"]
+__all__ = ["GREEN", "GREY", "RED", "depth", "headroom", "lr_range", "movement", "norms", "trial"]
 
 CEILING = 1.6
 """Losses beyond this many times the largest smoothed one are marked at the edge: the curve is to be read."""
@@ -74,18 +74,51 @@ def lr_range(axes: Axes, found: LrRange, lr0: float) -> None:
     style: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "linestyle": "", "markersize": 6, "zorder": 3}
     axes.plot(lr[~inside], np.full(int((~inside).sum()), 0.97), marker="^", color=GREY, **style)
     axes.plot(lr[: len(found.smoothed)], found.smoothed, color=BLUE, linewidth=2, label="smoothed")
-    axes.axvline(lr0, color=GREEN, linewidth=2, label=f"lr0 {lr0:g}")
-    if found.lr_diverges is not None:
-        axes.axvspan(found.lr_diverges, 1.0, color=RED, alpha=0.08, linewidth=0)
-        label = f"breaks {found.lr_diverges:.2g}"
-        axes.axvline(found.lr_diverges, color=RED, linewidth=2, linestyle="--", label=label)
-    axes.set_xlim(LOWEST / 1.2, 1.2)
     axes.set_ylim(low, high)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
-    axes.set_xlabel("learning rate")
     axes.set_ylabel("loss an image")
     axes.grid(axis="y", color="#ebebeb")
+    _rates(axes, found, lr0)
     _heading(axes, "learning-rate range test")
+
+
+def movement(axes: Axes, found: LrRange, lr0: float) -> None:
+    """Draw how far steps move the weights over the growing learning rate."""
+    lr, ratio = np.asarray(found.lr), 100 * _floats(found.ratio)
+    axes.set_xscale("log")
+    seen = np.isfinite(ratio) & (ratio > 0)
+    _log_y(axes, ratio[seen] if seen.any() else np.array([1.0]))
+    axes.plot(lr[seen], ratio[seen], color=BLUE, linewidth=2, label="step")
+    axes.axhline(100 * SUITS, color=GREY, linewidth=1.4, linestyle="--", label=f"suits {100 * SUITS:g} %")
+    axes.set_ylabel("change of the weights a step, %")
+    _rates(axes, found, lr0)
+    _heading(axes, "movement of the weights")
+
+
+def trial(axes: Axes, found: Trial | None) -> None:
+    """Draw the validation loss of each arm over the steps: a line for the mean, a dot for each seed."""
+    if found is None:
+        axes.text(0.5, 0.5, "no time for short trainings", transform=axes.transAxes, ha="center", color=GREY)
+    else:
+        for arm, color, name in (
+            (found.yours, GREY, "yours"),
+            (found.lr0, BLUE, "lr0"),
+            (found.max_norm, PURPLE, "clip"),
+        ):
+            if arm is None:
+                continue
+            losses = np.array([_floats(course.held_out) for course in arm.courses])
+            setting = f"{arm.max_norm:g}" if name == "clip" else f"{arm.lr0:g}"
+            best = arm is found.best
+            axes.plot(
+                found.at, losses.mean(axis=0), color=color, linewidth=3 if best else 1.8, label=f"{name} {setting}"
+            )
+            axes.plot(found.at * len(losses), losses.ravel(), ".", color=color, markersize=7)
+        axes.set_xlabel(
+            f"optimizer steps of {found.batches} batch{'es' * (found.batches > 1)}; thick: what to train with"
+        )
+    axes.set_ylabel("validation loss an image")
+    axes.grid(axis="y", color="#ebebeb")
+    _heading(axes, "short trainings")
 
 
 def norms(axes: Axes, found: Norms) -> None:
@@ -136,6 +169,18 @@ def headroom(axes: Axes, found: Headroom) -> None:
     _heading(axes, f"largest activation: fp16 is {found.fp16}", color)
 
 
+def _rates(axes: Axes, found: LrRange, lr0: float) -> None:
+    """Mark the learning rate that is recommended, and those that break."""
+    axes.axvline(lr0, color=GREEN, linewidth=2, label=f"lr0 {lr0:g}")
+    if found.lr_diverges is not None:
+        axes.axvspan(found.lr_diverges, 1.0, color=RED, alpha=0.08, linewidth=0)
+        label = f"breaks {found.lr_diverges:.2g}"
+        axes.axvline(found.lr_diverges, color=RED, linewidth=2, linestyle="--", label=label)
+    axes.set_xlim(LOWEST / 1.2, 1.2)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
+    axes.set_xlabel("learning rate")
+
+
 def _window(found: LrRange) -> tuple[float, float]:
     """Return the lowest and the highest loss that are drawn."""
     if not found.smoothed:
@@ -161,6 +206,8 @@ def _log_y(axes: Axes, values: Array) -> None:
 def _heading(axes: Axes, text: str, color: str = DARK) -> None:
     """Name a panel at its top left, with its legend at the top right."""
     axes.set_title(text, loc="left", fontsize=12, color=color)
+    if not axes.get_legend_handles_labels()[0]:
+        return
     axes.legend(
         loc="lower right",
         bbox_to_anchor=(1, 1),

@@ -9,13 +9,16 @@ What is set or said of them has two significant digits.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field
 
 from yolo_gradsafe.report.parts import Number, Part
 
 __all__ = [
+    "Arm",
+    "Comparison",
+    "Course",
     "Dead",
     "Headroom",
     "Init",
@@ -24,7 +27,9 @@ __all__ = [
     "LrRange",
     "Norms",
     "Setup",
+    "Trial",
     "Unnormalised",
+    "Verdict",
     "WeightScale",
     "brief",
     "rounded",
@@ -54,6 +59,7 @@ class Setup(Part):
     lr0: float = Field(description="learning rate that training would start from without this experiment")
     batch: int = Field(description="images a batch")
     accumulate: int = Field(description="batches an optimizer step, after warm-up")
+    steps: int = Field(description="optimizer steps of the training that was asked for")
     imgsz: int = Field(description="side of an image, pixels")
     device: str = Field(description="device of the experiment")
     seed: int = Field(description="seed of initialisation, image order and augmentation")
@@ -133,14 +139,18 @@ class LrRange(Part):
     lr: list[float] = Field(description="learning rate of each step")
     loss: list[Number] = Field(description="loss of each step")
     norm: list[Number] = Field(description="gradient norm of each step, of one batch")
+    ratio: list[Number] = Field(
+        description="how far each step moved the weights: its change over their norm, the median of the weight matrices"
+    )
     smoothed: list[float] = Field(description="loss, smoothed over neighbouring steps, up to where it diverges")
-    lr_diverges: float | None = Field(description="learning rate at which training broke down; null if it did not")
+    lr_diverges: float | None = Field(
+        description="learning rate at which two steps in a row moved the weights by over 4 %, or the loss ran away, "
+        "whichever came first; null if neither did"
+    )
     diverges_by: str = Field(description="what broke down there, or empty")
-    lr_lowest: float = Field(description="learning rate at the lowest smoothed loss")
-    lr_steepest: float = Field(description="learning rate of the steepest fall of the smoothed loss a decade")
-    descent: float = Field(description="1 - lowest / first loss; below 0.03 the test has seen no learning")
     lr_suggested: float = Field(
-        description="the smallest of lr_diverges / 10, lr_lowest / 10 and lr_steepest, before it was tried"
+        description="largest learning rate that suits: its steps move the weights by 1.5 %, and it is at most a third "
+        "of lr_diverges; before it was tried"
     )
 
 
@@ -159,6 +169,64 @@ class Norms(Part):
     median_per_image: float | None = Field(description="median / images")
     held: bool = Field(description="whether all losses were finite, the last at most 1.1 times the first")
     over_stock: float = Field(description="share of the steps that stock's threshold of 10 clips")
+
+
+Verdict: TypeAlias = Literal["better", "worse", "same", "both_died"]
+
+
+class Course(Part):
+    """One short training of the trial."""
+
+    seed: int = Field(description="seed of image order and augmentation")
+    loss: list[Number] = Field(description="loss of each step")
+    held_out: list[Number] = Field(description="loss of images that are not trained on, after the steps in `at`")
+
+
+class Arm(Part):
+    """One setting that was tried."""
+
+    lr0: float = Field(description="largest learning rate")
+    max_norm: float = Field(description="norm to clip at")
+    courses: list[Course] = Field(description="a training a seed")
+
+    @property
+    def final(self) -> list[float]:
+        """Final held-out loss by seed; nan where training died."""
+        return [float(course.held_out[-1]) for course in self.courses]
+
+
+class Comparison(Part):
+    """Two arms side by side, by their final held-out loss."""
+
+    verdict: Verdict = Field(description="what the suggestion is, by more than the spread; same: within it")
+    base: float | None = Field(description="mean over the seeds without the suggestion; null where training died")
+    candidate: float | None = Field(description="mean with the suggestion; null where training died")
+    spread: float | None = Field(
+        description="largest difference between seeds of one arm, at least 1 % of the loss; null where one died"
+    )
+
+
+class Trial(Part):
+    """Short trainings of the user's settings and of what was suggested, from the same weights on the same batches."""
+
+    steps: int = Field(description="optimizer steps of each training")
+    batches: int = Field(description="batches a step")
+    at: list[int] = Field(description="steps after which the held-out loss was taken")
+    yours: Arm = Field(description="the user's learning rate, stock's clip")
+    lr0: Arm | None = Field(description="the suggested learning rate; null where it was not tried")
+    lr0_against_yours: Comparison | None = Field(description="what came of it")
+    max_norm: Arm | None = Field(description="the suggested clip value, with the better learning rate")
+    max_norm_against_stock: Comparison | None = Field(description="what came of it, against stock's clip")
+
+    @property
+    def best(self) -> Arm:
+        """The arm with everything that was better."""
+        arm = self.yours
+        if self.lr0 and self.lr0_against_yours and self.lr0_against_yours.verdict == "better":
+            arm = self.lr0
+        if self.max_norm and self.max_norm_against_stock and self.max_norm_against_stock.verdict == "better":
+            arm = self.max_norm
+        return arm
 
 
 class LayerRange(Part):

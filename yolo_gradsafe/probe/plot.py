@@ -1,7 +1,8 @@
-"""Draws ``probe.png``: the four measurements side by side, the answer on top; in the look of ``stability.png``."""
+"""Draws ``probe.png``: measurements and trial side by side, the answer on top; in the look of ``stability.png``."""
 
 from __future__ import annotations
 
+import math
 import os
 import textwrap
 from pathlib import Path, PureWindowsPath
@@ -16,7 +17,7 @@ from yolo_gradsafe.probe.result import ProbeResult
 
 __all__ = ["draw"]
 
-SIZE = (14, 9.5)
+SIZE = (21, 9.5)
 """Inches."""
 DPI = 200
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
@@ -38,11 +39,13 @@ def draw(result: ProbeResult, path: Path) -> Path:
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=SIZE, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
         FigureCanvasAgg(figure)
-        grid = figure.subplots(2, 2)
-        panels.depth(grid[0, 0], result.init)
-        panels.lr_range(grid[0, 1], result.lr_range, result.advice.lr0)
+        grid = figure.subplots(2, 3)
+        panels.lr_range(grid[0, 0], result.lr_range, result.advice.lr0)
+        panels.movement(grid[0, 1], result.lr_range, result.advice.lr0)
+        panels.trial(grid[0, 2], result.trial)
         panels.norms(grid[1, 0], result.norms)
-        panels.headroom(grid[1, 1], result.headroom)
+        panels.depth(grid[1, 1], result.init)
+        panels.headroom(grid[1, 2], result.headroom)
         _title(figure, result)
         path = Path(path)
         part = path.with_name(path.name + ".part")
@@ -54,11 +57,12 @@ def draw(result: ProbeResult, path: Path) -> Path:
 def _title(figure: Figure, result: ProbeResult) -> None:
     """Write the answer on top, and what it was asked of at the bottom right."""
     setup = result.setup
-    bad = result.init.verdict != "healthy" or result.headroom.fp16 == "unsafe" or not result.norms.held
+    too_high = result.advice.lr0 >= (result.lr_range.lr_diverges or math.inf)
+    bad = result.init.verdict != "healthy" or result.headroom.fp16 == "unsafe" or not result.norms.held or too_high
     names = [PureWindowsPath(setup.model).name, PureWindowsPath(setup.data).name]
     facts = [*names, setup.optimizer, f"{setup.imgsz} px", f"batch {setup.batch} x {setup.accumulate}", setup.device]
     figure.suptitle(
-        textwrap.fill(result.headline, 100),
+        textwrap.fill(result.headline, 140),
         x=0.01,
         ha="left",
         fontsize=15,

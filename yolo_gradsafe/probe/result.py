@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from yolo_gradsafe.probe.parts import Headroom, Init, LrRange, Norms, Setup
+from yolo_gradsafe.probe.parts import Headroom, Init, LrRange, Norms, Setup, Trial
 from yolo_gradsafe.report.parts import Part
 from yolo_gradsafe.telemetry.recorder import write_atomically
 
@@ -43,7 +43,10 @@ class ProbeResult(Part):
     setup: Setup = Field(description="what the experiment was made with")
     init: Init = Field(description="flow at initialisation")
     lr_range: LrRange = Field(description="learning-rate range test")
-    norms: Norms = Field(description="gradient norms in training")
+    trial: Trial | None = Field(
+        description="short trainings that verify what is recommended; null without time for them"
+    )
+    norms: Norms = Field(description="gradient norms in training, with the settings that are recommended")
     headroom: Headroom = Field(description="room that half precision leaves")
     advice: Advice = Field(description="what to set, and why")
     seconds: float = Field(description="seconds that the experiment took")

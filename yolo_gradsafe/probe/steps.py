@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from yolo_gradsafe.gradients.layer_groups import LayerGroups, Layout
+from yolo_gradsafe.gradients.update_ratio import UpdateRatioSampler
 
 __all__ = ["STOCK_MAX_NORM", "Step", "Trainable", "train_step"]
 
@@ -16,7 +20,7 @@ STOCK_MAX_NORM = 10.0
 
 
 class Trainable(Protocol):
-    """What the experiments need of a trainer; ``adapter.trainer.ProbeTrainer`` is the real one."""
+    """What the experiments need of a trainer; ``ProbeTrainer`` is the real one."""
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters that are clipped together."""
@@ -35,7 +39,11 @@ class Trainable(Protocol):
         ...
 
     def reset(self, seed: int) -> None:
-        """Go back to the start."""
+        """Go back to the start: the same seed gives the same batches again."""
+        ...
+
+    def held_out_loss(self, images: int) -> float:
+        """Return the mean loss of the first images that are not trained on."""
         ...
 
 
@@ -49,6 +57,8 @@ class Step:
     """Global L2 norm of the gradients, before clipping."""
     images: int
     """Images that the gradients were summed over."""
+    ratio: float = math.nan
+    """How far the step moved the weights, as a share of their norm (``Update.ratio``); nan where it is not known."""
 
     @property
     def finite(self) -> bool:
@@ -66,7 +76,7 @@ def train_step(trainer: Trainable, lr: float, batches: int = 1, max_norm: float 
         max_norm: Norm to clip at.
 
     Note:
-        Synchronises twice.
+        Synchronises three times.
     """
     trainer.set_lr(lr)
     losses, images = [], 0
@@ -76,5 +86,18 @@ def train_step(trainer: Trainable, lr: float, batches: int = 1, max_norm: float 
         losses.append(loss.detach())
         images += count
     norm = torch.nn.utils.clip_grad_norm_(trainer.parameters(), max_norm=max_norm)
-    trainer.step()
-    return Step(float(torch.stack(losses).sum()) / images, float(norm), images)
+    ratio = _step_and_measure(trainer)
+    return Step(float(torch.stack(losses).sum()) / images, float(norm), images, ratio)
+
+
+def _step_and_measure(trainer: Trainable) -> float:
+    """Let the optimizer step; return how far that moved the weights, nan for a model without weight matrices."""
+    named = [(str(i), p) for i, p in enumerate(trainer.parameters()) if p.requires_grad]
+    if all(parameter.ndim < 2 for _, parameter in named):
+        trainer.step()
+        return math.nan
+    layers = LayerGroups([name for name, _ in named], Layout(backbone=0, layers=0))
+    sampler = UpdateRatioSampler(named, layers, every=0, boundary=lambda _: nullcontext())
+    with sampler.sampling(0, taken=True):
+        trainer.step()
+    return sampler.read(torch.cat(sampler.take()).tolist())[0].ratio
