@@ -263,7 +263,7 @@ def test_a_jump_by_a_million_is_in_the_headline_although_clipping_bore_it(tmp_pa
 
 def test_a_summary_of_an_earlier_version_is_read(tmp_path):
     values = json.loads(summarize(write(tmp_path, 9)).model_dump_json())
-    for name in ("learned", "reasons", "accuracy", "spike"):
+    for name in ("learned", "reasons", "accuracy", "spike", "lowered_rate"):
         del values[name]
     del values["steps"]["undone"]
     (tmp_path / "stability.json").write_text(json.dumps({**values, "schema_version": 2}))
@@ -282,6 +282,64 @@ def test_a_run_that_ran_away_is_said_to(tmp_path):
     found = [incident(21, kind="diverging"), incident(21, kind="lr_backoff")]
     run = write(tmp_path, 30, lambda step: bad(step) if step > 18 else row(step), found)
     assert summarize(run).headline.startswith("Diverged at epoch 3; lower lr0. 12 steps in a row skipped")
+
+
+def lowered(run: Path, *found: Incident, arguments: str = "lr0: 0.1\noptimizer: AdamW\n", **more: object) -> Summary:
+    """Summarize a run of 90 steps whose learning rate was lowered."""
+    write(run, 90, incidents=list(found), **more)  # type: ignore[arg-type]
+    (run / "args.yaml").write_text(arguments, encoding="utf-8")
+    return summarize(run)
+
+
+def limited(step: int = 4, factor: float = 0.0144) -> Incident:
+    return Incident("lr_backoff", 1, step, step, remedies=("lr_lowered",), cause="learning_rate",
+                    lr_factor=factor, update_ratio=0.09)  # fmt: skip
+
+
+def test_a_rate_that_was_limited_in_time_is_the_headline(tmp_path):
+    one = lowered(tmp_path / "a", limited())
+    assert one.headline == "Survived: lr0=0.1 was too high for this model: lowered to 0.0014 at step 4."
+    assert one.lowered_rate.model_dump() == {"epoch": 1, "step": 4, "before": 0.1, "after": pytest.approx(0.00144),
+                                             "is_lr0": True, "moved_too_far": True, "times": 1}  # fmt: skip
+    evidence = one.advice[0].evidence
+    assert "moved by 9% of their size in one step at step 4 (epoch 1)" in evidence
+    assert "ran away" not in evidence, "it was limited before that"
+    two = lowered(tmp_path / "b", limited(), limited(9, 0.001))
+    assert two.headline.endswith("lowered to 0.0001 at step 9, the last of 2 times.")
+    auto = lowered(tmp_path / "c", limited(), arguments="lr0: 0.1\noptimizer: auto\n")
+    assert auto.headline.startswith("Survived: a learning rate of 0.01 was too high"), "lr0 was not in force"
+    failed = lowered(tmp_path / "d", limited(), info=replace(INFO, error="OutOfMemoryError: no memory"))
+    assert failed.headline.startswith("Failed at epoch 9: OutOfMemoryError"), "it did not diverge"
+
+
+def test_what_follows_from_a_validation_is_one_incident(tmp_path):
+    back = Incident("rollback", 3, 24, 4, place="validation", remedies=("rolled_back",), steps_lost=14, snapshot=10,
+                    undone=14)  # fmt: skip
+    lower = Incident("lr_backoff", 3, 24, 4, place="validation", remedies=("lr_lowered",), lr_factor=0.1)
+    found = lowered(tmp_path / "a", back, lower)
+    assert found.headline == (
+        "Survived: training ran away with lr0=0.1: lowered to 0.01 at step 24; 14 of 90 steps were lost."
+    )
+    image = incident(24, cause="image", images=["/data/a.jpg"])
+    apart = lowered(tmp_path / "b", image, back, lower)
+    assert apart.headline.startswith("Survived 2 incidents: none of 90 steps was skipped, 14 undone; training ran away")
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"cause": "image", "images": ["/data/a.jpg"]}, "a broken image (a.jpg)"),
+        ({"cause": "label", "images": ["/data/a.jpg", "/data/b.jpg"]}, "broken labels of 2 images"),
+        ({"cause": "loss", "term": "box_loss"}, "a loss that was not finite (box_loss)"),
+        ({"cause": "loss", "source": "my_loss.py:7", "term": "x"}, "a loss that was not finite (my_loss.py:7)"),
+        ({"cause": "precision", "failed_in": "fp16"}, "an overflow of low precision (fp16)"),
+        ({"cause": "transient"}, "a fault that did not happen again"),
+    ],
+)
+def test_one_cause_is_named_in_the_headline(tmp_path, facts, said):
+    found = [incident(step, **{"images": [], **facts}) for step in (5, 9)]
+    run = write(tmp_path, 30, lambda step: bad(step) if step in (5, 9) else row(step), found)
+    assert summarize(run).headline == f"Survived: {said} cost 2 of 30 steps."
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 2}'])

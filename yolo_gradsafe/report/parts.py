@@ -19,6 +19,7 @@ __all__ = [
     "Epoch",
     "GradNorm",
     "IncidentEntry",
+    "LoweredRate",
     "Number",
     "Part",
     "Reason",
@@ -216,6 +217,20 @@ class Reason(Part):
     epoch: int = Field(
         default=0, description="epoch since which, or up to which, it was so; 0 where it does not matter"
     )
+
+
+class LoweredRate(Part):
+    """A learning rate that was too high, and was lowered: the last time, where that happened several times."""
+
+    epoch: int = Field(description="epoch, from 1")
+    step: int = Field(description="optimizer step of the run, from 1")
+    before: float = Field(
+        description="lr0 as the user set it; the highest rate of the schedule where that is not known"
+    )
+    after: float = Field(description="what that rate was lowered to; it may have grown again since")
+    is_lr0: bool = Field(description="whether the rate is the user's lr0")
+    moved_too_far: bool = Field(description="whether it was lowered because a step moved the weights too far")
+    times: int = Field(description="how often it was lowered")
 
 
 class Spike(Part):

@@ -20,6 +20,7 @@ from yolo_gradsafe.report.parts import (
     Epoch,
     GradNorm,
     IncidentEntry,
+    LoweredRate,
     Part,
     Reason,
     ReportError,
@@ -56,6 +57,9 @@ class Summary(Part):
     )
     spike: Spike | None = Field(
         default=None, description="largest jump of the loss or the norm to 1e6 times its usual value or more; else null"
+    )
+    lowered_rate: LoweredRate | None = Field(
+        default=None, description="the learning rate, where it was too high and was lowered; else null"
     )
     headline: str = Field(description="the run in one plain sentence")
     run: Run = Field(description="what was trained, and where")
