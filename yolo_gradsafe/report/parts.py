@@ -21,6 +21,7 @@ __all__ = [
     "IncidentEntry",
     "LoweredRate",
     "Number",
+    "Outcome",
     "Part",
     "Reason",
     "ReportError",
@@ -177,6 +178,26 @@ class IncidentEntry(Part):
     def _without_nulls(cls, values: Any) -> Any:
         """Take a null for a field that is not there."""
         return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+
+
+class Outcome(Part):
+    """What came of an incident and its remedies together: of all incidents of one step."""
+
+    epoch: int = Field(description="epoch, from 1")
+    step: int = Field(description="optimizer step of the run, from 1")
+    steps_lost: int = Field(description="optimizer steps that it cost: skipped, or taken back")
+    healthy_since: int = Field(description="healthy steps that followed, up to the next time that the same happened")
+    held: str = Field(
+        description="confirmed: 10 healthy steps or more followed; again: the same happened again before; open: too "
+        "few steps have followed to tell"
+    )
+    stock: str = Field(
+        description="what Ultralytics alone would have done: nan_weights, nan_weights_first_epoch, skipped, "
+        "skipped_nan_statistics, kept_state, kept_statistics, went_on, zero_gradients or unknown"
+    )
+    options: str = Field(default="", description="what to change, for gradsafe's YAML file, or empty")
+    arguments: str = Field(default="", description="for Ultralytics, as key=value words, or empty")
+    command: str = Field(default="", description="for a shell, or empty")
 
 
 class Epoch(Part):

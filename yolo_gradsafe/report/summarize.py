@@ -13,6 +13,7 @@ from yolo_gradsafe.report.health import health, ran_away, status
 from yolo_gradsafe.report.incident_groups import incident_groups
 from yolo_gradsafe.report.learning import accuracy, learning, reason
 from yolo_gradsafe.report.lowered_rate import lowered_rate
+from yolo_gradsafe.report.outcomes import outcomes
 from yolo_gradsafe.report.records import locate, present, read_incidents, read_options, read_run, read_steps
 from yolo_gradsafe.report.summary import Summary
 
@@ -59,6 +60,7 @@ def summarize(run: Path) -> Summary:
         epoch=max(places, default=0),
         diverged=max((incident.epoch for incident in incidents if ran_away(incident.kind, incident.cause)), default=0),
     )
+    advice = advise(replace(facts, learning=found, healthy=story.health == "healthy"))
     return Summary(
         status=status(info),
         health=story.health,
@@ -74,7 +76,8 @@ def summarize(run: Path) -> Summary:
         threshold=tally.threshold(rows),
         amp=tally.amp(rows, info.amp),
         incidents=incidents,
-        advice=advise(replace(facts, learning=found, healthy=story.health == "healthy")),
+        outcomes=outcomes(facts, advice),
+        advice=advice,
         epochs=tally.epochs(rows),
         options=facts.options,
         files=present(paths),

@@ -21,6 +21,7 @@ from yolo_gradsafe.report.parts import (
     GradNorm,
     IncidentEntry,
     LoweredRate,
+    Outcome,
     Part,
     Reason,
     ReportError,
@@ -73,6 +74,9 @@ class Summary(Part):
     )
     amp: Amp = Field(description="mixed precision's loss scale")
     incidents: list[IncidentEntry] = Field(description="what needed a remedy, and the remedies, in order")
+    outcomes: list[Outcome] = Field(
+        default_factory=list, description="what came of the incidents, those of one step together, in order"
+    )
     advice: list[Advice] = Field(default_factory=list, description="settings to change, the most pressing first")
     epochs: list[Epoch] = Field(description="one entry an epoch, in order")
     options: dict[str, Any] = Field(description="the resolved options of the run")

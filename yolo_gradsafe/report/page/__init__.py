@@ -43,7 +43,7 @@ def write_page(run: Path, summary: Summary) -> Path:
         about=about(summary.run),
         figures=figures(summary),
         learned=learned(summary),
-        cards=cards(summary.incidents, paths.run.absolute()),
+        cards=cards(summary.incidents, paths.run.absolute(), summary.outcomes),
         options=flat(summary.options),
         environment=environment(summary.run),
         charts=charts,
