@@ -74,6 +74,8 @@ def _rows(summary: Summary) -> Iterator[tuple[str, Iterable[str]]]:
     clipped = f"{steps.clipped} clipped ({100 * steps.clipped_share:.1f} %)"
     if found := learned(summary):
         yield "learned", found
+    if found := list(_accuracy(summary)):
+        yield "accuracy", found
     undone = f", {steps.undone} undone" if steps.undone else ""
     yield "steps", [f"{steps.applied} applied, {clipped}, {steps.skipped} skipped{undone}"]
     if norm:
@@ -91,6 +93,14 @@ def _rows(summary: Summary) -> Iterator[tuple[str, Iterable[str]]]:
         yield "advice", [line for advice in summary.advice for line in _advice(advice)]
     if summary.files:
         yield "files", [", ".join(summary.files)]
+
+
+def _accuracy(summary: Summary) -> Iterator[str]:
+    best, earlier = summary.accuracy, summary.earlier
+    if best:
+        yield f"{best.metric} {best.best:.3g} in epoch {best.best_epoch}, {best.last:.3g} in epoch {best.last_epoch}"
+    if best and earlier:
+        yield f"{earlier.metric} {earlier.best:.3g} in {shown(earlier.name)}, the last run of the same data and model"
 
 
 def _amp(summary: Summary) -> Iterator[str]:

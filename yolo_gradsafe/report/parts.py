@@ -16,6 +16,7 @@ __all__ = [
     "Accuracy",
     "Advice",
     "Amp",
+    "Earlier",
     "Epoch",
     "GradNorm",
     "IncidentEntry",
@@ -211,6 +212,12 @@ class Epoch(Part):
     skipped: int = Field(description="steps that GradSafe did not apply")
     amp_overflows: int = Field(description="steps that GradScaler skipped; routine")
     loss_mean: float | None = Field(description="mean of the finite losses of the steps, each summed over its batch")
+    accuracy: float | None = Field(
+        default=None, description="what the validation said, in the metric of the run's accuracy; null without one"
+    )
+    fitness: float | None = Field(
+        default=None, description="what Ultralytics chooses the best epoch by; null without a validation"
+    )
 
 
 class Accuracy(Part):
@@ -221,6 +228,14 @@ class Accuracy(Part):
     best_epoch: int = Field(description="that epoch")
     last: float = Field(description="in the last epoch that was validated")
     last_epoch: int = Field(description="that epoch")
+
+
+class Earlier(Part):
+    """The last earlier run of the same data and model in the same folder."""
+
+    name: str = Field(description="name of its folder")
+    metric: str = Field(description="what is measured")
+    best: float = Field(description="its accuracy in its best epoch")
 
 
 class Reason(Part):

@@ -8,10 +8,11 @@ from pathlib import Path
 from yolo_gradsafe.report import tally
 from yolo_gradsafe.report.advice import Facts, advise
 from yolo_gradsafe.report.beside import read_arguments, read_layers, read_quarantine, read_results
+from yolo_gradsafe.report.earlier import earlier_run
 from yolo_gradsafe.report.headline import Story, headline
 from yolo_gradsafe.report.health import health, ran_away, status
 from yolo_gradsafe.report.incident_groups import incident_groups
-from yolo_gradsafe.report.learning import accuracy, learning, reason
+from yolo_gradsafe.report.learning import accuracy, by_epoch, learning, reason
 from yolo_gradsafe.report.lowered_rate import lowered_rate
 from yolo_gradsafe.report.outcomes import outcomes
 from yolo_gradsafe.report.records import locate, present, read_incidents, read_options, read_run, read_steps
@@ -61,6 +62,7 @@ def summarize(run: Path) -> Summary:
         diverged=max((incident.epoch for incident in incidents if ran_away(incident.kind, incident.cause)), default=0),
     )
     advice = advise(replace(facts, learning=found, healthy=story.health == "healthy"))
+    known = by_epoch(facts)
     return Summary(
         status=status(info),
         health=story.health,
@@ -68,6 +70,7 @@ def summarize(run: Path) -> Summary:
         reasons=story.reasons,
         headline=headline(story),
         accuracy=story.accuracy,
+        earlier=earlier_run(paths, info, facts.arguments),
         spike=story.spike,
         lowered_rate=story.lowered,
         run=info,
@@ -78,7 +81,7 @@ def summarize(run: Path) -> Summary:
         incidents=incidents,
         outcomes=outcomes(facts, advice),
         advice=advice,
-        epochs=tally.epochs(rows),
+        epochs=[epoch.model_copy(update=known.get(epoch.epoch, {})) for epoch in tally.epochs(rows)],
         options=facts.options,
         files=present(paths),
     )

@@ -17,6 +17,7 @@ from yolo_gradsafe.report.parts import (
     Accuracy,
     Advice,
     Amp,
+    Earlier,
     Epoch,
     GradNorm,
     IncidentEntry,
@@ -55,6 +56,9 @@ class Summary(Part):
     )
     accuracy: Accuracy | None = Field(
         default=None, description="what validation said of the model; null where there was none that says anything"
+    )
+    earlier: Earlier | None = Field(
+        default=None, description="the last earlier run of the same data and model beside this one; else null"
     )
     spike: Spike | None = Field(
         default=None, description="largest jump of the loss or the norm to 1e6 times its usual value or more; else null"
