@@ -91,8 +91,17 @@ def _rows(summary: Summary) -> Iterator[tuple[str, Iterable[str]]]:
         yield "incidents", list(_incidents(incident_groups(summary.incidents), summary.outcomes))
     if summary.advice:
         yield "advice", [line for advice in summary.advice for line in _advice(advice)]
+    if damaged := damaged_records(summary):
+        yield "records", [damaged]
     if summary.files:
         yield "files", [", ".join(summary.files)]
+
+
+def damaged_records(summary: Summary) -> str:
+    """Say what of the records cannot be read; empty where all of it can."""
+    count = summary.damaged_steps
+    lines = f"{count:,} line{'s' * (count != 1)} of stability/steps.csv"
+    return f"{lines} cannot be read and {'are' if count != 1 else 'is'} left out" if count else ""
 
 
 def _accuracy(summary: Summary) -> Iterator[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path, PureWindowsPath
 
@@ -62,11 +62,11 @@ def draw(run: Path, summary: Summary) -> Path:
     paths = locate(Path(run))
     rows = read_steps(paths)
     with matplotlib.style.context(["default", STYLE]):
-        draws = [panels.gradient_norm, panels.loss]
+        draws: list[Callable[[Axes, pl.DataFrame], None]] = [panels.gradient_norm, panels.loss]
         x, found, fitness = accuracy_by_step(rows, summary)
         if summary.accuracy and len(x):
             metric = summary.accuracy.metric
-            draws.append(lambda axes, _: panels.accuracy(axes, x, found, fitness, metric))
+            draws.append(lambda axes, rows: panels.accuracy(axes, x, found, fitness, metric))
         draws += [panels.amp_scale] if summary.amp.enabled else []
         draws += [panels.learning_rate] if not summary.amp.enabled or (rows["lr_factor"] < 1).any() else []
         figure = Figure(figsize=SIZE[len(draws)], dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))

@@ -15,7 +15,15 @@ from yolo_gradsafe.report.incident_groups import incident_groups
 from yolo_gradsafe.report.learning import accuracy, by_epoch, learning, reason
 from yolo_gradsafe.report.lowered_rate import lowered_rate
 from yolo_gradsafe.report.outcomes import outcomes
-from yolo_gradsafe.report.records import locate, present, read_incidents, read_options, read_run, read_steps
+from yolo_gradsafe.report.records import (
+    damaged_steps,
+    locate,
+    present,
+    read_incidents,
+    read_options,
+    read_run,
+    read_steps,
+)
 from yolo_gradsafe.report.summary import Summary
 
 __all__ = ["summarize"]
@@ -83,5 +91,6 @@ def summarize(run: Path) -> Summary:
         advice=advice,
         epochs=[epoch.model_copy(update=known.get(epoch.epoch, {})) for epoch in tally.epochs(rows)],
         options=facts.options,
+        damaged_steps=damaged_steps(paths, rows),
         files=present(paths),
     )

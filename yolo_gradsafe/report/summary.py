@@ -84,6 +84,9 @@ class Summary(Part):
     advice: list[Advice] = Field(default_factory=list, description="settings to change, the most pressing first")
     epochs: list[Epoch] = Field(description="one entry an epoch, in order")
     options: dict[str, Any] = Field(description="the resolved options of the run")
+    damaged_steps: int = Field(
+        default=0, description="lines of stability/steps.csv that cannot be read, and are left out"
+    )
     files: list[str] = Field(description="the report's files that exist, relative to the run's folder")
 
     @property
