@@ -70,7 +70,7 @@ def test_first_screen(tmp_path):
     found = page(scenes.sick(tmp_path / "train7"))
     words = " ".join(found.text.split())
     assert "train7" in words
-    assert "40 incidents: 40 of 2,000 steps were skipped" in words
+    assert "40 incidents: 40 of 2000 steps were skipped" in words
     for figure in ("Steps 2,000", "Gradient norm, median", "Clipped", "Incidents 40"):
         assert figure in words
     assert (

@@ -16,10 +16,12 @@ import yaml
 from tests.report import scenes
 from tests.report.runs import INF, INFO, NAN, bad, clipped, incident, overflow, row, write
 from yolo_gradsafe.report import build
+from yolo_gradsafe.report.accuracy import accuracy_by_step
 from yolo_gradsafe.report.parts import IncidentEntry, ReportError, Run
+from yolo_gradsafe.report.records import read_steps
 from yolo_gradsafe.report.summarize import summarize
 from yolo_gradsafe.report.summary import Summary
-from yolo_gradsafe.telemetry import Incident, RunInfo, Verdict
+from yolo_gradsafe.telemetry import Incident, RunInfo, RunPaths, Verdict
 
 
 def strict(path: Path) -> dict:
@@ -136,6 +138,8 @@ def test_epochs(tmp_path):
     assert (first.epoch, first.steps, first.clipped) == (1, 10, 0)
     assert second.model_dump() == {
         "epoch": 2,
+        "accuracy": None,
+        "fitness": None,
         "steps": 3,
         "grad_norm_median": 26.0,
         "grad_norm_max": 50.0,
@@ -233,6 +237,25 @@ def test_a_run_that_found_nothing_is_never_healthy(tmp_path):
     assert lost.headline.startswith("Learned, and lost it: mAP50 0 after 12 epochs, 0.6 in epoch 3 (best.pt)")
     running = learned(tmp_path / "e", [0.0] * 12, info=replace(INFO, finished="", epochs=20, batches=10))
     assert running.headline.startswith("Did not learn so far: mAP50 0 after 12 epochs")
+
+
+def test_accuracy_stands_beside_the_norms_of_its_epoch(tmp_path):
+    summary = learned(tmp_path, [0.0, 0.2, 0.4])
+    assert [(epoch.accuracy, epoch.fitness) for epoch in summary.epochs] == [(0.0, 0.0), (0.3, 0.2), (0.6, 0.4)]
+    x, accuracy, _ = accuracy_by_step(read_steps(RunPaths(tmp_path)), summary)
+    assert (x.tolist(), accuracy.tolist()) == ([10, 20, 30], [0.0, 0.3, 0.6])
+
+
+def test_the_last_earlier_run_of_the_same_data_is_named(tmp_path):
+    for name, started, data in (("a", "2025-01-01", "x"), ("b", "2025-01-02", "x"), ("c", "2025-01-03", "y"),
+                                ("now", "2025-01-04", "x"), ("later", "2025-01-05", "x")):  # fmt: skip
+        learned(tmp_path / name, [0.0, 0.2 if name == "b" else 0.4], info=replace(INFO, started=started))
+        (tmp_path / name / "args.yaml").write_text(f"data: {data}.yaml\nmodel: m.pt\n", encoding="utf-8")
+        summarize(tmp_path / name).save(tmp_path / name / "stability.json")
+    assert summarize(tmp_path / "now").earlier.model_dump() == {"name": "b", "metric": "mAP50", "best": 0.3}
+    assert summarize(tmp_path / "a").earlier is None
+    (tmp_path / "b" / "stability.json").write_text("{", encoding="utf-8")
+    assert summarize(tmp_path / "now").earlier.name == "a", "one that cannot be read is passed over"
 
 
 def test_zeros_of_epochs_that_were_not_validated_say_nothing(tmp_path):
