@@ -18,7 +18,6 @@ from yolo_gradsafe.recovery.outcome import Outcome
 from yolo_gradsafe.report import build
 from yolo_gradsafe.report.console import epoch_line, table
 from yolo_gradsafe.report.parts import ReportError
-from yolo_gradsafe.report.records import page_path
 from yolo_gradsafe.report.summary import Summary
 from yolo_gradsafe.telemetry import Incident, Recorder, RunInfo, StepRow
 from yolo_gradsafe.telemetry.epoch_log import EpochLog
@@ -177,7 +176,7 @@ class RunLog:
         if plot:
             self._trainer.register_plot(recorder.paths.plot)
         if self._config.report.console:
-            page = page_path(recorder.paths)
+            page = recorder.paths.run / "stability.html"
             where = f"\n  {'page':<15} {page}" if page.is_file() else ""
             adapter.log("stability summary\n" + table(self.summary) + where)
 
