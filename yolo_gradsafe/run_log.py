@@ -176,7 +176,9 @@ class RunLog:
         if plot:
             self._trainer.register_plot(recorder.paths.plot)
         if self._config.report.console:
-            adapter.log("stability summary\n" + table(self.summary))
+            page = recorder.paths.run / "stability.html"
+            where = f"\n  {'page':<15} {page}" if page.is_file() else ""
+            adapter.log("stability summary\n" + table(self.summary) + where)
 
 
 def warn_of_hopeless_data(trainer: Any) -> None:

@@ -18,12 +18,13 @@ import pytest
 from PIL import Image
 
 from tests.report import scenes
-from tests.report.runs import INF, NAN, bad, incident, row, write
+from tests.report.runs import INF, INFO, NAN, bad, incident, row, write
+from yolo_gradsafe.contact_sheet import RED, draw_sheet, save_picture
 from yolo_gradsafe.report import page as pages
 from yolo_gradsafe.report.beside import read_layers
 from yolo_gradsafe.report.page import pictures as pictures_module
 from yolo_gradsafe.report.page import write_page
-from yolo_gradsafe.report.page.cards import cards
+from yolo_gradsafe.report.page.cards import Card, cards
 from yolo_gradsafe.report.page.curves import curves
 from yolo_gradsafe.report.page.heatmap import COLUMNS, heatmap
 from yolo_gradsafe.report.page.pictures import Album
@@ -31,7 +32,7 @@ from yolo_gradsafe.report.page.series import level, line
 from yolo_gradsafe.report.parts import IncidentEntry
 from yolo_gradsafe.report.records import read_steps
 from yolo_gradsafe.report.summarize import summarize
-from yolo_gradsafe.telemetry import RunPaths
+from yolo_gradsafe.telemetry import Incident, RunPaths
 
 
 class Page(HTMLParser):
@@ -69,11 +70,21 @@ def test_first_screen(tmp_path):
     found = page(scenes.sick(tmp_path / "train7"))
     words = " ".join(found.text.split())
     assert "train7" in words
-    assert "40 incidents: 40 of 2000 steps were skipped." in words
+    assert "40 incidents: 40 of 2000 steps were skipped" in words
     for figure in ("Steps 2,000", "Gradient norm, median", "Clipped", "Incidents 40"):
         assert figure in words
-    assert words.index("Advice") < words.index("Lower the learning rate.") < words.index("lr0=0.003")
-    assert words.index("lr0=0.003") < words.index("Curves") < words.index("Layers") < words.index("Options in force")
+    assert (
+        words.index("Incidents 40")
+        < words.index("What happened")
+        < words.index("Advice")
+        < words.index("Lower the learning rate.")
+    )
+    assert (
+        words.index("Lower the learning rate.")
+        < words.index("Curves drag")
+        < words.index("Layers")
+        < words.index("Options in force")
+    )
 
 
 def test_nothing_is_loaded_from_elsewhere(tmp_path):
@@ -255,7 +266,60 @@ def test_pictures_over_the_budget_are_links(tmp_path, monkeypatch):
     assert sum(len(card.picture) for card in found) <= 60_000
 
 
+def framed(path: Path, place: int) -> None:
+    """Draw a sheet of four images, the one at a place green and framed, a red box on another."""
+    tiles = [np.full((150, 200, 3), 90, np.uint8) for _ in range(4)]
+    tiles[place][:] = (0, 160, 0)
+    tiles[3 - place][30:110, 40:130] = RED
+    save_picture(draw_sheet(tiles, "epoch 1, batch 1: planted", 2, {place}), path)
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_the_culprit_is_cut_out_of_its_batch(tmp_path, place):
+    framed(tmp_path / "a.jpg", place)
+    text = Album(tmp_path).detail("a.jpg")
+    with Image.open(io.BytesIO(base64.b64decode(text.partition(",")[2]))) as image:
+        assert image.size == pytest.approx((200, 150), abs=8)
+        middle = np.asarray(image.convert("RGB"), float)[8:-8, 8:-8].reshape(-1, 3)
+    assert np.abs(middle - (0, 160, 0)).max() < 30, "all of it is the framed image"
+
+
+def test_no_culprit_is_cut_out_where_none_is_framed(tmp_path):
+    scenes.picture(tmp_path / "a.jpg", "one")
+    assert Album(tmp_path).detail("a.jpg") == ""
+
+
 # Cards
+
+
+def told(tmp_path: Path, *found: Incident, steps: int = 30, **more: object) -> list[Card]:
+    write(tmp_path, steps, lambda n: bad(n) if n in {i.step for i in found} else row(n), list(found), **more)  # type: ignore[arg-type]
+    summary = summarize(tmp_path)
+    return cards(summary.incidents, tmp_path, summary.outcomes).shown
+
+
+def test_a_card_tells_cause_cost_and_whether_it_helped(tmp_path):
+    (tmp_path / "stability" / "batches").mkdir(parents=True)
+    framed(tmp_path / "stability/batches/e001_b0005.jpg", 1)
+    (tmp_path / "args.yaml").write_text("data: my data.yaml\n")
+    (card,) = told(
+        tmp_path,
+        incident(5, cause="image", images=["/data/a.jpg"], remedies=("skipped",), steps_lost=1,
+                 picture="stability/batches/e001_b0005.jpg"),
+        info=replace(INFO, amp="fp32"),
+    )  # fmt: skip
+    assert card.why == "The image file"
+    assert card.outcome[0] == ("Cost", "1 step lost")
+    assert card.outcome[1] == ("Did it help?", "It held: 25 healthy steps since")
+    assert "weights are NaN from there on" in dict(card.outcome)["Stock Ultralytics"]
+    assert card.change.command == "gradsafe check 'my data.yaml'"
+    assert card.detail.startswith("data:image/jpeg")
+
+
+def test_a_line_of_code_is_shown_as_code(tmp_path):
+    told(tmp_path, incident(5, cause="loss", source="my_loss.py:7", source_text="return torch.log(x) < 1"))
+    text = write_page(tmp_path, summarize(tmp_path)).read_text(encoding="utf-8")
+    assert "<span>my_loss.py:7</span><pre><code>return torch.log(x) &lt; 1</code></pre>" in text
 
 
 def test_what_was_done_about_an_incident_is_on_its_card(tmp_path):

@@ -16,10 +16,12 @@ import yaml
 from tests.report import scenes
 from tests.report.runs import INF, INFO, NAN, bad, clipped, incident, overflow, row, write
 from yolo_gradsafe.report import build
+from yolo_gradsafe.report.accuracy import accuracy_by_step
 from yolo_gradsafe.report.parts import IncidentEntry, ReportError, Run
+from yolo_gradsafe.report.records import read_steps
 from yolo_gradsafe.report.summarize import summarize
 from yolo_gradsafe.report.summary import Summary
-from yolo_gradsafe.telemetry import Incident, RunInfo, Verdict
+from yolo_gradsafe.telemetry import Incident, RunInfo, RunPaths, Verdict
 
 
 def strict(path: Path) -> dict:
@@ -136,6 +138,8 @@ def test_epochs(tmp_path):
     assert (first.epoch, first.steps, first.clipped) == (1, 10, 0)
     assert second.model_dump() == {
         "epoch": 2,
+        "accuracy": None,
+        "fitness": None,
         "steps": 3,
         "grad_norm_median": 26.0,
         "grad_norm_max": 50.0,
@@ -235,6 +239,25 @@ def test_a_run_that_found_nothing_is_never_healthy(tmp_path):
     assert running.headline.startswith("Did not learn so far: mAP50 0 after 12 epochs")
 
 
+def test_accuracy_stands_beside_the_norms_of_its_epoch(tmp_path):
+    summary = learned(tmp_path, [0.0, 0.2, 0.4])
+    assert [(epoch.accuracy, epoch.fitness) for epoch in summary.epochs] == [(0.0, 0.0), (0.3, 0.2), (0.6, 0.4)]
+    x, accuracy, _ = accuracy_by_step(read_steps(RunPaths(tmp_path)), summary)
+    assert (x.tolist(), accuracy.tolist()) == ([10, 20, 30], [0.0, 0.3, 0.6])
+
+
+def test_the_last_earlier_run_of_the_same_data_is_named(tmp_path):
+    for name, started, data in (("a", "2025-01-01", "x"), ("b", "2025-01-02", "x"), ("c", "2025-01-03", "y"),
+                                ("now", "2025-01-04", "x"), ("later", "2025-01-05", "x")):  # fmt: skip
+        learned(tmp_path / name, [0.0, 0.2 if name == "b" else 0.4], info=replace(INFO, started=started))
+        (tmp_path / name / "args.yaml").write_text(f"data: {data}.yaml\nmodel: m.pt\n", encoding="utf-8")
+        summarize(tmp_path / name).save(tmp_path / name / "stability.json")
+    assert summarize(tmp_path / "now").earlier.model_dump() == {"name": "b", "metric": "mAP50", "best": 0.3}
+    assert summarize(tmp_path / "a").earlier is None
+    (tmp_path / "b" / "stability.json").write_text("{", encoding="utf-8")
+    assert summarize(tmp_path / "now").earlier.name == "a", "one that cannot be read is passed over"
+
+
 def test_zeros_of_epochs_that_were_not_validated_say_nothing(tmp_path):
     learned(tmp_path, [*[0.0] * 11, 0.5])
     (tmp_path / "args.yaml").write_text("val: false\n", encoding="utf-8")
@@ -263,7 +286,7 @@ def test_a_jump_by_a_million_is_in_the_headline_although_clipping_bore_it(tmp_pa
 
 def test_a_summary_of_an_earlier_version_is_read(tmp_path):
     values = json.loads(summarize(write(tmp_path, 9)).model_dump_json())
-    for name in ("learned", "reasons", "accuracy", "spike"):
+    for name in ("learned", "reasons", "accuracy", "spike", "lowered_rate"):
         del values[name]
     del values["steps"]["undone"]
     (tmp_path / "stability.json").write_text(json.dumps({**values, "schema_version": 2}))
@@ -282,6 +305,64 @@ def test_a_run_that_ran_away_is_said_to(tmp_path):
     found = [incident(21, kind="diverging"), incident(21, kind="lr_backoff")]
     run = write(tmp_path, 30, lambda step: bad(step) if step > 18 else row(step), found)
     assert summarize(run).headline.startswith("Diverged at epoch 3; lower lr0. 12 steps in a row skipped")
+
+
+def lowered(run: Path, *found: Incident, arguments: str = "lr0: 0.1\noptimizer: AdamW\n", **more: object) -> Summary:
+    """Summarize a run of 90 steps whose learning rate was lowered."""
+    write(run, 90, incidents=list(found), **more)  # type: ignore[arg-type]
+    (run / "args.yaml").write_text(arguments, encoding="utf-8")
+    return summarize(run)
+
+
+def limited(step: int = 4, factor: float = 0.0144) -> Incident:
+    return Incident("lr_backoff", 1, step, step, remedies=("lr_lowered",), cause="learning_rate",
+                    lr_factor=factor, update_ratio=0.09)  # fmt: skip
+
+
+def test_a_rate_that_was_limited_in_time_is_the_headline(tmp_path):
+    one = lowered(tmp_path / "a", limited())
+    assert one.headline == "Survived: lr0=0.1 was too high for this model: lowered to 0.0014 at step 4."
+    assert one.lowered_rate.model_dump() == {"epoch": 1, "step": 4, "before": 0.1, "after": pytest.approx(0.00144),
+                                             "is_lr0": True, "moved_too_far": True, "times": 1}  # fmt: skip
+    evidence = one.advice[0].evidence
+    assert "moved by 9% of their size in one step at step 4 (epoch 1)" in evidence
+    assert "ran away" not in evidence, "it was limited before that"
+    two = lowered(tmp_path / "b", limited(), limited(9, 0.001))
+    assert two.headline.endswith("lowered to 0.0001 at step 9, the last of 2 times.")
+    auto = lowered(tmp_path / "c", limited(), arguments="lr0: 0.1\noptimizer: auto\n")
+    assert auto.headline.startswith("Survived: a learning rate of 0.01 was too high"), "lr0 was not in force"
+    failed = lowered(tmp_path / "d", limited(), info=replace(INFO, error="OutOfMemoryError: no memory"))
+    assert failed.headline.startswith("Failed at epoch 9: OutOfMemoryError"), "it did not diverge"
+
+
+def test_what_follows_from_a_validation_is_one_incident(tmp_path):
+    back = Incident("rollback", 3, 24, 4, place="validation", remedies=("rolled_back",), steps_lost=14, snapshot=10,
+                    undone=14)  # fmt: skip
+    lower = Incident("lr_backoff", 3, 24, 4, place="validation", remedies=("lr_lowered",), lr_factor=0.1)
+    found = lowered(tmp_path / "a", back, lower)
+    assert found.headline == (
+        "Survived: training ran away with lr0=0.1: lowered to 0.01 at step 24; 14 of 90 steps were lost."
+    )
+    image = incident(24, cause="image", images=["/data/a.jpg"])
+    apart = lowered(tmp_path / "b", image, back, lower)
+    assert apart.headline.startswith("Survived 2 incidents: none of 90 steps was skipped, 14 undone; training ran away")
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"cause": "image", "images": ["/data/a.jpg"]}, "a broken image (a.jpg)"),
+        ({"cause": "label", "images": ["/data/a.jpg", "/data/b.jpg"]}, "broken labels of 2 images"),
+        ({"cause": "loss", "term": "box_loss"}, "a loss that was not finite (box_loss)"),
+        ({"cause": "loss", "source": "my_loss.py:7", "term": "x"}, "a loss that was not finite (my_loss.py:7)"),
+        ({"cause": "precision", "failed_in": "fp16"}, "an overflow of low precision (fp16)"),
+        ({"cause": "transient"}, "a fault that did not happen again"),
+    ],
+)
+def test_one_cause_is_named_in_the_headline(tmp_path, facts, said):
+    found = [incident(step, **{"images": [], **facts}) for step in (5, 9)]
+    run = write(tmp_path, 30, lambda step: bad(step) if step in (5, 9) else row(step), found)
+    assert summarize(run).headline == f"Survived: {said} cost 2 of 30 steps."
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 2}'])

@@ -122,7 +122,10 @@ def _print_all(run: Path, plot: bool) -> tuple[Summary, Path | None]:
         summary = build(run, plot=plot, tell=tell)
     typer.echo(table(summary))
     path = page_path(locate(run))
-    return summary, path if path.is_file() else None
+    if not path.is_file():
+        return summary, None
+    typer.echo(f"  {'page':<15} {path.absolute()}")
+    return summary, path
 
 
 def _make(run: Path, format: Format) -> tuple[Summary, Path | None]:

@@ -10,6 +10,7 @@ from yolo_gradsafe.drill.faults import NaNPixel
 from yolo_gradsafe.guard import GradSafe
 from yolo_gradsafe.models import YOLO
 from yolo_gradsafe.report.console import table
+from yolo_gradsafe.report.records import page_path
 from yolo_gradsafe.telemetry.schema import RunPaths
 
 __all__ = ["run_demo"]
@@ -58,4 +59,8 @@ def run_demo(folder: Path) -> bool:
 
 def _paths(run: Path) -> str:
     paths = RunPaths(run)
-    return "\n".join(f"  {path}" for path in (paths.summary, paths.plot, paths.steps, paths.incidents) if path.exists())
+    return "\n".join(
+        f"  {path}"
+        for path in (page_path(paths), paths.summary, paths.plot, paths.steps, paths.incidents)
+        if path.exists()
+    )

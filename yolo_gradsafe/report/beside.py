@@ -5,7 +5,6 @@ All of it is optional. What is not there, or cannot be read, is empty.
 
 from __future__ import annotations
 
-import io
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from yolo_gradsafe.report.records import read_table
 from yolo_gradsafe.telemetry.schema import LayerRow, RunPaths, to_json
 
 __all__ = ["read_arguments", "read_layers", "read_quarantine", "read_results"]
@@ -42,7 +42,7 @@ def read_arguments(paths: RunPaths) -> dict[str, Any]:
     """Return the arguments of the training, from Ultralytics' ``args.yaml``."""
     try:
         arguments = yaml.safe_load(_read(paths.run / "args.yaml"))
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     return to_json(arguments) if isinstance(arguments, dict) else {}
 
@@ -50,7 +50,10 @@ def read_arguments(paths: RunPaths) -> dict[str, Any]:
 def read_results(paths: RunPaths) -> pl.DataFrame:
     """Return Ultralytics' ``results.csv``, a row an epoch, everything a number."""
     table = _read_csv(paths.run / "results.csv")
-    table = table.rename({name: name.strip() for name in table.columns})
+    names = {name: name.strip() for name in table.columns}
+    if len(set(names.values())) < len(names):
+        return pl.DataFrame()
+    table = table.rename(names)
     return table.select(pl.all().str.strip_chars().cast(pl.Float64, strict=False))
 
 
@@ -67,4 +70,4 @@ def _read_csv(path: Path) -> pl.DataFrame:
     text = text[: text.rfind("\n") + 1]
     if not text.strip():
         return pl.DataFrame()
-    return pl.read_csv(io.BytesIO(text.encode()), infer_schema_length=0, truncate_ragged_lines=True)
+    return read_table([line for line in text.split("\n") if line.strip()])

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING
 
-from yolo_gradsafe.telemetry.schema import Verdict
+from yolo_gradsafe.telemetry.schema import Remedy, Verdict
+from yolo_gradsafe.telemetry.sentences import held
 
 if TYPE_CHECKING:
     from yolo_gradsafe.report.incident_groups import IncidentGroup
-    from yolo_gradsafe.report.parts import Advice
+    from yolo_gradsafe.report.parts import Advice, Outcome
     from yolo_gradsafe.report.summary import Summary
 
 __all__ = ["WIDTH", "epoch_line", "learned", "row", "shown", "table"]
@@ -73,6 +74,8 @@ def _rows(summary: Summary) -> Iterator[tuple[str, Iterable[str]]]:
     clipped = f"{steps.clipped} clipped ({100 * steps.clipped_share:.1f} %)"
     if found := learned(summary):
         yield "learned", found
+    if found := list(_accuracy(summary)):
+        yield "accuracy", found
     undone = f", {steps.undone} undone" if steps.undone else ""
     yield "steps", [f"{steps.applied} applied, {clipped}, {steps.skipped} skipped{undone}"]
     if norm:
@@ -85,11 +88,28 @@ def _rows(summary: Summary) -> Iterator[tuple[str, Iterable[str]]]:
     if summary.incidents:
         from yolo_gradsafe.report.incident_groups import incident_groups
 
-        yield "incidents", list(_incidents(incident_groups(summary.incidents)))
+        yield "incidents", list(_incidents(incident_groups(summary.incidents), summary.outcomes))
     if summary.advice:
         yield "advice", [line for advice in summary.advice for line in _advice(advice)]
+    if damaged := damaged_records(summary):
+        yield "records", [damaged]
     if summary.files:
         yield "files", [", ".join(summary.files)]
+
+
+def damaged_records(summary: Summary) -> str:
+    """Say what of the records cannot be read; empty where all of it can."""
+    count = summary.damaged_steps
+    lines = f"{count:,} line{'s' * (count != 1)} of stability/steps.csv"
+    return f"{lines} cannot be read and {'are' if count != 1 else 'is'} left out" if count else ""
+
+
+def _accuracy(summary: Summary) -> Iterator[str]:
+    best, earlier = summary.accuracy, summary.earlier
+    if best:
+        yield f"{best.metric} {best.best:.3g} in epoch {best.best_epoch}, {best.last:.3g} in epoch {best.last_epoch}"
+    if best and earlier:
+        yield f"{earlier.metric} {earlier.best:.3g} in {shown(earlier.name)}, the last run of the same data and model"
 
 
 def _amp(summary: Summary) -> Iterator[str]:
@@ -104,8 +124,8 @@ def _advice(advice: Advice) -> Iterator[str]:
     yield from (f"  {shown(text)}" for text in (advice.options, advice.arguments, advice.command) if text)
 
 
-def _incidents(found: list[IncidentGroup]) -> Iterator[str]:
-    for group in found[:MOST_INCIDENTS]:
+def _incidents(found: list[IncidentGroup], outcomes: list[Outcome]) -> Iterator[str]:
+    for number, group in enumerate(found[:MOST_INCIDENTS]):
         incident = group.main
         yield f"epoch {incident.epoch}, batch {incident.batch}, step {incident.step}: {shown(incident.message)}"
         if incident.culprit:
@@ -116,6 +136,8 @@ def _incidents(found: list[IncidentGroup]) -> Iterator[str]:
             yield f"  images: {names}{f' and {more} more' if more > 0 else ''}"
         yield f"  action: {shown(incident.action)}"
         yield from (f"  {remedy.kind}: {shown(remedy.action)}" for remedy in group.done[1:])
+        if number < len(outcomes) and group.is_trouble and Remedy.OBSERVED not in incident.remedies:
+            yield f"  {held(outcomes[number].held, outcomes[number].healthy_since)}"
     more = len(found) - MOST_INCIDENTS
     if more > 0:
         yield f"and {more} more in stability/incidents.jsonl"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PureWindowsPath
 
 from yolo_gradsafe.report.health import Health, RunVerdict, interrupted, status, verdict
-from yolo_gradsafe.report.parts import Accuracy, Reason, Run, Spike, Steps
-from yolo_gradsafe.telemetry.schema import Learned, Shortfall
+from yolo_gradsafe.report.incident_groups import IncidentGroup
+from yolo_gradsafe.report.parts import Accuracy, LoweredRate, Reason, Run, Spike, Steps
+from yolo_gradsafe.telemetry.schema import Cause, Learned, Shortfall
 
 __all__ = ["Story", "headline"]
 
@@ -28,7 +32,8 @@ class Story:
     reasons: list[Reason]
     accuracy: Accuracy | None
     spike: Spike | None
-    incidents: int
+    troubles: Sequence[IncidentGroup]
+    lowered: LoweredRate | None
     skipped_at_end: int
     epoch: int
     """Epoch of the last record; 0 where nothing was recorded."""
@@ -71,13 +76,86 @@ def _unlearned(story: Story) -> str:
             known[0] += f", {_short(found.best)} in epoch {found.best_epoch}" + " (best.pt)" * collapsed
     causes = [reason.message for reason in story.reasons if reason.reason not in _OUTCOMES][:1]
     text = f"{verb}: {'; '.join(known + causes)}."
-    return f"{text} {_events(story)}" if story.incidents or story.steps.skipped else text
+    return f"{text} {_events(story)}" if story.troubles or story.steps.skipped else text
+
+
+def _events(story: Story) -> str:
+    what = _count(len(story.troubles), "incident") if story.troubles else "Bad batches"
+    text = _happened(story) or f"{what}: {_counted(story)}"
+    return f"{text if text.startswith('lr0') else text[:1].upper() + text[1:]}."
 
 
 def _survived(story: Story) -> str:
-    survived = f" {_count(story.incidents, 'incident')}" if story.incidents else ""
     known = _accuracy(story.accuracy)
-    return f"Survived{survived}{_so_far(story.run)}: {_skipped(story.steps)}{f'; {known}' if known else ''}."
+    happened = _happened(story)
+    survived = f" {_count(len(story.troubles), 'incident')}" if story.troubles and not happened else ""
+    text = f"Survived{survived}{_so_far(story.run)}: {happened or _counted(story)}"
+    return f"{text}; {known}." if known else f"{text}."
+
+
+# What happened --------------------------------------------------------------------------------------------------------
+
+
+def _happened(story: Story) -> str:
+    """Say what went wrong and what it cost, where there is one cause alone; empty where there is none, or several."""
+    groups = story.troubles
+    causes = {group.cause for group in groups}
+    if story.lowered and all(group.lowered_rate for group in groups):
+        return _rate(story.lowered) + _also_lost(story.steps)
+    if len(causes) == 1 and (cause := causes.pop()) in _WHAT:
+        return f"{_WHAT[cause](groups)} cost {_lost(story.steps)}"
+    return ""
+
+
+def _counted(story: Story) -> str:
+    """Count what was skipped; several things went wrong."""
+    text = _skipped(story.steps)
+    return f"{text}; {_rate(story.lowered)}" if story.lowered else text
+
+
+def _rate(found: LoweredRate) -> str:
+    rate = f"{'lr0=' if found.is_lr0 else 'a learning rate of '}{found.before:.2g}"
+    how = f"lowered to {found.after:.2g} at step {found.step:,}"
+    how += f", the last of {found.times} times" if found.times > 1 else ""
+    if found.moved_too_far:
+        return f"{rate} was too high for this model: {how}"
+    return f"training ran away with {rate}: {how}"
+
+
+def _also_lost(steps: Steps) -> str:
+    return f"; {_lost(steps)} were lost" if steps.skipped + steps.undone else ""
+
+
+def _lost(steps: Steps) -> str:
+    lost = steps.skipped + steps.undone
+    return f"{lost:,} of {_count(steps.total, 'step')}" if lost else f"none of {_count(steps.total, 'step')}"
+
+
+def _images(groups: Sequence[IncidentGroup], one: str, several: str) -> str:
+    """Name the image that it was each time; count them where there were several."""
+    names = list(dict.fromkeys(image for group in groups for image in group.images))
+    if len(names) == 1:
+        return f"{one} ({PureWindowsPath(names[0]).name})"
+    return f"{several.format(len(names))}" if names else one
+
+
+def _named(groups: Sequence[IncidentGroup], field: str) -> str:
+    """Return what a field says most often, in brackets."""
+    found = Counter(value for group in groups for entry in group.everything if (value := getattr(entry, field)))
+    return f" ({found.most_common(1)[0][0]})" if found else ""
+
+
+_WHAT: dict[str, Callable[[Sequence[IncidentGroup]], str]] = {
+    Cause.IMAGE: lambda groups: _images(groups, "a broken image", "{} broken images"),
+    Cause.LABEL: lambda groups: _images(groups, "a broken label", "broken labels of {} images"),
+    Cause.PREPROCESSING: lambda groups: "preprocessing that made NaN of good images" + _named(groups, "stage"),
+    Cause.LOSS: lambda groups: "a loss that was not finite" + (_named(groups, "source") or _named(groups, "term")),
+    Cause.PRECISION: lambda groups: "an overflow of low precision" + _named(groups, "failed_in"),
+    Cause.ACTIVATIONS: lambda groups: "a layer whose output was not finite" + _named(groups, "layer"),
+    Cause.WEIGHTS: lambda _: "weights that had gone bad",
+    Cause.TRANSIENT: lambda _: "a fault that did not happen again",
+}
+"""What each cause is called; what is not here has no short name."""
 
 
 def _unclear(story: Story) -> str:
@@ -101,17 +179,6 @@ def _quiet(steps: Steps) -> str:
     return f"{_count(steps.total, 'step')}, none skipped, {100 * steps.clipped_share:.1f} % clipped"
 
 
-def _events(story: Story) -> str:
-    what = _count(story.incidents, "incident") if story.incidents else "Bad batches"
-    return f"{what}: {_skipped(story.steps)}."
-
-
-def _skipped(steps: Steps) -> str:
-    verb = "was" if steps.skipped < 2 else "were"
-    undone = f", {steps.undone} undone" if steps.undone else ""
-    return f"{steps.skipped or 'none'} of {_count(steps.total, 'step')} {verb} skipped{undone}"
-
-
 def _accuracy(found: Accuracy | None) -> str:
     """Return the accuracy of the best epoch, whose weights are kept, and what it was at the end where that is less."""
     if found is None:
@@ -132,6 +199,12 @@ def _spike(spike: Spike | None) -> str:
 def _short(value: float) -> str:
     """Write an accuracy with three digits, and 0 where it is nothing."""
     return f"{value:.3g}" if value >= 0.0005 else "0"
+
+
+def _skipped(steps: Steps) -> str:
+    verb = "was" if steps.skipped < 2 else "were"
+    undone = f", {steps.undone} undone" if steps.undone else ""
+    return f"{steps.skipped or 'none'} of {_count(steps.total, 'step')} {verb} skipped{undone}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -6,9 +6,20 @@ from enum import Enum
 from typing import Literal
 
 from yolo_gradsafe.report.parts import Accuracy, Run, Steps
-from yolo_gradsafe.telemetry.schema import Kind, Learned, Verdict
+from yolo_gradsafe.telemetry.schema import Cause, Kind, Learned, Verdict
 
-__all__ = ["DIVERGED", "HOPELESS", "Health", "RunVerdict", "Status", "health", "interrupted", "status", "verdict"]
+__all__ = [
+    "DIVERGED",
+    "HOPELESS",
+    "Health",
+    "RunVerdict",
+    "Status",
+    "health",
+    "interrupted",
+    "ran_away",
+    "status",
+    "verdict",
+]
 
 Status = Literal["finished", "failed", "unfinished"]
 Health = Literal["healthy", "survived", "failed"]
@@ -39,6 +50,11 @@ DIVERGED = (Kind.DIVERGING, Kind.LR_BACKOFF)
 
 HOPELESS = 10
 """Skipped steps in a row, at the end of the records, that make a run a failed one: a run may end in one bad batch."""
+
+
+def ran_away(kind: str, cause: str) -> bool:
+    """Return whether an incident says that training ran away; a rate that was limited in time did not let it."""
+    return kind in DIVERGED and not (kind == Kind.LR_BACKOFF and cause == Cause.LEARNING_RATE)
 
 
 def status(run: Run) -> Status:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from yolo_gradsafe.report.parts import IncidentEntry
-from yolo_gradsafe.telemetry.schema import Kind, Remedy
+from yolo_gradsafe.telemetry.schema import Kind, Place, Remedy
 
 __all__ = ["IncidentGroup", "incident_groups", "troubles"]
 
@@ -45,6 +45,26 @@ class IncidentGroup:
         return [self.main, *(entry for entry in self.remedies if SAID.get(entry.kind) not in self.main.remedies)]
 
     @property
+    def everything(self) -> list[IncidentEntry]:
+        """The incident and the remedies."""
+        return [self.main, *self.remedies]
+
+    @property
+    def cause(self) -> str:
+        """Where it came from; empty where it was not looked into."""
+        return next((entry.cause for entry in self.everything if entry.cause), "")
+
+    @property
+    def images(self) -> list[str]:
+        """The images to blame, each once."""
+        return list(dict.fromkeys(image for entry in self.everything for image in entry.images))
+
+    @property
+    def lowered_rate(self) -> IncidentEntry | None:
+        """The entry that says that the learning rate was lowered, and to what; None where it was not."""
+        return next((entry for entry in self.everything if entry.lr_factor < 1 and _lowers(entry)), None)
+
+    @property
     def is_trouble(self) -> bool:
         """Whether something went wrong, as opposed to having become right again."""
         back = Remedy.PRECISION_LOWERED in self.main.remedies
@@ -52,10 +72,14 @@ class IncidentGroup:
 
 
 def incident_groups(incidents: Sequence[IncidentEntry]) -> list[IncidentGroup]:
-    """Gather the incidents by step, in order; faults of our own and recoveries of Ultralytics' stand alone."""
-    places: dict[tuple[int, int], list[IncidentEntry]] = {}
+    """Gather the incidents by step, in order; faults of our own and recoveries of Ultralytics' stand alone.
+
+    What a validation led to has nothing to do with the step before it.
+    """
+    places: dict[tuple[int, int, bool], list[IncidentEntry]] = {}
     for incident in incidents:
-        places.setdefault((incident.epoch, incident.step), []).append(incident)
+        place = (incident.epoch, incident.step, incident.place == Place.VALIDATION)
+        places.setdefault(place, []).append(incident)
     found = []
     for entries in places.values():
         mains = [entry for entry in entries if entry.kind not in REMEDIES and entry.kind != Kind.LR_RAMP]
@@ -65,6 +89,10 @@ def incident_groups(incidents: Sequence[IncidentEntry]) -> list[IncidentGroup]:
         else:
             found.append(IncidentGroup(remedies[0], remedies[1:]))
     return found
+
+
+def _lowers(entry: IncidentEntry) -> bool:
+    return entry.kind == Kind.LR_BACKOFF or Remedy.LR_LOWERED in entry.remedies
 
 
 def troubles(incidents: Sequence[IncidentEntry]) -> int:

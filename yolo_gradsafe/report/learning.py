@@ -16,7 +16,7 @@ from yolo_gradsafe.report.records import STAGE, loss_items, stage_columns
 from yolo_gradsafe.telemetry.schema import Finding, Kind, Place
 from yolo_gradsafe.telemetry.sentences import shortfall
 
-__all__ = ["accuracy", "course", "learning", "reason"]
+__all__ = ["accuracy", "by_epoch", "course", "learning", "reason"]
 
 METRICS = {
     "metrics/mAP50(P)": "pose mAP50",
@@ -72,6 +72,22 @@ def accuracy(facts: Facts) -> Accuracy | None:
         last=table[column][-1],
         last_epoch=int(table["epoch"][-1]),
     )
+
+
+def by_epoch(facts: Facts) -> dict[int, dict[str, float | None]]:
+    """Return accuracy and fitness of each epoch that was validated; what is not known or not finite is None."""
+    table = _validated(facts)
+    metric = next((name for name in METRICS if name in table.columns), None)
+    if metric is None or facts.run.validation_objects == 0:
+        return {}
+    values = zip(table["epoch"].to_list(), table[metric].to_list(), _fitness(table).to_list(), strict=True)
+    return {
+        int(epoch): {"accuracy": _known(accuracy), "fitness": _known(fitness)} for epoch, accuracy, fitness in values
+    }
+
+
+def _known(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def course(facts: Facts) -> Course:

@@ -15,15 +15,18 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import FuncFormatter
 
-from yolo_gradsafe.report.look import BLUE, DARK, GREY, ORANGE, PURPLE, RED, plain_log_ticks, spread
+from yolo_gradsafe.report.look import BLUE, DARK, GREEN, GREY, ORANGE, PURPLE, RED, plain_log_ticks, spread
 from yolo_gradsafe.report.records import loss_items
 from yolo_gradsafe.report.thin import medians, thin
 
-__all__ = ["GREY", "SKIPPED", "amp_scale", "gradient_norm", "learning_rate", "loss", "mark_skips"]
+__all__ = ["GREY", "SKIPPED", "accuracy", "amp_scale", "gradient_norm", "learning_rate", "loss", "mark_skips"]
 
 SKIPPED = RED
-ITEMS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#a89500", "#8c8c8c")
+ITEMS = ("#0072b2", "#d98200", "#00896b", "#b8558f", "#7b4f9d", "#4aa3d8", "#8a7a00", "#c4532d", "#7d848b")
+"""Colours of the loss items, those of the page."""
 
+LOWERED = 0.5
+"""Factor on the learning rate below which its axis is logarithmic: it would look like 0."""
 DENSE = 300
 """Points from which a noisy series is drawn faintly, with its course on top."""
 SPARSE = 60
@@ -69,6 +72,22 @@ def loss(axes: Axes, rows: pl.DataFrame) -> None:
     _heading(axes, "loss of the batch, and its items")
 
 
+def accuracy(axes: Axes, x: Array, values: Array, fitness: Array, name: str) -> None:
+    """Draw what validation said after each epoch.
+
+    Args:
+        axes: The panel.
+        x: Last step of each epoch.
+        values: The accuracy there.
+        fitness: What Ultralytics chooses the best epoch by.
+        name: What the accuracy is called.
+    """
+    _line(axes, x, values, GREEN, name)
+    _line(axes, x, fitness, ITEMS[0], "fitness")
+    axes.set_ylim(bottom=0)
+    _heading(axes, "accuracy of the validation")
+
+
 def amp_scale(axes: Axes, rows: pl.DataFrame) -> None:
     """Draw AMP's loss scale, whose steps are factors of two."""
     axes.set_yscale("log", base=2)
@@ -84,8 +103,11 @@ def learning_rate(axes: Axes, rows: pl.DataFrame) -> None:
     planned = np.divide(rates, factors, out=rates.copy(), where=lowered & (factors > 0))
     if lowered.any():
         _level(axes, steps, planned, color=GREY, linestyle=":", linewidth=1.6, label="without backoff")
-    _level(axes, steps, rates, color=BLUE, linewidth=2, label="lowered after divergence" if lowered.any() else None)
-    axes.set_ylim(0, 1.1 * max(planned[np.isfinite(planned)], default=0) or 1)
+    _level(axes, steps, rates, color=BLUE, linewidth=2, label="lowered" if lowered.any() else None)
+    if (factors < LOWERED).any() and (rates > 0).any():
+        _log(axes, np.concatenate([rates, planned]))
+    else:
+        axes.set_ylim(0, 1.1 * max(planned[np.isfinite(planned)], default=0) or 1)
     _heading(axes, "learning rate (first parameter group)")
 
 

@@ -16,10 +16,13 @@ __all__ = [
     "Accuracy",
     "Advice",
     "Amp",
+    "Earlier",
     "Epoch",
     "GradNorm",
     "IncidentEntry",
+    "LoweredRate",
     "Number",
+    "Outcome",
     "Part",
     "Reason",
     "ReportError",
@@ -178,6 +181,26 @@ class IncidentEntry(Part):
         return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
 
 
+class Outcome(Part):
+    """What came of an incident and its remedies together: of all incidents of one step."""
+
+    epoch: int = Field(description="epoch, from 1")
+    step: int = Field(description="optimizer step of the run, from 1")
+    steps_lost: int = Field(description="optimizer steps that it cost: skipped, or taken back")
+    healthy_since: int = Field(description="healthy steps that followed, up to the next time that the same happened")
+    held: str = Field(
+        description="confirmed: 10 healthy steps or more followed; again: the same happened again before; open: too "
+        "few steps have followed to tell"
+    )
+    stock: str = Field(
+        description="what Ultralytics alone would have done: nan_weights, nan_weights_first_epoch, skipped, "
+        "skipped_nan_statistics, kept_state, kept_statistics, went_on, zero_gradients or unknown"
+    )
+    options: str = Field(default="", description="what to change, for gradsafe's YAML file, or empty")
+    arguments: str = Field(default="", description="for Ultralytics, as key=value words, or empty")
+    command: str = Field(default="", description="for a shell, or empty")
+
+
 class Epoch(Part):
     """One epoch; all tries together where Ultralytics redid it."""
 
@@ -189,6 +212,12 @@ class Epoch(Part):
     skipped: int = Field(description="steps that GradSafe did not apply")
     amp_overflows: int = Field(description="steps that GradScaler skipped; routine")
     loss_mean: float | None = Field(description="mean of the finite losses of the steps, each summed over its batch")
+    accuracy: float | None = Field(
+        default=None, description="what the validation said, in the metric of the run's accuracy; null without one"
+    )
+    fitness: float | None = Field(
+        default=None, description="what Ultralytics chooses the best epoch by; null without a validation"
+    )
 
 
 class Accuracy(Part):
@@ -199,6 +228,14 @@ class Accuracy(Part):
     best_epoch: int = Field(description="that epoch")
     last: float = Field(description="in the last epoch that was validated")
     last_epoch: int = Field(description="that epoch")
+
+
+class Earlier(Part):
+    """The last earlier run of the same data and model in the same folder."""
+
+    name: str = Field(description="name of its folder")
+    metric: str = Field(description="what is measured")
+    best: float = Field(description="its accuracy in its best epoch")
 
 
 class Reason(Part):
@@ -216,6 +253,20 @@ class Reason(Part):
     epoch: int = Field(
         default=0, description="epoch since which, or up to which, it was so; 0 where it does not matter"
     )
+
+
+class LoweredRate(Part):
+    """A learning rate that was too high, and was lowered: the last time, where that happened several times."""
+
+    epoch: int = Field(description="epoch, from 1")
+    step: int = Field(description="optimizer step of the run, from 1")
+    before: float = Field(
+        description="lr0 as the user set it; the highest rate of the schedule where that is not known"
+    )
+    after: float = Field(description="what that rate was lowered to; it may have grown again since")
+    is_lr0: bool = Field(description="whether the rate is the user's lr0")
+    moved_too_far: bool = Field(description="whether it was lowered because a step moved the weights too far")
+    times: int = Field(description="how often it was lowered")
 
 
 class Spike(Part):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path, PureWindowsPath
 
@@ -20,14 +20,15 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from yolo_gradsafe.report import panels
+from yolo_gradsafe.report.accuracy import accuracy_by_step
 from yolo_gradsafe.report.health import RunVerdict
 from yolo_gradsafe.report.records import locate, read_steps
 from yolo_gradsafe.report.summary import Summary
 
 __all__ = ["draw"]
 
-SIZE = (12, 9)
-"""Inches."""
+SIZE = {3: (12, 9), 4: (12, 9), 5: (12, 10.5)}
+"""Inches, by the number of panels."""
 DPI = 200
 """That of Ultralytics' ``results.png``."""
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
@@ -38,7 +39,7 @@ COLORS = {
     RunVerdict.UNLEARNED: panels.SKIPPED,
     RunVerdict.FAILED: panels.SKIPPED,
 }
-EPOCHS_BELOW = {3: -0.32, 4: -0.44}
+EPOCHS_BELOW = {3: -0.32, 4: -0.44, 5: -0.52}
 """Where the epochs stand, by the number of panels: a share of the last panel's height."""
 MOST_EPOCHS = 20
 """Epochs that are marked at most; of more, every second, fifth, tenth, ... is."""
@@ -61,12 +62,16 @@ def draw(run: Path, summary: Summary) -> Path:
     paths = locate(Path(run))
     rows = read_steps(paths)
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=SIZE, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
-        FigureCanvasAgg(figure)
-        draws = [panels.gradient_norm, panels.loss]
+        draws: list[Callable[[Axes, pl.DataFrame], None]] = [panels.gradient_norm, panels.loss]
+        x, found, fitness = accuracy_by_step(rows, summary)
+        if summary.accuracy and len(x):
+            metric = summary.accuracy.metric
+            draws.append(lambda axes, rows: panels.accuracy(axes, x, found, fitness, metric))
         draws += [panels.amp_scale] if summary.amp.enabled else []
         draws += [panels.learning_rate] if not summary.amp.enabled or (rows["lr_factor"] < 1).any() else []
-        stack = figure.subplots(len(draws), 1, sharex=True, height_ratios=(5, 4, 3, 3)[: len(draws)])
+        figure = Figure(figsize=SIZE[len(draws)], dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
+        FigureCanvasAgg(figure)
+        stack = figure.subplots(len(draws), 1, sharex=True, height_ratios=(5, 4, 3, 3, 3)[: len(draws)])
         for axes, panel in zip(stack, draws, strict=True):
             panel(axes, rows)
             panels.mark_skips(axes, rows)

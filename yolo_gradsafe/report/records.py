@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = [
     "read_options",
     "read_run",
     "read_steps",
+    "read_table",
     "stage_columns",
     "yaml_path",
 ]
@@ -92,11 +94,9 @@ def read_steps(paths: RunPaths) -> pl.DataFrame:
     # Only what ends in a line break was written whole; a quote left open must not swallow the lines after it.
     lines = [line for line in text.split("\n")[:-1] if line.count('"') % 2 == 0]
     columns = StepRow.fixed_columns()
-    source = "\n".join(lines or [",".join(columns)])
-    cells = pl.read_csv(io.BytesIO(source.encode()), infer_schema_length=0, truncate_ragged_lines=True)
-    missing = [name for name in columns if name not in (*cells.columns, *_LATER)]
-    if missing:
-        raise ReportError(f"{paths.steps} is not a record of steps: it has no column {', '.join(missing)}")
+    cells = read_table(lines or [",".join(columns)])
+    if any(name not in (*cells.columns, *_LATER) for name in columns) or not _in_order(cells):
+        cells = read_table([",".join(columns)])  # the header is damaged: what the columns mean is not known
     cells = cells.with_columns(pl.lit(value).alias(name) for name, value in _LATER.items() if name not in cells.columns)
     integers = [pl.col(name).cast(pl.Int64, strict=False) for name in ("epoch", "step", "batch")]
     norms = ["grad_norm", *stage_columns(cells), "threshold", "clip_scale", "amp_scale"]
@@ -109,6 +109,43 @@ def read_steps(paths: RunPaths) -> pl.DataFrame:
     applied = ~overflow & ~skipped
     clipped = applied & ((pl.col("clip_scale") < 1) | (pl.col("verdict") == Verdict.CLIPPED.value))
     return steps.with_columns(overflow=overflow, skipped=skipped, applied=applied, clipped=clipped)
+
+
+def _in_order(cells: pl.DataFrame) -> bool:
+    """Return whether the loss items are where they belong."""
+    return cells.columns.index("loss") < cells.columns.index("grad_norm")
+
+
+def read_table(lines: list[str]) -> pl.DataFrame:
+    """Return a CSV table of texts; a line that makes no sense costs itself alone.
+
+    Args:
+        lines: The header, and the rows, each a line.
+    """
+    try:
+        source = io.BytesIO("\n".join(lines).encode())
+        return pl.read_csv(source, infer_schema_length=0, truncate_ragged_lines=True)
+    except pl.exceptions.PolarsError:
+        return _read_line_by_line(lines)
+
+
+def _read_line_by_line(lines: list[str]) -> pl.DataFrame:
+    """Do so slowly: polars gives up a whole table for a quote in the wrong place."""
+    names, *rows = ([cell for line in csv.reader([text]) for cell in line] for text in lines)
+    schema = dict.fromkeys(names, pl.String)
+    if len(schema) < len(names):
+        return pl.DataFrame()
+    padded = [[*row, *[None] * (len(names) - len(row))] for row in rows if 0 < len(row) <= len(names)]
+    return pl.DataFrame(padded, schema=schema, orient="row")
+
+
+def damaged_steps(paths: RunPaths, steps: pl.DataFrame) -> int:
+    """Return how many whole lines of ``steps.csv`` are not among the steps that could be read."""
+    try:
+        lines = paths.steps.read_bytes().count(b"\n") - 1
+    except OSError:
+        return 0
+    return max(0, lines - steps.height)
 
 
 def loss_items(steps: pl.DataFrame) -> list[str]:
@@ -128,7 +165,7 @@ def read_incidents(paths: RunPaths) -> list[IncidentEntry]:
     for line in text.splitlines():
         try:
             incidents.append(IncidentEntry.model_validate_json(_text(line)))
-        except ValueError:  # half a line: the run was killed while it wrote
+        except (ValueError, RecursionError):  # half a line: the run was killed while it wrote
             continue
     return incidents
 
@@ -141,7 +178,7 @@ def read_run(paths: RunPaths) -> Run:
     """
     try:
         values = json.loads(_text(paths.info.read_text(encoding="utf-8", errors="replace")))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return Run()
     version = values.get("schema_version") if isinstance(values, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -159,7 +196,7 @@ def read_options(paths: RunPaths) -> dict[str, Any]:
     """Return the run's resolved options; empty where there are none."""
     try:
         options = yaml.safe_load(paths.options.read_text(encoding="utf-8", errors="replace"))
-    except (FileNotFoundError, yaml.YAMLError):
+    except (FileNotFoundError, yaml.YAMLError, ValueError, RecursionError):
         return {}
     return to_json(options) if isinstance(options, dict) else {}
 

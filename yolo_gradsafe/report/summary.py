@@ -17,9 +17,12 @@ from yolo_gradsafe.report.parts import (
     Accuracy,
     Advice,
     Amp,
+    Earlier,
     Epoch,
     GradNorm,
     IncidentEntry,
+    LoweredRate,
+    Outcome,
     Part,
     Reason,
     ReportError,
@@ -54,8 +57,14 @@ class Summary(Part):
     accuracy: Accuracy | None = Field(
         default=None, description="what validation said of the model; null where there was none that says anything"
     )
+    earlier: Earlier | None = Field(
+        default=None, description="the last earlier run of the same data and model beside this one; else null"
+    )
     spike: Spike | None = Field(
         default=None, description="largest jump of the loss or the norm to 1e6 times its usual value or more; else null"
+    )
+    lowered_rate: LoweredRate | None = Field(
+        default=None, description="the learning rate, where it was too high and was lowered; else null"
     )
     headline: str = Field(description="the run in one plain sentence")
     run: Run = Field(description="what was trained, and where")
@@ -69,9 +78,15 @@ class Summary(Part):
     )
     amp: Amp = Field(description="mixed precision's loss scale")
     incidents: list[IncidentEntry] = Field(description="what needed a remedy, and the remedies, in order")
+    outcomes: list[Outcome] = Field(
+        default_factory=list, description="what came of the incidents, those of one step together, in order"
+    )
     advice: list[Advice] = Field(default_factory=list, description="settings to change, the most pressing first")
     epochs: list[Epoch] = Field(description="one entry an epoch, in order")
     options: dict[str, Any] = Field(description="the resolved options of the run")
+    damaged_steps: int = Field(
+        default=0, description="lines of stability/steps.csv that cannot be read, and are left out"
+    )
     files: list[str] = Field(description="the report's files that exist, relative to the run's folder")
 
     @property

@@ -16,6 +16,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Cause",
     "Finding",
+    "Held",
     "Incident",
     "Kind",
     "LayerRow",
@@ -26,6 +27,7 @@ __all__ = [
     "RunPaths",
     "Shortfall",
     "StepRow",
+    "Stock",
     "Verdict",
     "to_json",
 ]
@@ -174,6 +176,39 @@ class Remedy(Word):
     LEFT_TO_ULTRALYTICS = "left_to_ultralytics"
     OBSERVED = "observed"
     """Nothing: recovery is off."""
+
+
+class Held(Word):
+    """Whether a remedy helped."""
+
+    CONFIRMED = "confirmed"
+    """Enough healthy steps followed."""
+    AGAIN = "again"
+    """The same happened again soon."""
+    OPEN = "open"
+    """Too few steps have followed to tell."""
+
+
+class Stock(Word):
+    """What Ultralytics alone would have done, as its trainer is written."""
+
+    NAN_WEIGHTS = "nan_weights"
+    """The step is taken, which makes the weights NaN; the epoch is redone from ``last.pt``, three times at most."""
+    NAN_WEIGHTS_FIRST_EPOCH = "nan_weights_first_epoch"
+    """The same in the first epoch, which cannot be redone: there is no ``last.pt``."""
+    SKIPPED = "skipped"
+    """GradScaler skips the step."""
+    SKIPPED_NAN_STATISTICS = "skipped_nan_statistics"
+    """GradScaler skips the step; batch-norm statistics have become NaN in the forward pass."""
+    KEPT_STATE = "kept_state"
+    """Training goes on with what is not finite, until the loss is NaN."""
+    KEPT_STATISTICS = "kept_statistics"
+    """Batch-norm statistics stay as they are, and validation fails."""
+    WENT_ON = "went_on"
+    """Training goes on with these weights and this learning rate."""
+    ZERO_GRADIENTS = "zero_gradients"
+    """Clipping by an infinite norm makes all gradients 0."""
+    UNKNOWN = "unknown"
 
 
 class Learned(Word):

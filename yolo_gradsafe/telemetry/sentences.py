@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from yolo_gradsafe.telemetry.schema import Cause, Finding, Incident, Kind, Place, Remedy, Shortfall
+from yolo_gradsafe.telemetry.schema import Cause, Finding, Held, Incident, Kind, Place, Remedy, Shortfall, Stock
 
-__all__ = ["action", "culprit", "message", "shortfall"]
+__all__ = ["action", "culprit", "held", "message", "shortfall", "stock"]
 
 
 def message(incident: Incident) -> str:
@@ -194,6 +194,41 @@ _CLAUSES: dict[Remedy, Callable[[Incident], str]] = {
     Remedy.MICRO_BATCH_DROPPED: lambda _: "dropped its gradients and put the batch-norm statistics back",
     Remedy.LEFT_TO_ULTRALYTICS: lambda _: "left the rest to Ultralytics' own recovery: there is no snapshot",
     Remedy.OBSERVED: lambda _: "observed only: recovery.enabled is off",
+}
+
+
+def held(word: str, steps: int) -> str:
+    """Say whether a remedy helped, without a full stop.
+
+    Args:
+        word: A ``Held``.
+        steps: Healthy steps since, up to the next time.
+    """
+    since = f"{steps:,} healthy step{'s' * (steps != 1)}"
+    if word == Held.CONFIRMED:
+        return f"it held: {since} since"
+    if word == Held.AGAIN:
+        return f"it did not hold: the same happened again after {since}"
+    return f"not confirmed yet: {since} since"
+
+
+def stock(word: str) -> str:
+    """Say what Ultralytics alone would have done, without a full stop; empty where that is not known."""
+    return _STOCK.get(word, "")
+
+
+_STOCK: dict[str, str] = {
+    Stock.NAN_WEIGHTS: "takes the step, and its weights are NaN from there on: it repeats the epoch from last.pt, and "
+    "training ends after three repeats",
+    Stock.NAN_WEIGHTS_FIRST_EPOCH: "takes the step, and its weights are NaN from there on: in the first epoch there is "
+    "no last.pt to go back to",
+    Stock.SKIPPED: "skips the step as well: GradScaler does it",
+    Stock.SKIPPED_NAN_STATISTICS: "skips the step as well, but its batch-norm statistics are NaN from there on, and "
+    "validation fails",
+    Stock.KEPT_STATE: "trains on with them, and repeats the epoch from last.pt once the loss is NaN",
+    Stock.KEPT_STATISTICS: "keeps them, and validation fails",
+    Stock.WENT_ON: "trains on with these weights at the same learning rate",
+    Stock.ZERO_GRADIENTS: "clips by an infinite norm, which makes all gradients of the step 0",
 }
 
 

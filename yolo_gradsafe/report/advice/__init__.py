@@ -27,6 +27,7 @@ RULES: tuple[Callable[[Facts], Advice | None], ...] = (
     amp.overflows,
     batchnorm.poisoned,
     data.quarantined,
+    data.broken_images,
     data.accumulation,
     stages.dominating,
     stages.vanishing,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import PureWindowsPath
 
 from yolo_gradsafe.report.advice.facts import Facts, plural
 from yolo_gradsafe.report.parts import Advice
+from yolo_gradsafe.telemetry.schema import Cause
 
-__all__ = ["accumulation", "quarantined"]
+__all__ = ["accumulation", "broken_images", "quarantined"]
 
 FEWEST = 5
 SHARE = 0.01
@@ -19,15 +21,39 @@ def quarantined(facts: Facts) -> Advice | None:
     files = facts.quarantined
     if not files:
         return None
-    names = ", ".join(PureWindowsPath(file).name for file in files[:3])
-    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
     return Advice(
         rule="quarantined",
         title="Repair these images or their labels, or take them out of the data set.",
         evidence=f"{plural(len(files), 'file')} spoilt batches and {'was' if len(files) == 1 else 'were'} quarantined: "
-        f"{names}{more}. All are in stability/quarantine.txt.",
-        command=f"gradsafe check {facts.arguments.get('data') or 'DATA.yaml'}",
+        f"{_named(files)}. All are in stability/quarantine.txt.",
+        command=_check(facts),
     )
+
+
+def broken_images(facts: Facts) -> Advice | None:
+    """Files that are proven to be broken, or to have a broken label, and were not quarantined."""
+    blamed = [incident for incident in facts.incidents if incident.cause in (Cause.IMAGE, Cause.LABEL)]
+    files = list(dict.fromkeys(image for incident in blamed for image in incident.images))
+    if not files or facts.quarantined:
+        return None
+    one, steps = len(files) == 1, len({incident.step for incident in blamed})
+    what = "label" if all(incident.cause == Cause.LABEL for incident in blamed) else "image"
+    return Advice(
+        rule="broken_images",
+        title=f"Repair {'this' if one else 'these'} {what}{'s' * (not one)}, or take {'it' if one else 'them'} out of "
+        "the data set.",
+        evidence=f"{plural(len(files), 'file')} spoilt {plural(steps, 'step')}: {_named(files)}.",
+        command=_check(facts),
+    )
+
+
+def _named(files: list[str]) -> str:
+    names = ", ".join(PureWindowsPath(file).name for file in files[:3])
+    return names + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+
+
+def _check(facts: Facts) -> str:
+    return f"gradsafe check {shlex.quote(str(facts.arguments.get('data') or 'DATA.yaml'))}"
 
 
 def accumulation(facts: Facts) -> Advice | None:

@@ -7,7 +7,7 @@ import math
 import polars as pl
 
 from yolo_gradsafe.report.advice.facts import Facts, plural, rounded
-from yolo_gradsafe.report.health import DIVERGED
+from yolo_gradsafe.report.health import DIVERGED, ran_away
 from yolo_gradsafe.report.parts import Advice
 
 __all__ = ["muon", "too_high", "warm_up"]
@@ -25,7 +25,7 @@ def too_high(facts: Facts) -> Advice | None:
     steps = _runaways(facts)
     if not steps or facts.run.optimizer == "MuSGD" or _only_at_first(facts, steps):
         return None
-    return _lower(facts, steps, "lr_too_high", "Lower the learning rate.", f"Training ran away {_when(facts, steps)}.")
+    return _lower(facts, steps, "lr_too_high", "Lower the learning rate.", _what(facts, steps))
 
 
 def warm_up(facts: Facts) -> Advice | None:
@@ -54,14 +54,19 @@ def muon(facts: Facts) -> Advice | None:
     return _lower(facts, steps, "muon", "Lower the learning rate, not the clip threshold.", evidence)
 
 
+def _what(facts: Facts, steps: list[int]) -> str:
+    """Say what the rate did: where it was limited in time, training did not run away."""
+    found, when = facts.of_kind(*DIVERGED), _when(facts, steps)
+    ratios = [entry.update_ratio for entry in found if isinstance(entry.update_ratio, float)]
+    if not ratios or any(ran_away(entry.kind, entry.cause) for entry in found):
+        return f"Training ran away {when}."
+    return f"The weights moved by {max(ratios):.0%} of their size in one step {when}; 2 % is healthy."
+
+
 def _lower(facts: Facts, steps: list[int], rule: str, title: str, evidence: str) -> Advice | None:
     factors = facts.rows["lr_factor"].drop_nulls().drop_nans().to_numpy()
     lowered = factors[factors < 1]
     held = float(factors[-1]) if len(lowered) and factors[-1] < 1 else None
-    if held:
-        evidence += f" It held at {held:.2g} of the rate."
-    elif len(lowered):
-        evidence += f" It held at {lowered.min():.2g} of the rate, and went back up."
     base = facts.arguments.get("lr0")
     auto = facts.arguments.get("optimizer") == "auto"
     if auto or not isinstance(base, (int, float)):
@@ -70,6 +75,10 @@ def _lower(facts: Facts, steps: list[int], rule: str, title: str, evidence: str)
     if in_force > base:
         evidence += f" The rate in force was {in_force:.2g}, not lr0."
         base = in_force
+    if held:
+        evidence += f" Training went on at {held * base:.2g}, which is {held:.2g} of the rate."
+    elif len(lowered):
+        evidence += f" Training went on at {lowered.min():.2g} of the rate, and later at the full rate again."
     lr0 = rounded(base * (held or UNPROVEN))
     if not (math.isfinite(lr0) and lr0 > 0):
         return None

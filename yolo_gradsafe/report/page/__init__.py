@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from yolo_gradsafe.report.beside import read_layers
-from yolo_gradsafe.report.console import learned
+from yolo_gradsafe.report.console import damaged_records, learned
 from yolo_gradsafe.report.figures import about, environment, figures, flat
 from yolo_gradsafe.report.page.cards import cards
 from yolo_gradsafe.report.page.curves import curves, epoch_starts
@@ -43,7 +43,8 @@ def write_page(run: Path, summary: Summary) -> Path:
         about=about(summary.run),
         figures=figures(summary),
         learned=learned(summary),
-        cards=cards(summary.incidents, paths.run.absolute()),
+        damaged=damaged_records(summary),
+        cards=cards(summary.incidents, paths.run.absolute(), summary.outcomes),
         options=flat(summary.options),
         environment=environment(summary.run),
         charts=charts,

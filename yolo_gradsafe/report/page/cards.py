@@ -1,4 +1,4 @@
-"""The incidents as cards: when, what, the culprit with its picture, what was done, what it cost."""
+"""The incidents as cards: when, what, why, the culprit with its picture, what was done, what it cost, did it help."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 from yolo_gradsafe.report.incident_groups import IncidentGroup, incident_groups
 from yolo_gradsafe.report.page.pictures import Album
-from yolo_gradsafe.report.parts import IncidentEntry, Number
+from yolo_gradsafe.report.parts import IncidentEntry, Number, Outcome
+from yolo_gradsafe.telemetry.schema import Cause, Remedy
+from yolo_gradsafe.telemetry.sentences import held, stock
 
-__all__ = ["LABELS", "MOST", "Card", "Cards", "cards", "label"]
+__all__ = ["LABELS", "MOST", "Card", "Cards", "cards", "label", "outcome_lines"]
 
 MOST = 300
 """Cards at most: a browser shows that many at once without stuttering."""
@@ -40,6 +42,22 @@ LABELS = {
 }
 """Name and tone of the kinds of incident."""
 
+CAUSES: dict[str, str] = {
+    Cause.IMAGE: "the image file",
+    Cause.LABEL: "the label",
+    Cause.PREPROCESSING: "the preprocessing",
+    Cause.LOSS: "the loss function",
+    Cause.PRECISION: "too low a precision",
+    Cause.ACTIVATIONS: "a layer of the model",
+    Cause.WEIGHTS: "the weights",
+    Cause.LEARNING_RATE: "the learning rate is too high for this model",
+    Cause.EVERY_BATCH: "every batch fails",
+    Cause.OUTLIER: "an outlier",
+    Cause.TRANSIENT: "did not happen again with the same batch",
+    Cause.UNKNOWN: "unknown",
+}
+"""The causes in words."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -51,11 +69,21 @@ class Card:
     place: str
     message: str
     open: bool
-    facts: list[tuple[str, str]]
+    why: str
+    """What was found to be the matter; empty where it was not looked into."""
     done: list[str]
+    outcome: list[tuple[str, str]]
+    """What it cost, whether the remedy helped, what stock does; by name."""
+    source: tuple[str, str]
+    """A line of code to blame, its place and its text; empty where there is none."""
+    change: Outcome | None
+    """What to change; None where that is not known."""
+    facts: list[tuple[str, str]]
     images: list[str]
     picture: str
     """As a data URI; empty where there is none."""
+    detail: str
+    """The culprit alone, cut out of the picture; empty where it is not marked."""
     link: str
     """Where the picture lies, relative to the page; empty where there is none."""
     step: int
@@ -67,25 +95,29 @@ class Cards:
 
     shown: list[Card] = field(default_factory=list)
     more: int = 0
+    first: int = OPEN
+    """Cards that stand by themselves; the others are folded away."""
     kinds: list[tuple[str, str, int]] = field(default_factory=list)
     """Kind, label and count, the most frequent first."""
 
 
-def cards(incidents: Sequence[IncidentEntry], run: Path) -> Cards:
+def cards(incidents: Sequence[IncidentEntry], run: Path, outcomes: Sequence[Outcome] = ()) -> Cards:
     """Return the cards of a run's incidents, in order.
 
     Args:
         incidents: As they were recorded.
         run: The run's folder, in which the pictures lie.
+        outcomes: What came of each group of them; none of a summary of an earlier version.
     """
     found = incident_groups(incidents)
     album = Album(run)
-    shown = [_card(group, album, number < OPEN) for number, group in enumerate(found[:MOST])]
+    came = dict(enumerate(outcomes))
+    shown = [_card(group, album, came.get(number), number < OPEN) for number, group in enumerate(found[:MOST])]
     counts: dict[str, int] = {}
     for card in shown:
         counts[card.kind] = counts.get(card.kind, 0) + 1
     kinds = sorted(((kind, label(kind), count) for kind, count in counts.items()), key=lambda item: -item[2])
-    return Cards(shown, len(found) - len(shown), kinds)
+    return Cards(shown, len(found) - len(shown), kinds=kinds)
 
 
 def label(kind: str) -> str:
@@ -93,11 +125,23 @@ def label(kind: str) -> str:
     return LABELS.get(kind, (kind.replace("_", " ").capitalize(), ""))[0]
 
 
-def _card(group: IncidentGroup, album: Album, is_open: bool) -> Card:
-    main, remedies = group.main, group.remedies
-    everything = [main, *remedies]
-    name = next((entry.picture for entry in everything if entry.picture), "")
+def outcome_lines(group: IncidentGroup, came: Outcome | None) -> list[tuple[str, str]]:
+    """Return what came of a group of incidents: what it cost, whether the remedy helped, what stock does; by name."""
+    if came is None or not group.is_trouble:
+        return []
+    lines = [("Cost", f"{came.steps_lost:,} step{'s' * (came.steps_lost != 1)} lost" if came.steps_lost else "no step")]
+    if Remedy.OBSERVED not in group.main.remedies:
+        lines.append(("Did it help?", _sentence(held(came.held, came.healthy_since))))
+    if said := stock(came.stock):
+        lines.append(("Stock Ultralytics", said))
+    return lines
+
+
+def _card(group: IncidentGroup, album: Album, came: Outcome | None, is_open: bool) -> Card:
+    main, everything = group.main, group.everything
+    name = _first(everything, "picture")
     data = album.data(name)
+    advised = came is not None and (came.options or came.arguments or came.command)
     return Card(
         kind=main.kind,
         label=label(main.kind),
@@ -105,26 +149,32 @@ def _card(group: IncidentGroup, album: Album, is_open: bool) -> Card:
         place=f"epoch {main.epoch}, batch {main.batch}, step {main.step:,}",
         message=main.message,
         open=is_open,
-        facts=_facts(everything),
+        why=_sentence(_first(everything, "culprit") or CAUSES.get(group.cause, group.cause)),
         done=[_sentence(main.action), *(f"{label(entry.kind)}: {entry.action}" for entry in group.done[1:])],
-        images=[image for entry in everything for image in entry.images],
+        outcome=outcome_lines(group, came),
+        source=(_first(everything, "source"), _first(everything, "source_text")),
+        change=came if advised else None,
+        facts=_facts(everything),
+        images=group.images,
         picture=data,
+        detail=album.detail(name) if data and len(group.images) else "",
         link=album.link(name),
         step=main.step,
     )
 
 
+def _first(entries: Sequence[IncidentEntry], field: str) -> str:
+    """Return what a field says in the first entry that has it."""
+    return next((value for entry in entries if (value := getattr(entry, field))), "")
+
+
 def _facts(entries: Sequence[IncidentEntry]) -> list[tuple[str, str]]:
     """Return what is known of a group, by name; what was not recorded is left out."""
     main = entries[0]
-    lost = sum(entry.steps_lost for entry in entries)
     items = ", ".join(f"{name} {_short(value)}" for name, value in main.items.items())
     facts = {
-        "Culprit": next((entry.culprit for entry in entries if entry.culprit), ""),
-        "Cause": next((entry.cause for entry in entries if entry.cause), ""),
-        "Layer": next((entry.layer for entry in entries if entry.layer), ""),
-        "Loss term": next((entry.term for entry in entries if entry.term), ""),
-        "Cost": f"{lost:,} step{'s' * (lost != 1)} lost" if lost else "",
+        "Layer": _first(entries, "layer"),
+        "Loss term": _first(entries, "term"),
         "Loss": f"{_short(main.loss)}{f' ({items})' if items else ''}" if items or main.loss != "nan" else "",
         "Gradient norm": _short(main.grad_norm) if main.items or main.grad_norm != "nan" else "",
         "AMP scale": _short(main.amp_scale) if main.amp_scale != 1.0 else "",

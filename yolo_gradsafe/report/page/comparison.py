@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from yolo_gradsafe.report.accuracy import accuracy_by_step
 from yolo_gradsafe.report.compare import Comparison, Member
 from yolo_gradsafe.report.page.curves import COLORS
 from yolo_gradsafe.report.page.series import Panel, Series, column, level, line, marks
@@ -34,11 +35,25 @@ def write_comparison(path: Path, members: Sequence[Member], comparison: Comparis
     Raises:
         OSError: The page cannot be written.
     """
-    panels = [*_noisy(members), *_levels(members)]
+    panels = [*_accuracy(members), *_noisy(members), *_levels(members)]
     charts = {"panels": [{**asdict(panel), "skipped": []} for panel in panels], "epochs": [], "heat": None}
     health = [member.summary.health for member in members]
     write_atomically(path, render("compare.html.j2", comparison=comparison, health=health, charts=charts))
     return path
+
+
+def _accuracy(members: Sequence[Member]) -> list[Panel]:
+    """Return the accuracy of all runs that measured the same."""
+    metrics = [member.summary.accuracy.metric for member in members if member.summary.accuracy]
+    if not metrics:
+        return []
+    series: list[Series] = []
+    for color, member in _colored(members):
+        if member.summary.accuracy and member.summary.accuracy.metric == metrics[0]:
+            x, accuracy, _ = accuracy_by_step(member.rows, member.summary)
+            series += line(member.name, color, x, accuracy)
+    about = f"{metrics[0]} of the validation after each epoch"
+    return [Panel("accuracy", "Accuracy", about, series, height=260)] if series else []
 
 
 def _noisy(members: Sequence[Member]) -> list[Panel]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from yolo_gradsafe.report.accuracy import accuracy_by_step
 from yolo_gradsafe.report.page.series import Array, Panel, column, level, line, marks
 from yolo_gradsafe.report.records import STAGE, loss_items, stage_columns
 from yolo_gradsafe.report.summary import Summary
@@ -18,15 +19,17 @@ COLORS = tuple(f"s{number}" for number in range(1, 10))
 """Names of the style sheet's colours for series, in the order in which they are given out."""
 WIDE = 10
 """Largest over smallest value from which on an axis is logarithmic."""
+LOWERED = 0.5
+"""Factor on the learning rate below which its axis is logarithmic: it would look like 0."""
 
 
 def curves(rows: pl.DataFrame, summary: Summary) -> list[dict[str, Any]]:
     """Return the panels that a run has something to show in, ready for JSON."""
     if rows.is_empty():
         return []
-    panels = [_norm(rows), _loss(rows), _rate(rows), _stages(rows)]
+    panels = [_norm(rows), _loss(rows), _accuracy(rows, summary), _rate(rows), _stages(rows)]
     if summary.amp.enabled:
-        panels.insert(3, _amp(rows))
+        panels.insert(4, _amp(rows))
     shown = [asdict(panel) for panel in panels if panel.series]
     skipped = [part.x for part in marks("skipped", "bad", "", column(rows, "step"), _where(rows, "skipped"), 1.0)]
     for panel in shown:
@@ -65,6 +68,13 @@ def _loss(rows: pl.DataFrame) -> Panel:
     return Panel("loss", "Loss", "of the batch, summed over its images, and its items", series, log=log, height=260)
 
 
+def _accuracy(rows: pl.DataFrame, summary: Summary) -> Panel:
+    x, accuracy, fitness = accuracy_by_step(rows, summary)
+    name = summary.accuracy.metric if summary.accuracy else "accuracy"
+    series = [*line(name, "s3", x, accuracy), *line("fitness", "s6", x, fitness)]
+    return Panel("accuracy", "Accuracy", "of the validation after each epoch", series, height=200)
+
+
 def _rate(rows: pl.DataFrame) -> Panel:
     x, rate, factor = column(rows, "step"), column(rows, "lr"), column(rows, "lr_factor")
     series = level("learning rate", "s1", x, rate)
@@ -74,7 +84,8 @@ def _rate(rows: pl.DataFrame) -> Panel:
         series = [*level("without backoff", "muted", x, planned, dash="dot"), *series]
         lowered = np.where(np.diff(factor, prepend=1.0) < 0, rate, np.nan)
         series += marks("backoff", "bad", "triangle-down", x, lowered)
-    return Panel("rate", "Learning rate", "of the first parameter group", series, height=180)
+    log = bool((factor < LOWERED).any()) and _positive(rate)
+    return Panel("rate", "Learning rate", "of the first parameter group", series, log=log, height=180)
 
 
 def _amp(rows: pl.DataFrame) -> Panel:

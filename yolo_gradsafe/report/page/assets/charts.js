@@ -93,8 +93,11 @@ const Charts = (() => {
     const every = Math.max(1, Math.ceil(starts.length / 12));
     const rule = starts.filter((_, i) => i % every === 0).map(([step]) => (
       { type: "line", x0: step - 0.5, x1: step - 0.5, yref: "paper", y0: 0, y1: 1, layer: "below", line: { color: css("line"), width: 1, dash: "dot" } }));
+    const labels = rule.map((line, i) => ({
+      x: line.x0, xref: "x", xanchor: "left", y: 1, yref: "paper", yanchor: "top", showarrow: false, borderpad: 1,
+      text: `${i ? "" : "epoch "}${starts.filter((_, n) => n % every === 0)[i][1]}`, font: { size: 10, color: css("muted") } }));
     return {
-      height: panel.height, margin: { ...MARGIN, b: last ? 40 : MARGIN.b }, showlegend: false, hovermode: "x", hoverdistance: -1,
+      annotations: labels, height: panel.height, margin: { ...MARGIN, b: last ? 40 : MARGIN.b }, showlegend: false, hovermode: "x", hoverdistance: -1,
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: css("sans"), size: 12, color: css("soft") }, shapes: rule,
       xaxis: { ...axis, fixedrange: false, range: [...range], showgrid: false, tickformat: ",~r", ticks: "outside", ticklen: 4, tickcolor: css("line"),

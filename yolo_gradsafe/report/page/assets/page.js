@@ -30,6 +30,7 @@
   each("[data-kind-filter]", (button) => button.addEventListener("click", () => {
     const kind = button.dataset.kindFilter;
     each("[data-kind-filter]", (other) => other.setAttribute("aria-pressed", String(other === button)));
+    if (kind) each(".more", (fold) => { fold.open = true; });
     each(".card", (card) => { card.hidden = Boolean(kind) && card.dataset.kind !== kind; });
   }));
   each("[data-show]", (button) => button.addEventListener("click", () => {
@@ -40,7 +41,7 @@
   let before = null;
   addEventListener("beforeprint", () => {
     before = root.dataset.theme;
-    each("details.card", (card) => { card.open = true; });
+    each("details.card, details.more", (card) => { card.open = true; });
     theme("light");
   });
   addEventListener("afterprint", () => theme(before || chosen()));
