@@ -25,7 +25,7 @@ def too_high(facts: Facts) -> Advice | None:
     steps = _runaways(facts)
     if not steps or facts.run.optimizer == "MuSGD" or _only_at_first(facts, steps):
         return None
-    return _lower(facts, steps, "lr_too_high", "Lower the learning rate.", f"Training ran away {_when(facts, steps)}.")
+    return _lower(facts, steps, "lr_too_high", "Lower the learning rate.", f"Training diverged {_when(facts, steps)}.")
 
 
 def warm_up(facts: Facts) -> Advice | None:
@@ -38,8 +38,8 @@ def warm_up(facts: Facts) -> Advice | None:
     return Advice(
         rule="warm_up_short",
         title="Warm up for longer.",
-        evidence=f"Training ran away {_when(facts, steps)}, always during the warm-up of {now:g} epochs "
-        f"({plural(facts.warm_up, 'step')}), and not after it.",
+        evidence=f"Training diverged {_when(facts, steps)}, always during the warm-up of {now:g} epochs "
+        f"({plural(facts.warm_up, 'step')}) and never after it.",
         arguments=f"warmup_epochs={longer:g}",
     )
 
@@ -49,8 +49,8 @@ def muon(facts: Facts) -> Advice | None:
     steps = _runaways(facts) or [i.step for i in facts.of_kind("spike")]
     if not steps or facts.run.optimizer != "MuSGD" or _only_at_first(facts, steps):
         return None
-    why = "MuSGD orthogonalises its Muon part, so clipping does not shorten its steps: the learning rate alone does."
-    evidence = f"{why} It ran away or spiked {_when(facts, steps)}."
+    why = "The Muon part of MuSGD takes steps of a fixed size: clipping cannot shorten them, a lower learning rate can."
+    evidence = f"Training diverged or spiked {_when(facts, steps)}. {why}"
     return _lower(facts, steps, "muon", "Lower the learning rate, not the clip threshold.", evidence)
 
 
@@ -59,23 +59,23 @@ def _lower(facts: Facts, steps: list[int], rule: str, title: str, evidence: str)
     lowered = factors[factors < 1]
     held = float(factors[-1]) if len(lowered) and factors[-1] < 1 else None
     if held:
-        evidence += f" It held at {held:.2g} of the rate."
+        evidence += f" It was stable at {held:.2g} times the planned learning rate."
     elif len(lowered):
-        evidence += f" It held at {lowered.min():.2g} of the rate, and went back up."
+        evidence += f" It was stable at {lowered.min():.2g} times the planned learning rate, which was then restored."
     base = facts.arguments.get("lr0")
     auto = facts.arguments.get("optimizer") == "auto"
     if auto or not isinstance(base, (int, float)):
         base = facts.peak_lr
     in_force = _in_force(facts, steps)
     if in_force > base:
-        evidence += f" The rate in force was {in_force:.2g}, not lr0."
+        evidence += f" The learning rate was {in_force:.2g} then, higher than lr0."
         base = in_force
     lr0 = rounded(base * (held or UNPROVEN))
     if not (math.isfinite(lr0) and lr0 > 0):
         return None
     named = f"optimizer={facts.run.optimizer} " if auto and facts.run.optimizer else ""
     if named:
-        evidence += " optimizer=auto ignores lr0, so name the optimizer as well."
+        evidence += " optimizer=auto ignores lr0, so also set the optimizer by name."
     return Advice(rule=rule, title=title, evidence=evidence, arguments=f"{named}lr0={lr0:g}")
 
 
