@@ -29,6 +29,7 @@ SMALL = [
     (r"imgsz=\d+", "imgsz=64"),
     (r", device=\[0, 1\]", ""),
     ("train=64, val=16, size=128", "train=20, val=4, size=64"),
+    ("yolo26n.pt", DETECT),
     ("yolo26n-pose.yaml", POSE),
     ("yolo26n.yaml", DETECT),
 ]

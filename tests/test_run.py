@@ -82,7 +82,7 @@ def test_where_a_program_cannot_be_replaced_it_is_waited_for():
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ([], 2, "what to run? e.g. gradsafe run yolo train"),
+        ([], 2, "the command is missing, e.g. gradsafe run yolo train"),
         (["--clip.max_nrom=5", "touch", "ran"], 2, "clip.max_nrom: unknown option"),
         (["--clip.max_norm=-5", "touch", "ran"], 2, "clip.max_norm: input should be greater than 0; got -5"),
         (["--clip.max_norm", "5", "touch", "ran"], 2, "expected --SECTION.OPTION=VALUE, e.g. --clip.max_norm=5"),

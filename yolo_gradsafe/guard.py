@@ -158,13 +158,13 @@ class GradSafe(adapter.Guard):
         """Runs when model, optimizer, scaler, EMA and loaders exist: take the place of the trainer's step."""
         if isinstance(vars(trainer).get("optimizer_step"), GuardedStep):
             if self._session(trainer) is None:
-                adapter.warn("this training is guarded already; the second guard stays out of it")
+                adapter.warn("this training already has a guard; the second one does nothing")
             return
-        with ErrorBoundary(_report_start, reraise=(ConfigError,))("guard this training; it runs as stock"):
+        with ErrorBoundary(_report_start, reraise=(ConfigError,))("guard this training; it runs as plain Ultralytics"):
             try:
                 wrapped = adapter.TrainerAdapter(trainer)
             except adapter.UnsupportedTrainer as error:
-                adapter.warn(f"{adapter.unknown(str(error))}: this training runs as stock, without a guard")
+                adapter.warn(f"{adapter.unknown(str(error))}: this training runs as plain Ultralytics, without a guard")
                 return
             try:
                 with wrapped.ranks.collective():  # a guard on some of the ranks would wait for the others for ever

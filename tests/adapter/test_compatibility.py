@@ -68,7 +68,7 @@ def test_a_changed_body_is_one(trainer, monkeypatch):
 
     optimizer_step.__module__ = BaseTrainer.__module__
     monkeypatch.setattr(BaseTrainer, "optimizer_step", optimizer_step)
-    assert examine(trainer).incompatibilities == ("the body of BaseTrainer.optimizer_step is not a known one",)
+    assert examine(trainer).incompatibilities == ("the code of BaseTrainer.optimizer_step is unknown",)
     assert not TrainerAdapter(trainer).step_is_stock
 
 

@@ -58,7 +58,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_training_alone(train, drawn)
     )
     result = train(Arm(str(drawn["detect"]), guard={}, code=code))
     assert result.error == ""
-    assert "could not guard this training; it runs as stock" in result.log
+    assert "could not guard this training; it runs as plain Ultralytics" in result.log
     assert "PermissionError: read-only" in result.log
 
 
