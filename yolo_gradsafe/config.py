@@ -115,7 +115,7 @@ class Config(Section):
         given = dict(overrides or {})
         preset = given.pop("preset", None)
         if preset is not None and source is not None:
-            raise ConfigError(f"options are given twice, as {source!r} and as preset={preset!r}: use only one of them.")
+            raise ConfigError(f"options are given twice: {source!r} and preset={preset!r}; use only one of them.")
         values, origin = _read(preset if source is None else source)
         values = _merge(_nest(_spelled_out(values), origin), _nest(_spelled_out(given), "keyword"))
         try:
@@ -280,7 +280,7 @@ def option_names() -> list[str]:
 
 
 def preset_lines() -> list[str]:
-    """Describe each preset in a line: what it is for, and what it sets otherwise than the defaults."""
+    """Describe each preset in a line: what it is for, and which defaults it changes."""
     lines = []
     for name in preset_names():
         about = preset_path(name).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
@@ -290,7 +290,7 @@ def preset_lines() -> list[str]:
 
 
 def preset_changes(name: str) -> dict[str, Any]:
-    """Return what a preset sets otherwise than the defaults, by dotted names."""
+    """Return the options in which a preset differs from the defaults, by dotted names."""
     preset, defaults = Config.load(name), Config()
     return {path: _value(preset, path) for path in option_names() if _value(preset, path) != _value(defaults, path)}
 

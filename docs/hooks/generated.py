@@ -42,7 +42,7 @@ def options() -> str:
 
 
 def presets() -> str:
-    """Return what each preset sets otherwise than the defaults."""
+    """Return which defaults each preset changes."""
     from yolo_gradsafe.config import Config, preset_names
 
     defaults = _flat(Config.load().model_dump())

@@ -39,7 +39,10 @@ LESS_KNOWN = {
         {'self.run_callbacks("on_train_batch_start")': "pass"},
         "the training loop does not call on_train_batch_start in the known order",
     ),
-    "loop": ({'self.run_callbacks("on_train_batch_end")': "pass"}, "does not call on_train_batch_end in the known order"),
+    "loop": (
+        {'self.run_callbacks("on_train_batch_end")': "pass"},
+        "does not call on_train_batch_end in the known order",
+    ),
 }
 ARGS = {"epochs": 2}
 OBSERVED = "GradSafe only observes this training and changes nothing"

@@ -84,7 +84,7 @@ def test_the_console_warns_once_a_kind():
     first, second = bench.shown
     assert first == (
         "epoch 2, batch 5: the epoch ended in NaN; Ultralytics loaded last.pt and repeats the epoch. "
-        "More of this kind is only recorded."
+        "Further incidents of this kind are only recorded."
     )
     assert "the gradients of neck have vanished" in second
     assert len(bench.recorded) == 3
