@@ -23,7 +23,7 @@ def _option_words(incomplete: str) -> list[str]:
 
 @app.command(
     context_settings=KEY_VALUE,
-    help="Train as 'yolo train' does, guarded.\n\nTakes what 'yolo train' takes: every Ultralytics argument as "
+    help="Train like 'yolo train', with the guard.\n\nTakes what 'yolo train' takes: every Ultralytics argument as "
     "key=value, cfg=FILE, a task's name. data= may be a COCO JSON, a YAML that names one per split, or the folder of "
     "an export: it is converted once.\n\nOptions of the guard: gradsafe=PRESET_OR_FILE and "
     "gradsafe.SECTION.OPTION=VALUE, such as gradsafe.clip.max_norm=5, gradsafe.clip.mode=agc, "
