@@ -200,7 +200,7 @@ def test_a_script_trains_guarded_and_its_model_is_as_before(poisoned, tmp_path, 
     assert done.returncode == 0, done.stderr
     assert incidents(tmp_path / "a") == ["bad_batch"]
     assert "left behind: 0" in done.stdout
-    assert "is not made as" not in done.stdout + done.stderr, "the trainer is still known"
+    assert "differs from the versions" not in done.stdout + done.stderr, "the trainer is still known"
 
 
 def test_a_guard_of_the_scripts_own_is_kept(drawn, tmp_path, settings):

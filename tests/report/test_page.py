@@ -262,7 +262,7 @@ def test_what_was_done_about_an_incident_is_on_its_card(tmp_path):
     lines = [incident(5), incident(5, kind="rollback", action="rolled back to step 3"), incident(9, kind="lr_ramp")]
     run = write(tmp_path, 30, incidents=lines)
     found = cards(summarize(run).incidents, run)
-    assert [card.label for card in found.shown] == ["Bad batch", "Learning rate back up"]
+    assert [card.label for card in found.shown] == ["Bad batch", "Learning rate raised again"]
     assert found.shown[0].done == ["The step was skipped.", "Rolled back: rolled back to step 3"]
     assert summarize(run).headline.startswith("Survived 1 incident")
 
