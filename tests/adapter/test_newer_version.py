@@ -69,7 +69,7 @@ def test_a_step_that_changed_is_observed_and_a_nan_does_what_it_does_in_stock(tr
     stock = train(Arm(str(drawn["detect"]), args=ARGS, nan_pixel=[(2, 1)]), "stock")
     result = train(arm(drawn, STEP, nan_pixel=[(2, 1)]), "guarded")
     assert_stock(result, stock)
-    assert result.log.count("nothing is clipped by an option") == 1
+    assert result.log.count("it does not clip by your options") == 1
     assert "the code of BaseTrainer.optimizer_step is unknown" in result.log
     told, *bad = result.incidents()
     assert (told["kind"], told["epoch"], told["action"]) == ("observe_only", 0, OBSERVED)
@@ -88,7 +88,7 @@ def test_a_part_that_is_gone_or_elsewhere(train, drawn, stock, what):
     result = train(arm(drawn, changes))
     assert result.error == ""
     assert_stock(result, stock)
-    assert result.log.count("nothing is clipped by an option") == 1
+    assert result.log.count("it does not clip by your options") == 1
     assert message in result.log
     warnings = [line for line in result.log.splitlines() if "WARNING" in line and OBSERVED in line]
     assert len(warnings) == 1, "one event, one warning"

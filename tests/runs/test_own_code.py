@@ -157,7 +157,7 @@ def test_a_nan_of_the_trainers_own_preprocessing_is_not_blamed_on_the_file(train
     for incident in result.incidents():
         assert (incident["cause"], incident["stage"]) == ("preprocessing", "preprocess_batch")
         assert incident["source"] == f"my_index.py:{line_of(INDEX, part)}"
-        assert "the file and the batch from the loader are fine" in incident["culprit"]
+        assert "the file and the loaded batch are fine" in incident["culprit"]
         assert all(Path(image).is_file() for image in incident["images"])
 
 
