@@ -108,7 +108,7 @@ def test_what_there_is_to_resume_is_what_was_saved(saved, tmp_path):
     assert told == (
         f"To resume: gradsafe train model='{last}' resume=True"
         if saved
-        else "No epoch was done, so there is nothing to resume: start it again."
+        else "No epoch was finished, so there is nothing to resume. Start the training again."
     )
     assert "nothing to resume" in _to_resume(SimpleNamespace(trainer=None))
 

@@ -85,7 +85,7 @@ def test_short_forms_leave_the_rest_of_the_source():
 
 def test_a_preset_may_be_named_as_a_keyword():
     assert Config.load(None, {"preset": "rescue", "max_norm": 5}) == Config.load("rescue", {"clip.max_norm": 5})
-    assert "'detect' and preset='pose'" in failure("detect", overrides={"preset": "pose"})
+    assert "given twice: 'detect' and preset='pose'" in failure("detect", overrides={"preset": "pose"})
 
 
 @pytest.mark.parametrize(

@@ -82,12 +82,12 @@ def test_where_a_program_cannot_be_replaced_it_is_waited_for():
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ([], 2, "what to run? e.g. gradsafe run yolo train"),
+        ([], 2, "the command is missing, e.g. gradsafe run yolo train"),
         (["--clip.max_nrom=5", "touch", "ran"], 2, "clip.max_nrom: unknown option"),
         (["--clip.max_norm=-5", "touch", "ran"], 2, "clip.max_norm: input should be greater than 0; got -5"),
         (["--clip.max_norm", "5", "touch", "ran"], 2, "expected --SECTION.OPTION=VALUE, e.g. --clip.max_norm=5"),
         (["--config", "detct", "touch", "ran"], 2, "Did you mean 'detect'?"),
-        (["clip.max_norm=5", "touch", "ran"], 2, "written --clip.max_norm=5, before the command"),
+        (["clip.max_norm=5", "touch", "ran"], 2, "as --clip.max_norm=5, before the command"),
         (["gradsafe", "train"], 2, "leave out 'run'"),
         (["train.py", "--epochs", "3"], 2, "Did you mean 'gradsafe run python train.py --epochs 3'?"),
         (["no-such-program"], 127, "cannot run no-such-program: No such file or directory"),
@@ -200,7 +200,7 @@ def test_a_script_trains_guarded_and_its_model_is_as_before(poisoned, tmp_path, 
     assert done.returncode == 0, done.stderr
     assert incidents(tmp_path / "a") == ["bad_batch"]
     assert "left behind: 0" in done.stdout
-    assert "is not made as" not in done.stdout + done.stderr, "the trainer is still known"
+    assert "differs from the versions" not in done.stdout + done.stderr, "the trainer is still known"
 
 
 def test_a_guard_of_the_scripts_own_is_kept(drawn, tmp_path, settings):
@@ -209,7 +209,7 @@ def test_a_guard_of_the_scripts_own_is_kept(drawn, tmp_path, settings):
     done = run("--clip.max_norm=5", "python", name, cwd=tmp_path, **settings)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "a" / "stability.json").read_text())["threshold"] == 3.0
-    assert "second guard" not in done.stdout + done.stderr
+    assert "the second one does nothing" not in done.stdout + done.stderr
 
 
 @pytest.mark.slow

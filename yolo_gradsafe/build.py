@@ -51,7 +51,7 @@ def build_session(trainer: TrainerAdapter, config: Config, on_incident: Listener
     incidents = IncidentLog(progress, recorder, adapter.warn, _notifier(trainer, config, on_incident))
 
     def report_fault(place: str, trace: str) -> None:
-        adapter.complain(f"internal error, training goes on: could not {place}\n{trace}")
+        adapter.complain(f"internal error, training continues: could not {place}\n{trace}")
         incidents.internal_error(place, trace)
 
     boundary = ErrorBoundary(report_fault, reraise=(TrainingStopped,))

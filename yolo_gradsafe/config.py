@@ -57,15 +57,18 @@ class TelemetryOptions(Section):
     flush_steps: int = Field(
         default=100,
         ge=1,
-        description="(int) >= 1, optimizer steps after which steps.csv is flushed; a crash loses at most these",
+        description="(int) >= 1, steps.csv is written to disk after this many optimizer steps; a crash loses at "
+        "most these",
     )
     flush_seconds: float = Field(
-        default=5.0, gt=0, description="(float) > 0, seconds after which steps.csv is flushed, whichever comes first"
+        default=5.0,
+        gt=0,
+        description="(float) > 0, steps.csv is written to disk after this many seconds, if that is earlier",
     )
     update_ratio_steps: int = Field(
         default=100,
         ge=0,
-        description="(int) >= 0, optimizer steps from one sampling of the update-to-weight ratio to the next; 0: never",
+        description="(int) >= 0, measure the update-to-weight ratio every this many optimizer steps; 0: never",
     )
     results_csv: bool = Field(
         default=True, description="(bool) add gradsafe/* columns to results.csv and so to every Ultralytics logger"
@@ -80,7 +83,7 @@ class ReportOptions(Section):
         description="(bool) draw stability.png at the end of training; needs Ultralytics' plots=True as well",
     )
     console: bool = Field(
-        default=True, description="(bool) print a line for an epoch in which something happened, and a table at the end"
+        default=True, description="(bool) print a line after an epoch with an event, and a table at the end"
     )
 
 
@@ -90,7 +93,7 @@ class Config(Section):
     clip: ClipOptions = Field(default_factory=ClipOptions, description="Clipping")
     recovery: RecoveryOptions = Field(default_factory=RecoveryOptions, description="Recovery from NaN and Inf")
     forensics: ForensicsOptions = Field(
-        default_factory=ForensicsOptions, description="What is wrong with the data, and what made a step bad"
+        default_factory=ForensicsOptions, description="Data check, and the investigation of bad steps"
     )
     telemetry: TelemetryOptions = Field(default_factory=TelemetryOptions, description="Records of the run")
     loggers: LoggersOptions = Field(default_factory=LoggersOptions, description="TensorBoard, W&B, MLflow")
@@ -112,7 +115,7 @@ class Config(Section):
         given = dict(overrides or {})
         preset = given.pop("preset", None)
         if preset is not None and source is not None:
-            raise ConfigError(f"two sources of options, {source!r} and preset={preset!r}: give one of them.")
+            raise ConfigError(f"options are given twice: {source!r} and preset={preset!r}; use only one of them.")
         values, origin = _read(preset if source is None else source)
         values = _merge(_nest(_spelled_out(values), origin), _nest(_spelled_out(given), "keyword"))
         try:
@@ -277,7 +280,7 @@ def option_names() -> list[str]:
 
 
 def preset_lines() -> list[str]:
-    """Describe each preset in a line: what it is for, and what it sets otherwise than the defaults."""
+    """Describe each preset in a line: what it is for, and which defaults it changes."""
     lines = []
     for name in preset_names():
         about = preset_path(name).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
@@ -287,7 +290,7 @@ def preset_lines() -> list[str]:
 
 
 def preset_changes(name: str) -> dict[str, Any]:
-    """Return what a preset sets otherwise than the defaults, by dotted names."""
+    """Return the options in which a preset differs from the defaults, by dotted names."""
     preset, defaults = Config.load(name), Config()
     return {path: _value(preset, path) for path in option_names() if _value(preset, path) != _value(defaults, path)}
 

@@ -49,7 +49,7 @@ class GradSafe(adapter.Guard):
 
     Args:
         source: Options: a YAML path, a preset's name (``"detect"``), a dict, or None for the defaults.
-        **overrides: Options that win over the source: by section (``clip={"max_norm": 5.0}``), by dotted name, or short
+        **overrides: Options that override the source: by section (``clip={"max_norm": 5.0}``), by dotted name, or short
             (``max_norm=5``, ``clip="agc"``, ``clip=False``, ``recovery=False``); ``preset="detect"`` is the source.
             ``on_incident`` is a function that is called with each incident, a dict, in a thread of its own, or an
             address that it is posted to; whatever it does, training neither waits nor ends.
@@ -57,8 +57,7 @@ class GradSafe(adapter.Guard):
     Raises:
         ConfigError: A wrong option; before any training starts.
 
-    There are two ways to train with it. ``ultralytics.YOLO.train(callbacks=...)`` is none of them: Ultralytics takes no
-    such argument.
+    There are two ways to train with it. ``ultralytics.YOLO.train()`` itself takes no ``callbacks=``.
 
     Examples:
         Attach it to a model of Ultralytics:
@@ -158,13 +157,13 @@ class GradSafe(adapter.Guard):
         """Runs when model, optimizer, scaler, EMA and loaders exist: take the place of the trainer's step."""
         if isinstance(vars(trainer).get("optimizer_step"), GuardedStep):
             if self._session(trainer) is None:
-                adapter.warn("this training is guarded already; the second guard stays out of it")
+                adapter.warn("this training already has a guard; the second one does nothing")
             return
-        with ErrorBoundary(_report_start, reraise=(ConfigError,))("guard this training; it runs as stock"):
+        with ErrorBoundary(_report_start, reraise=(ConfigError,))("guard this training; it runs as plain Ultralytics"):
             try:
                 wrapped = adapter.TrainerAdapter(trainer)
             except adapter.UnsupportedTrainer as error:
-                adapter.warn(f"{adapter.unknown(str(error))}: this training runs as stock, without a guard")
+                adapter.warn(f"{adapter.unknown(str(error))}: this training runs as plain Ultralytics, without a guard")
                 return
             try:
                 with wrapped.ranks.collective():  # a guard on some of the ranks would wait for the others for ever
@@ -204,7 +203,7 @@ class GradSafe(adapter.Guard):
     def teardown(self, trainer: Any) -> None:
         """Runs last, also when training failed."""
         error = sys.exc_info()[1]
-        reason = f"{type(error).__name__}: {error}" if error else "training ended before its last epoch was done"
+        reason = f"{type(error).__name__}: {error}" if error else "training ended before its last epoch"
         self._run(trainer, "write the report", lambda session: session.finish(reason))
         self._take_summary(trainer)
         self._release(trainer)

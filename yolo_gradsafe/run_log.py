@@ -166,7 +166,7 @@ class RunLog:
     def _report(self, recorder: Recorder) -> None:
         """Write the report and show it; say what cannot be written."""
         if lost := recorder.files.lost + recorder.files.waiting:
-            adapter.warn(f"{lost} lines of the records could not be written")
+            adapter.warn(f"{lost} lines could not be written to the records")
         plot = self._config.report.plot and self._trainer.plots
         try:
             self.summary = build(self._trainer.run, plot=plot)

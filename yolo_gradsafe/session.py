@@ -75,7 +75,10 @@ class Session:
         if trainer.incompatibilities:
             self._note_incompatibilities()
         elif not trainer.step_is_stock:
-            adapter.warn("this trainer has an optimizer_step of its own: it is called as it is, but not for a bad step")
+            adapter.warn(
+                "this trainer has its own optimizer_step: it is called for every step except bad ones, and does its "
+                "own clipping"
+            )
 
     # Events ---------------------------------------------------------------------------------------------------------
 
@@ -208,14 +211,13 @@ class Session:
         adapter.log(f"{rule}, recovery {state}, records in {trainer.run}")
         if trainer.has_muon and clip.mode != "none":
             tell = adapter.log if clip == Config().clip else adapter.warn
-            tell("clipping does not limit the Muon part of MuSGD, whose size is the learning rate's alone: lower lr0")
+            tell("clipping does not limit the Muon part of MuSGD; if training diverges, lower lr0 instead")
 
     def _note_incompatibilities(self) -> None:
         """Say and record, once, that this version is not known well enough to do anything to its training."""
         seen = adapter.unknown("; ".join(self.trainer.incompatibilities))
         adapter.warn(
-            f"{seen}: this training runs as stock and is only observed; nothing is clipped by an option, skipped or "
-            "repaired"
+            f"{seen}: GradSafe only observes this training; it does not clip by your options, skip or repair anything"
         )
         self.log.incidents.log(Kind.OBSERVE_ONLY, detail=seen)
         self.log.incidents.flush()
@@ -238,10 +240,11 @@ class Session:
                 self._give(states[max(epochs)])
             elif states:
                 adapter.warn(
-                    f"{path} holds nothing of epoch {trainer.epochs_done} or before, clipper and recovery start anew"
+                    f"{path} has no state of epoch {trainer.epochs_done} or earlier; clipping and recovery start "
+                    "from the beginning"
                 )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            adapter.warn(f"{path} cannot be used, clipper and recovery start anew: {error}")
+            adapter.warn(f"{path} cannot be used; clipping and recovery start from the beginning: {error}")
         if trainer.ranks.several:
             shared = trainer.ranks.broadcast_object({**self._state(), "step": self._progress.step})
             self._progress.step = shared["step"]

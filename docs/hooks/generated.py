@@ -19,9 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "yolo_gradsafe"
 
-PUBLIC = ("yolo_gradsafe", *(f"yolo_gradsafe.{name}" for name in ("clipping", "data", "probe", "report")))
-"""The modules whose ``__all__`` is the public interface; `tests/test_api.py` freezes it."""
-MARK = re.compile(r"^<!-- generated: (?P<name>\w+)(?: (?P<argument>[\w.]+))? -->$", re.MULTILINE)
+MARK = re.compile(r"^<!-- generated: (?P<name>\w+)(?: (?P<argument>[\w./]+))? -->$", re.MULTILINE)
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 _PREFIX = re.compile(r"^\(\w+\) (?:(?:>=?|<=?) [\d.]+(?: or null)?, |[\d.]+ to [\d.]+, )?")
 
@@ -44,7 +42,7 @@ def options() -> str:
 
 
 def presets() -> str:
-    """Return what each preset sets otherwise than the defaults."""
+    """Return which defaults each preset changes."""
     from yolo_gradsafe.config import Config, preset_names
 
     defaults = _flat(Config.load().model_dump())
@@ -64,12 +62,13 @@ def commands() -> str:
     return first.lstrip("\n") + rest
 
 
-def python() -> str:
-    """Return what mkdocstrings is to describe: every public name of every public module."""
+def notebook(path: str) -> str:
+    """Return a notebook as Markdown: its text, its code, and what was printed and drawn when it was saved."""
     lines = []
-    for module in PUBLIC:
-        path = PACKAGE.joinpath(*module.split(".")[1:], "__init__.py")
-        lines += [f"## {module}", *(f"::: {module}.{name}" for name in _exported(path) if name != "__version__")]
+    for cell in json.loads((ROOT / path).read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        lines += [source] if cell["cell_type"] == "markdown" else [f"```python\n{source}\n```"]
+        lines += [_output(output) for output in cell.get("outputs", [])]
     return "\n\n".join(lines)
 
 
@@ -102,7 +101,7 @@ def summary() -> str:
     return "\n".join(lines)
 
 
-GENERATORS = {f.__name__: f for f in (options, presets, commands, python, record, summary)}
+GENERATORS = {f.__name__: f for f in (options, presets, commands, notebook, record, summary)}
 
 
 def _option_lines(section: dict[str, Any], schema: dict[str, Any], path: str) -> Iterator[str]:
@@ -121,12 +120,16 @@ def _option_lines(section: dict[str, Any], schema: dict[str, Any], path: str) ->
         yield from _option_lines(schema["$defs"][field["$ref"].rsplit("/", 1)[1]], schema, f"{name}.")
 
 
-def _exported(path: Path) -> list[str]:
-    """Return a module's ``__all__``, without importing it."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return list(ast.literal_eval(node.value))
-    raise LookupError(f"{path} has no __all__")
+def _output(output: dict[str, Any]) -> str:
+    """Return an output of a cell: a picture, a table, or text without the terminal's colours."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        return f"![What the cell drew](data:image/png;base64,{''.join(data['image/png']).strip()})"
+    if "text/html" in data:
+        return re.sub(r"<style>.*?</style>", "", "".join(data["text/html"]), flags=re.DOTALL)
+    text = "".join(output.get("text", data.get("text/plain", "")))
+    plain = re.sub("\x1b" + r"\[[0-9;]*m", "", text).rstrip()
+    return f"```text\n{plain}\n```"
 
 
 def _type(field: dict[str, Any]) -> str:

@@ -163,7 +163,7 @@ def test_a_lone_json_validates_on_itself_its_sibling_or_a_share(tmp_path: Path, 
     (tmp_path / "share.yaml").write_text("train: instances_train.json\nsplit: 0.5\n")
     share = prepare(tmp_path / "share.yaml", "detect", cache=cache)
     assert (len(rows(share.data)), len(rows(share.data, "val"))) == (1, 1)
-    assert any("1 of the images are held out" in note for note in share.notes)
+    assert any("1 of the images are used for validation" in note for note in share.notes)
     for wrong in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(PrepareError, match="split"):
             prepare(train, "detect", cache=cache, split=wrong)

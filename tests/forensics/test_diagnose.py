@@ -188,7 +188,7 @@ def test_under_mosaic_an_image_is_proven_only_when_it_fails_alone(labs):
         around=Surroundings(composite=("mosaic",), plain=lambda image: plain_batch(lab.trainer, [image])),
     )
     assert (sound.images, sound.proven) == ((file,), False)
-    assert "under mosaic: the first of several images" in sound.sentence()
+    assert "used in mosaic as the first of several images" in sound.sentence()
 
     def poisonous(image):
         alone = plain_batch(lab.trainer, [image])
@@ -197,7 +197,7 @@ def test_under_mosaic_an_image_is_proven_only_when_it_fails_alone(labs):
 
     guilty = diagnose(Replay(lab.model), batch, around=Surroundings(composite=("mosaic",), plain=poisonous))
     assert (guilty.images, guilty.proven, guilty.composite) == ((file,), True, ("mosaic",))
-    assert "it fails alone, too" in guilty.sentence()
+    assert "it also fails alone" in guilty.sentence()
 
 
 def test_an_image_alone_is_loaded_as_it_is_in_its_file(labs):

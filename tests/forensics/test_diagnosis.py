@@ -16,7 +16,7 @@ ONE, TWO = ("/data/000000000036.jpg",), ("/data/000000000036.jpg", "/data/b.jpg"
         (Diagnosis("image", TWO), "000000000036.jpg and 1 more hold NaN or Inf pixels"),
         (
             Diagnosis("label", ONE, detail="the box of object 2 holds NaN or Inf"),
-            "the labels of 000000000036.jpg are at fault: the box of object 2 holds NaN or Inf",
+            "the labels of 000000000036.jpg are wrong: the box of object 2 holds NaN or Inf",
         ),
         (
             Diagnosis("weights", layer="model.3.conv", tensors=("a",), tensor_count=1),
@@ -41,35 +41,34 @@ ONE, TWO = ("/data/000000000036.jpg",), ("/data/000000000036.jpg", "/data/b.jpg"
         ),
         (
             Diagnosis("loss", ONE, term="rle_loss"),
-            "rle_loss is not finite with 000000000036.jpg although all outputs of the model are",
+            "rle_loss is not finite with 000000000036.jpg, although all outputs of the model are finite",
         ),
         (
             Diagnosis("loss", backward=True, operation="my.py:3: torch.sqrt, the input is 0; its gradient is inf"),
-            "the gradient of the loss is not finite although the loss is; "
+            "the gradient of the loss is not finite, although the loss is finite; "
             "my.py:3: torch.sqrt, the input is 0; its gradient is inf",
         ),
         (
             Diagnosis("activations", layer="model.3", backward=True),
-            "the gradient of the output of model.3 is finite, and those behind it are not",
+            "the gradients become NaN or Inf in the backward pass at model.3",
         ),
         (
             Diagnosis("preprocessing", ONE, stage="preprocess_batch", operation="my.py:3: /, 9 of 16 divisors are 0"),
             "000000000036.jpg holds NaN or Inf pixels after preprocess_batch: my.py:3: /, 9 of 16 divisors are 0; the "
-            "file and the batch from the loader are fine",
+            "file and the loaded batch are fine",
         ),
         (
             Diagnosis("preprocessing", ONE, stage="transforms"),
-            "000000000036.jpg holds NaN or Inf pixels as the loader hands it out: the data set's transforms made them, "
-            "the file is fine",
+            "000000000036.jpg holds NaN or Inf pixels after the transforms of the data set; the file is fine",
         ),
         (
             Diagnosis("transient", repeats=3),
-            "the batch does not fail again: the fault was transient, 3 times so far; if your code is not random, "
-            "suspect the hardware",
+            "the same batch did not fail again: the fault was transient, 3 times so far; if your code is not random, "
+            "check the hardware",
         ),
         (
             Diagnosis("weights"),
-            "the weights have gone bad: trusted ones do several times better on other images",
+            "the weights are damaged: on other images, trusted weights give a loss several times lower",
         ),
         (
             Diagnosis("weights", layer="model.3.bn", tensors=("model.3.bn.running_var",), tensor_count=1),
@@ -83,11 +82,11 @@ ONE, TWO = ("/data/000000000036.jpg",), ("/data/000000000036.jpg", "/data/b.jpg"
             Diagnosis("outlier", ONE, term="cls_loss", detail="40 times that of the others"),
             "cls_loss is far above its usual value with 000000000036.jpg: 40 times that of the others",
         ),
-        (Diagnosis("transient"), "the batch does not fail again: the fault was transient"),
+        (Diagnosis("transient"), "the same batch did not fail again: the fault was transient"),
         (Diagnosis("unknown"), "the cause is not known"),
         (
             Diagnosis("image", ONE, composite=("mosaic", "mixup")),
-            "000000000036.jpg holds NaN or Inf pixels (under mosaic or mixup: the first of several images)",
+            "000000000036.jpg holds NaN or Inf pixels (used in mosaic or mixup as the first of several images)",
         ),
     ],
 )

@@ -374,4 +374,4 @@ def test_a_fault_of_the_hardware_is_transient_and_counted(tmp_path):
         core.raw.take(batch_of(seed + 10))
     told = core.incidents()
     assert [(one.cause, one.repeats) for one in told] == [("transient", count) for count in range(1, 5)]
-    assert "suspect the hardware" in told[-1].culprit
+    assert "check the hardware" in told[-1].culprit

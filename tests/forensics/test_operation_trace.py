@@ -727,7 +727,7 @@ def test_the_time_is_limited(phase):
         return (y * y).sum()
 
     result = search(slow, [1.0], seconds=0.08)
-    assert (result.operation, result.reason) == (None, "it took too long to look at every operation")
+    assert (result.operation, result.reason) == (None, "it took too long to check every operation")
     assert everything_left_behind()[:2] == [None, None]
 
 
@@ -754,7 +754,7 @@ def test_too_little_memory(error, phase):
         return fail() if phase == "forward" else y.sum()
 
     result = search(hungry, [1.0])
-    assert (result.operation, result.reason) == (None, "there was not enough memory to look at every operation")
+    assert (result.operation, result.reason) == (None, "there was not enough memory to check every operation")
 
 
 def test_too_little_memory_for_the_second_look():

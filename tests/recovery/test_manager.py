@@ -226,7 +226,7 @@ def test_a_step_that_replaced_the_weights_is_taken_back_and_the_rate_is_limited(
     assert core.recovery.lr_factor == pytest.approx(0.015 / 3)
     told = {incident.kind: incident for incident in core.incidents()}
     assert told[Kind.LR_BACKOFF].update_ratio == 3.0
-    assert "moved the weights by 300% of their size" in told[Kind.LR_BACKOFF].message
+    assert "changed the weights by 300% of their size" in told[Kind.LR_BACKOFF].message
 
 
 @pytest.mark.parametrize("options", [{"snapshots": 0}, {"divergence": False}])
@@ -288,7 +288,7 @@ def test_a_validation_that_trusted_weights_rescue_keeps_them_and_a_second_return
     assert core.recovery.lr_factor == pytest.approx(0.1)
     told = core.incidents()
     assert [incident.kind for incident in told] == [Kind.ROLLBACK, Kind.LR_BACKOFF]
-    assert told[1].message == "validation failed again after training had gone back"
+    assert told[1].message == "validation failed again after the rollback"
 
 
 def test_absurd_losses_of_a_validation_lower_the_rate_at_the_first_return(tmp_path):
@@ -365,7 +365,7 @@ def test_the_end_is_told_once_and_holds(tmp_path):
     core = Core(tmp_path, max_skips=2)
     outcomes = [bad(core, Verdict.BAD_BATCH) for _ in range(5)]
     assert [bool(outcome.stop) for outcome in outcomes] == [False, False, True, True, True]
-    assert outcomes[2].stop == "3 optimizer steps in a row had to be skipped"
+    assert outcomes[2].stop == "3 optimizer steps in a row were skipped"
     assert [Remedy.STOPPED in outcome.remedies for outcome in outcomes] == [False, False, True, False, False]
     [told] = core.incidents()
     assert (told.kind, told.budget, told.count) == (Kind.STOP, "max_skips", 3)

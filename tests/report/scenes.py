@@ -119,8 +119,10 @@ def sick(run: Path) -> Path:
         )
         incidents.append((replace(entry, kind=kinds[number % len(kinds)]), more))
         if kinds[number % len(kinds)] == "diverging":
-            incidents.append((_remedy(entry, "lr_backoff", "learning rate x0.1"), {}))
-            incidents.append((_remedy(entry, "rollback", "went back to the snapshot of step 480"), {}))
+            incidents.append(
+                (_remedy(entry, "lr_backoff", "lowered the learning rate to 0.1 times its planned value"), {})
+            )
+            incidents.append((_remedy(entry, "rollback", "rolled back to the snapshot of step 480"), {}))
     write(run, SICK_STEPS, change, info=replace(INFO, amp="fp16", epochs=50, optimizer="SGD", batch=8))
     paths = RunPaths(run)
     lines = [json.dumps({**_plain(entry), **more}) for entry, more in incidents]

@@ -178,7 +178,7 @@ def test_batch_norm_that_is_poisoned_again_and_again(tmp_path):
     advice = given(tmp_path / "a", steps=100, incidents=found, info=replace(INFO, amp="fp16"))["batchnorm_poisoned"]
     assert "3 steps, most often in model.3" in advice.evidence
     assert advice.arguments == "amp=False"
-    assert given(tmp_path / "b", steps=100, incidents=found)["batchnorm_poisoned"].title.startswith("Look at model.3")
+    assert given(tmp_path / "b", steps=100, incidents=found)["batchnorm_poisoned"].title.startswith("Check model.3")
     named = [replace(one, cause="image") for one in found]
     checked = given(tmp_path / "e", steps=100, incidents=named)["batchnorm_poisoned"]
     assert checked.command == "gradsafe check d.yaml"
@@ -297,7 +297,7 @@ def test_quarantined_files(tmp_path):
     assert given(tmp_path, steps=60) == {}
     (tmp_path / "stability" / "quarantine.txt").write_text("/data/a.jpg\n/data/b.jpg\n/data/a.jpg\n", encoding="utf-8")
     advice = summarize(tmp_path).advice[0]
-    assert "2 files spoilt batches and were quarantined: a.jpg, b.jpg." in advice.evidence
+    assert "2 files made batches fail and were quarantined: a.jpg, b.jpg." in advice.evidence
     assert advice.command == "gradsafe check d.yaml"
 
 
@@ -388,7 +388,7 @@ def test_settings_are_ones_that_exist(tmp_path):
     found += summarize(scenes.sick(tmp_path / "b")).advice
     assert len(found) >= 3
     for advice in found:
-        assert advice.options or advice.arguments or advice.command or "died" in advice.title
+        assert advice.options or advice.arguments or advice.command or "stopped learning" in advice.title
         Config.load(yaml.safe_load(advice.options) if advice.options else None)
         assert {word.split("=")[0] for word in advice.arguments.split()} <= set(DEFAULT_CFG_DICT)
 
@@ -411,11 +411,11 @@ def test_a_line_that_makes_nan_is_to_be_mended(tmp_path):
     told = "my_loss.py:31: torch.sqrt, 3 of 412 inputs are 0; its gradient there is inf"
     line = {"cause": "loss", "source": "my_loss.py:31", "operation": told}
     advice = given(tmp_path / "a", steps=60, incidents=[event(20, "bad_batch", **line), event(30, "bad_batch", **line)])
-    assert advice["own_code"].title.startswith("Mend my_loss.py:31: the loss")
+    assert advice["own_code"].title.startswith("Fix my_loss.py:31: the loss")
     assert told in advice["own_code"].evidence
     assert "2 steps" in advice["own_code"].evidence
     over = given(tmp_path / "b", steps=60, incidents=[event(16, "stop", **{**line, "cause": "every_batch"})])
-    assert "No batch could be trained on" in over["own_code"].evidence
+    assert "Every batch failed" in over["own_code"].evidence
     assert "own_code" not in given(tmp_path / "c", steps=60, incidents=[event(20, "bad_batch", cause="image")])
     theirs = event(20, "bad_batch", cause="activations", source="ultralytics/nn/modules/conv.py:87")
     assert "own_code" not in given(tmp_path / "d", steps=60, incidents=[theirs]), "that is a model that diverged"
@@ -438,4 +438,4 @@ def test_the_rate_that_was_in_force_counts_and_not_the_argument(tmp_path):
     found = [event(50, "diverging"), event(50, "lr_backoff")]
     advice = given(tmp_path, steps=100, change=change, incidents=found)["lr_too_high"]
     assert advice.arguments == "lr0=0.01"
-    assert "The rate in force was 0.1, not lr0" in advice.evidence
+    assert "The learning rate was 0.1 then, higher than lr0" in advice.evidence

@@ -152,10 +152,10 @@ def test_newer_records_and_none_are_refused_in_words(tmp_path, words):
 
 
 def test_mistakes(tmp_path):
-    assert "which run?" in gradsafe("report", code=2)
+    assert "the folder of the run is missing" in gradsafe("report", code=2)
     assert "two runs or more" in gradsafe("compare", tmp_path, code=2)
     run = scenes.empty(tmp_path)
-    assert "--open goes with html or png" in gradsafe("report", run, "--format", "md", "--open", code=2)
+    assert "--open works with --format html or png only" in gradsafe("report", run, "--format", "md", "--open", code=2)
 
 
 def test_open(tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ def test_table_of_a_mixed_precision_run(tmp_path):
 
 def test_table_without_a_step(tmp_path):
     text = table(summarize(write(tmp_path, 0)))
-    assert "gradient norm   no finite one" in text
+    assert "gradient norm   no step had a finite norm" in text
     assert "threshold       none" in text
 
 

@@ -323,25 +323,25 @@ def test_a_line_of_code_is_shown_as_code(tmp_path):
 
 
 def test_what_was_done_about_an_incident_is_on_its_card(tmp_path):
-    lines = [incident(5), incident(5, kind="rollback", action="went back to step 3"), incident(9, kind="lr_ramp")]
+    lines = [incident(5), incident(5, kind="rollback", action="rolled back to step 3"), incident(9, kind="lr_ramp")]
     run = write(tmp_path, 30, incidents=lines)
     found = cards(summarize(run).incidents, run)
-    assert [card.label for card in found.shown] == ["Bad batch", "Learning rate back up"]
-    assert found.shown[0].done == ["The step was skipped.", "Rolled back: went back to step 3"]
+    assert [card.label for card in found.shown] == ["Bad batch", "Learning rate raised again"]
+    assert found.shown[0].done == ["The step was skipped.", "Rolled back: rolled back to step 3"]
     assert summarize(run).headline.startswith("Survived 1 incident")
 
 
 def test_what_an_incident_says_itself_is_not_said_twice(tmp_path):
-    action = "skipped the step, went back to step 3 (2 steps lost), lowered the learning rate to x0.1"
+    action = "skipped the step, rolled back to step 3 (2 steps lost), lowered the learning rate to 0.1"
     lines = [
         incident(5, kind="diverging", action=action, remedies=("skipped", "rolled_back", "lr_lowered")),
-        incident(5, kind="rollback", action="went back to step 3 (2 steps lost)"),
-        incident(5, kind="lr_backoff", action="learning rate x0.1"),
-        incident(5, kind="precision", action="training goes on in bf16"),
+        incident(5, kind="rollback", action="rolled back to step 3 (2 steps lost)"),
+        incident(5, kind="lr_backoff", action="lowered the learning rate to 0.1 times its planned value"),
+        incident(5, kind="precision", action="training continues in bf16"),
     ]
     run = write(tmp_path, 30, incidents=lines)
     done = cards(summarize(run).incidents, run).shown[0].done
-    assert done == [f"S{action[1:]}", "Precision changed: training goes on in bf16"]
+    assert done == [f"S{action[1:]}", "Precision changed: training continues in bf16"]
 
 
 def test_more_cards_than_a_browser_shows(tmp_path):

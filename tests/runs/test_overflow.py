@@ -29,7 +29,7 @@ def test_it_is_clipped_by_its_true_norm_and_recorded(train, drawn, scaler):
     assert result.not_finite == {"model": 0, "ema": 0, "optimizer": 0, "scaler": 0}
     [incident] = result.incidents()
     assert (incident["kind"], incident["epoch"], incident["batch"]) == ("norm_overflow", 2, 2)
-    assert incident["action"] == "clipped by its true norm"
+    assert incident["action"] == "clipped by the correct norm"
     [row] = [row for row in result.steps if (row["epoch"], row["batch"]) == ("2", "2")]
     assert row["verdict"] == "clipped"
     assert 1e24 < float(row["grad_norm"]) < math.inf
@@ -51,7 +51,7 @@ def test_observing_leaves_it_to_stock(train, drawn):
     observed = train(Arm(str(drawn["detect"]), guard={"recovery": {"enabled": False}}, code=HUGE), "observed")
     assert observed.digests == stock.digests
     [incident] = observed.incidents()
-    assert incident["action"] == "observed only: stock zeroes all gradients"
+    assert incident["action"] == "nothing, recovery is off: Ultralytics sets all gradients to 0"
 
 
 def test_observing_a_nan_batch_leaves_it_to_stock(train, drawn):

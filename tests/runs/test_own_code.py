@@ -117,7 +117,7 @@ def test_a_loss_that_divides_zero_by_zero_costs_its_batches_and_names_its_line(t
         assert incident["source"] == f"my_loss.py:{line_of(LOSS, 'gap / gap')}"
         assert incident["source_text"] == "iou = iou + gap / gap"
         assert "divisors are 0" in incident["operation"]
-        assert "although all outputs of the model are" in incident["culprit"]
+        assert "although all outputs of the model are finite" in incident["culprit"]
     assert guarded.digests == oracle.digests
     [advice] = [a for a in summary(guarded)["advice"] if a["rule"] == "own_code"]
     assert "my_loss.py" in advice["title"]
@@ -157,7 +157,7 @@ def test_a_nan_of_the_trainers_own_preprocessing_is_not_blamed_on_the_file(train
     for incident in result.incidents():
         assert (incident["cause"], incident["stage"]) == ("preprocessing", "preprocess_batch")
         assert incident["source"] == f"my_index.py:{line_of(INDEX, part)}"
-        assert "the file and the batch from the loader are fine" in incident["culprit"]
+        assert "the file and the loaded batch are fine" in incident["culprit"]
         assert all(Path(image).is_file() for image in incident["images"])
 
 

@@ -47,7 +47,7 @@ def test_the_training_goes_on_as_stock(train, drawn, stock, part):
     assert broken.digests == stock.digests
     assert broken.losses() == stock.losses()
     assert all(row["gradsafe/skipped"] == "0" for row in broken.results), "results.csv stays rectangular"
-    assert broken.log.count("internal error, training goes on") == 1
+    assert broken.log.count("internal error, training continues") == 1
     summary = json.loads((broken.run / "stability.json").read_text())
     assert [incident["kind"] for incident in summary["incidents"]] == ["internal_error"]
 
@@ -58,7 +58,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_training_alone(train, drawn)
     )
     result = train(Arm(str(drawn["detect"]), guard={}, code=code))
     assert result.error == ""
-    assert "could not guard this training; it runs as stock" in result.log
+    assert "could not guard this training; it runs as plain Ultralytics" in result.log
     assert "PermissionError: read-only" in result.log
 
 
@@ -70,5 +70,5 @@ def test_a_sample_that_cannot_be_read_costs_its_own_step_only(train, drawn):
     )
     result = train(Arm(str(drawn["detect"]), guard={"telemetry": {"update_ratio_steps": 4}}, code=code))
     assert result.error == ""
-    assert result.log.count("internal error, training goes on") == 1
+    assert result.log.count("internal error, training continues") == 1
     assert [int(row["step"]) for row in result.steps] == [1, 2, 3, 4, 6], "step 5 read the sample of step 4"

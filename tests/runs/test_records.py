@@ -94,5 +94,5 @@ def test_a_damaged_state_is_said_and_left_aside(train, drawn, tmp_path):
     last = first.run / "weights" / "last.pt"
     resumed = train(Arm(str(drawn["detect"]), str(last), {"resume": True}, guard={}, code=spoil))
     assert resumed.error == ""
-    assert "clipper and recovery start anew" in resumed.log
+    assert "clipping and recovery start from the beginning" in resumed.log
     assert len(resumed.steps) == 6

@@ -155,7 +155,7 @@ def test_weights_that_are_finite_but_broken_are_rolled_back(train, drawn):
     result = train(Arm(str(drawn["detect"]), args={"epochs": 5}, guard={}, code=code))
     assert_sound(result, epochs=5)
     [rollback] = [incident for incident in result.incidents() if incident["kind"] == "rollback"]
-    assert rollback["action"].startswith("went back to the snapshot of step")
+    assert rollback["action"].startswith("rolled back to the snapshot of step")
     assert "lr_backoff" not in kinds(result), "the learning rate is not to blame"
 
 
@@ -205,7 +205,7 @@ def test_a_model_that_overflows_fp16_goes_on_in_bf16(train, drawn):
     assert [incident["cause"] for incident in bad] == ["precision"] * 2
     assert bad[0]["layer"] == "model.0.conv"
     [raised] = [incident for incident in result.incidents() if incident["kind"] == "precision"]
-    assert raised["action"] == "training goes on in bf16"
+    assert raised["action"] == "training continues in bf16"
     assert [row["verdict"] in TAKEN for row in result.steps] == [False] * 2 + [True] * 4
 
 

@@ -142,7 +142,7 @@ def test_an_older_checkpoint_takes_the_records_back_with_it(arm, tmp_path):
     resumed = run_arm(again, tmp_path)
     assert resumed.error == ""
     assert places(resumed) == places(first) == PLACES
-    assert "holds nothing of epoch 1 or before, clipper and recovery start anew" in resumed.log
+    assert "has no state of epoch 1 or earlier; clipping and recovery start from the beginning" in resumed.log
 
 
 @pytest.mark.slow

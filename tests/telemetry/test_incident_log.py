@@ -71,8 +71,8 @@ def test_each_has_its_sentences():
     )
     bench.log.flush()
     [told] = bench.recorded
-    assert told.message == "not finite, or far too large: w"
-    assert told.action == "took the elements concerned from the snapshot of step 7"
+    assert told.message == "values were not finite or far too large: w"
+    assert told.action == "restored these values from the snapshot of step 7"
 
 
 def test_the_console_warns_once_a_kind():
@@ -83,8 +83,8 @@ def test_the_console_warns_once_a_kind():
     bench.log.flush()
     first, second = bench.shown
     assert first == (
-        "epoch 2, batch 5: the epoch ended in NaN; Ultralytics went back to last.pt and repeats the epoch. "
-        "More of this kind is only recorded."
+        "epoch 2, batch 5: the epoch ended in NaN; Ultralytics loaded last.pt and repeats the epoch. "
+        "Further incidents of this kind are only recorded."
     )
     assert "the gradients of neck have vanished" in second
     assert len(bench.recorded) == 3
@@ -111,7 +111,7 @@ def test_a_fault_of_the_plugin_is_recorded_at_once_and_counted_as_no_incident():
     bench.log.internal_error("clip", "Traceback ...\n  ...\nValueError: planted\n")
     [told] = bench.recorded
     assert (told.kind, told.step, told.detail) == (Kind.INTERNAL_ERROR, 9, "clip: ValueError: planted")
-    assert (told.message, told.action) == ("could not clip: ValueError: planted", "logged; training goes on")
+    assert (told.message, told.action) == ("could not clip: ValueError: planted", "logged; training continues")
     assert (bench.log.written, bench.shown) == (0, [])
 
 

@@ -147,7 +147,7 @@ def test_a_file_that_cannot_be_written_is_told_once_and_its_lines_wait(tmp_path)
         recorder.step(row(step))
         recorder.flush()
     recorder.incident(Incident("bad_batch", 1, 2, 2, "seen", "done"))
-    assert told == [f"{recorder.paths.steps} cannot be written, training goes on: Is a directory"]
+    assert told == [f"{recorder.paths.steps} cannot be written, training continues: Is a directory"]
     assert recorder.files.waiting == 2
     recorder.paths.steps.rmdir()
     recorder.flush()

@@ -123,7 +123,7 @@ def examine(trainer: Any) -> Compatibility:
     incompatibilities = [f"trainer.{name} is missing" for name in WITHOUT if not hasattr(trainer, name)]
     stock = getattr(BaseTrainer, "optimizer_step", None)
     if stock is not None and _theirs(stock) and fingerprint(stock) not in KNOWN_STEPS:
-        incompatibilities.append("the body of BaseTrainer.optimizer_step is not a known one")
+        incompatibilities.append("the code of BaseTrainer.optimizer_step is unknown")
     incompatibilities += [
         f"trainer.{name} cannot be called as before" for name in CALLS if not _callable(trainer, name)
     ]
@@ -136,7 +136,7 @@ def examine(trainer: Any) -> Compatibility:
         missing += _not_set(loop, "epoch", "loss")
         incompatibilities += _not_set(loop, "tloss", *SET_BY_LOOP)
         if moved := _out_of_order(loop.calls):
-            incompatibilities.append(f"the training loop does not come to {', '.join(moved)} where it did")
+            incompatibilities.append(f"the training loop does not call {', '.join(moved)} in the known order")
     return Compatibility(tuple(missing), tuple(incompatibilities))
 
 

@@ -35,7 +35,9 @@ def complain(message: str) -> None:
 
 def unknown(differences: str) -> str:
     """Return the words for a version that is not made as the known ones."""
-    return f"Ultralytics {ultralytics.__version__} is not made as this yolo-gradsafe knows it ({differences})"
+    return (
+        f"Ultralytics {ultralytics.__version__} differs from the versions that this yolo-gradsafe knows ({differences})"
+    )
 
 
 def versions() -> dict[str, str]:

@@ -31,7 +31,7 @@ def active_loggers() -> list[Sink]:
         sinks.append(_TensorBoard(writer))
     if run := _wandb_run():
         if _wandb_counts_epochs():
-            warn("W&B gets no steps: before Ultralytics 8.4.184 they would push the epochs off their axis")
+            warn("W&B gets no values by step: before Ultralytics 8.4.184 they would shift the epoch axis")
         else:
             sinks.append(_Wandb(run))
     mlflow = sys.modules.get("mlflow")

@@ -27,7 +27,7 @@ class SafeValidation:
     """Stands in for ``trainer.validate``.
 
     Repeats in fp32 a validation that was not finite in fp16, and stays there. One that is not finite in fp32, or whose
-    losses are absurd (1e6 and more, or all exactly 0: the model has stopped to answer), is repeated with weights that
+    losses are absurd (1e6 and more, or all exactly 0: the model predicts nothing), is repeated with weights that
     were good not long ago; if that does not help, it is the data, and all is put back.
 
     Args:

@@ -17,19 +17,20 @@ SHEET, RESULT = "health.jpg", "health.json"
 
 
 @app.command(
-    help="Check a data set for what makes a loss NaN, a gradient explode or a training fail.\n\n"
-    "DATA is a YOLO data YAML, a COCO JSON (instances or keypoints), a YAML that names COCO JSONs, or a folder. Prints "
-    "a table of what was found, with file and line or annotation id.\n\n"
-    "Exit codes: 0 nothing serious, 1 errors found, 2 wrong arguments.\n\n"
-    "Example: gradsafe check coco8.yaml --imgsz 640 --batch 16 --out checked",
+    help="Find problems in a data set that make the loss NaN, the gradients explode or the training fail.\n\nDATA is a "
+    "YOLO data YAML, a COCO JSON (instances or keypoints), a YAML that names COCO JSONs, or a folder. Prints a table "
+    "of what was found, with file and line or annotation id.\n\nExit codes: 0 nothing serious, 1 errors found, 2 wrong "
+    "arguments.\n\nExample: gradsafe check coco8.yaml --imgsz 640 --batch 16 --out checked",
 )
 def check(
     data: Annotated[str, typer.Argument(help="Data YAML, COCO JSON or folder.")],
-    imgsz: Annotated[int, typer.Option(min=1, help="Training size that boxes are judged at, pixels.")] = 640,
-    batch: Annotated[int, typer.Option(min=1, help="Images a batch, for the last batch of an epoch.")] = 16,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images of a COCO JSON.")] = None,
+    imgsz: Annotated[
+        int, typer.Option(min=1, help="Image size of the training in pixels; boxes are checked at this size.")
+    ] = 640,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size, to check the last batch of an epoch.")] = 16,
+    images: Annotated[Path | None, typer.Option(help="Folder with the images of a COCO JSON.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="Task that the labels are for: detect, pose, segment or obb.")
+        str | None, typer.Option(help="Task to check the labels for: detect, pose, segment or obb.")
     ] = None,
     labels_only: Annotated[bool, typer.Option("--labels-only", help="Do not read the images.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of the runs, two or more.")],
-    html: Annotated[bool, typer.Option("--html", help="Write a page with their curves laid over each other.")] = False,
-    out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("compare.html"),
+    html: Annotated[
+        bool, typer.Option("--html", help="Write a page that shows the curves of all runs in the same axes.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="File to write the page to.")] = Path("compare.html"),
     open: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
 ) -> None:
-    """Lay several runs side by side: outcome, gradients, cost, and what was set differently."""
+    """Compare runs side by side: outcome, gradients, cost, and the settings that differ."""
     if len(runs) < 2:
         typer.echo("error: give two runs or more, e.g. gradsafe compare runs/detect/train runs/detect/train2", err=True)
         raise typer.Exit(WRONG)

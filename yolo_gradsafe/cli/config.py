@@ -18,9 +18,11 @@ app.add_typer(config_app, name="config")
 def config_show(
     source: Annotated[
         str | None,
-        typer.Argument(help="A preset or a YAML file; the defaults without one.", autocompletion=preset_names),
+        typer.Argument(help="A preset or a YAML file; default: the default options.", autocompletion=preset_names),
     ] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="Options over it, as SECTION.OPTION=VALUE.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Options that override it, as SECTION.OPTION=VALUE.")
+    ] = None,
 ) -> None:
     """Print resolved options as YAML, each with its description."""
     words = [word for word in [source, *(overrides or [])] if word]
@@ -38,7 +40,7 @@ def config_show(
 def config_validate(
     file: Annotated[str, typer.Argument(help="A YAML file or a preset's name.", autocompletion=preset_names)],
 ) -> None:
-    """Check a configuration; says what is wrong with it by the option's name."""
+    """Check a configuration file, and name every wrong option."""
     with explained(ConfigError):
         Config.load(file)
     typer.echo(f"{file}: ok")
@@ -52,5 +54,5 @@ def config_schema() -> None:
 
 @config_app.command("presets")
 def config_presets() -> None:
-    """List the presets: what each is for, and what it sets otherwise than the defaults."""
+    """List the presets: what each is for, and which defaults it changes."""
     typer.echo("\n".join(preset_lines()))

@@ -22,34 +22,39 @@ if TYPE_CHECKING:
 
 @app.command(
     context_settings=KEY_VALUE,
-    help="Inject faults into short trainings, stock and guarded, and print what becomes of them.\n\n"
-    "Takes names of faults (all that --list shows), and Ultralytics' training arguments as key=value. Without a name "
-    "it drills a small set in some minutes. Trains on drawn data unless --data names a data set.\n\n"
-    "Example: gradsafe drill nan-pixel nan-weight --precision fp32 --precision bf16",
+    help="Inject faults into short trainings, without and with the guard, and print what happens.\n\nTakes names of "
+    "faults (--list shows all) and Ultralytics' training arguments as key=value. Without a name it runs a small set of "
+    "faults in a few minutes. Trains on drawn images unless --data names a data set.\n\nExample: gradsafe drill "
+    "nan-pixel nan-weight --precision fp32 --precision bf16",
 )
 def drill(
     context: typer.Context,
     names: Annotated[list[str] | None, typer.Argument(metavar="FAULT|KEY=VALUE", show_default=False)] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the faults and exit.")] = False,
-    task: Annotated[list[str] | None, typer.Option(help="detect, pose; may be given again; detect without it.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="detect or pose; may be repeated; default: detect.")] = None,
     precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, bf16, fp16, scaler (fp32 with a GradScaler); fp32 without it.")
+        list[str] | None, typer.Option(help="fp32, bf16, fp16 or scaler (fp32 with a GradScaler); default: fp32.")
     ] = None,
-    optimizer: Annotated[list[str] | None, typer.Option(help="SGD, AdamW, MuSGD; AdamW without it.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Six steps a training: all that must stay finite.")] = False,
+    optimizer: Annotated[list[str] | None, typer.Option(help="SGD, AdamW or MuSGD; default: AdamW.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Six steps per training; checks only that all values stay finite.")
+    ] = False,
     full: Annotated[bool, typer.Option("--full", help="Every fault, task, precision and optimizer: hours.")] = False,
     few: Annotated[
-        bool, typer.Option("--few", help="Of each fault's cases only as many as meet every task, precision, optimizer.")
+        bool,
+        typer.Option("--few", help="For each fault, only enough cases to cover every task, precision and optimizer."),
     ] = False,
-    model: Annotated[str, typer.Option(help="Your own model instead of a small one.")] = "",
-    data: Annotated[str, typer.Option(help="Your own data set instead of drawn data.")] = "",
-    out: Annotated[Path, typer.Option(help="Folder of the trainings and of the result.")] = Path("runs/gradsafe-drill"),
-    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time, each on one thread.")] = 1,
-    seeds: Annotated[int, typer.Option(min=1, help="Clean trainings that show the spread of the accuracy.")] = 3,
-    stock: Annotated[bool, typer.Option(help="Train stock with the fault, too.")] = True,
-    resume: Annotated[bool, typer.Option("--resume", help="Take over finished trainings of the folder.")] = False,
+    model: Annotated[str, typer.Option(help="Model to train instead of the small one.")] = "",
+    data: Annotated[str, typer.Option(help="Data set to use instead of drawn images.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder for the trainings and the result.")] = Path("runs/gradsafe-drill"),
+    jobs: Annotated[int, typer.Option(min=1, help="Number of trainings at the same time, one thread each.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of trainings without a fault, to measure the spread of the accuracy.")
+    ] = 3,
+    stock: Annotated[bool, typer.Option(help="Also train plain Ultralytics with the fault.")] = True,
+    resume: Annotated[bool, typer.Option("--resume", help="Reuse the finished trainings in the folder.")] = False,
 ) -> None:
-    """Inject faults into short trainings, stock and guarded."""
+    """Inject faults into short trainings, without and with the guard."""
     from yolo_gradsafe.drill import catalogue
     from yolo_gradsafe.drill.scenario import OPTIMIZERS, PRECISIONS, TASKS
 
@@ -110,9 +115,7 @@ def _recipe(words: list[str], quick: bool, model: str, data: str) -> Recipe:
 
     arguments = adapter.parse_arguments([f"{key}={value}" for key, value in pairs(words)])
     if own := sorted({"model", "data", "optimizer", "amp", "seed", "project", "name"} & set(arguments)):
-        raise ConfigError(
-            f"'{own[0]}=': the drill sets it itself; see --model, --data, --optimizer, --precision, --out"
-        )
+        raise ConfigError(f"'{own[0]}=' is set by the drill; use --model, --data, --optimizer, --precision, --out")
     arguments.setdefault("device", "0" if torch.cuda.is_available() else "cpu")
     return replace(QUICK if quick else FULL, model=model, data=data, arguments=arguments)
 

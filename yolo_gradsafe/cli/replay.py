@@ -14,12 +14,14 @@ from yolo_gradsafe.cli.app import app, explained
 @app.command()
 def replay(
     run: Annotated[Path, typer.Argument(help="The run's folder, e.g. runs/detect/train.")],
-    incident: Annotated[int, typer.Option(help="Line of stability/incidents.jsonl, from 1; -1 is the last.")] = -1,
-    model: Annotated[str | None, typer.Option(help="Other weights, or a model YAML, than weights/last.pt.")] = None,
-    device: Annotated[str, typer.Option(help="Where to run it.")] = "cpu",
+    incident: Annotated[
+        int, typer.Option(help="Number of the incident: a line of stability/incidents.jsonl, from 1; -1 is the last.")
+    ] = -1,
+    model: Annotated[str | None, typer.Option(help="Weights or model YAML to use instead of weights/last.pt.")] = None,
+    device: Annotated[str, typer.Option(help="Device to run on.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Run the kept batch of an incident through the run's weights, and say again what is wrong with it.
+    """Run the saved batch of an incident through the model again, and show what is wrong with it.
 
     Batches are kept under forensics.archive=true. Checkpoints hold averaged weights in half precision: a fault of the
     data or of the precision shows again, one of the weights of that moment may not.

@@ -56,7 +56,7 @@ def report(
     plot: Annotated[bool, typer.Option(help="Draw stability.png and write stability.html as well.")] = True,
     format: Annotated[
         Format | None,
-        typer.Option(help="Make this one only: html and png are written, and named; json and md are printed."),
+        typer.Option(help="Make only this format. html and png are written to a file; json and md are printed."),
     ] = None,
     fail_on: Annotated[
         FailOn | None, typer.Option("--fail-on", help="End with an exit code for this verdict and worse ones.")
@@ -76,7 +76,7 @@ def report(
         typer.echo(json.dumps(Summary.json_schema(), indent=2))
         return
     if run is None:
-        typer.echo("error: which run? Give its folder, e.g. gradsafe report runs/detect/train", err=True)
+        typer.echo("error: the folder of the run is missing, e.g. gradsafe report runs/detect/train", err=True)
         raise typer.Exit(WRONG)
     judged: Judged
     with explained(ReportError, OSError):
@@ -85,7 +85,7 @@ def report(
         else:
             judged, path = post_mortem(run, plot, None if format is None else format.value)
     if open and path is None:
-        typer.echo("error: --open goes with html or png", err=True)
+        typer.echo("error: --open works with --format html or png only", err=True)
         raise typer.Exit(WRONG)
     if open and path:
         typer.launch(path.absolute().as_uri())

@@ -32,12 +32,12 @@ _TAKES_VALUE = re.compile(r"-[a-zA-Z]*[WX]")
 
 @app.command(
     context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True},
-    help="Run any command, unchanged, and guard every Ultralytics training in it and in the processes it starts.\n\n"
-    "For what takes no callbacks: 'yolo train', scripts that you cannot edit, torchrun, model.tune(). A training that "
-    "has a guard of its own keeps it. Options of the guard stand before the command, as --SECTION.OPTION=VALUE; all of "
-    "them: gradsafe config show.\n\n"
-    "Exit codes: those of the command; 2 wrong options (it is not started), 126 and 127 it cannot be started.\n\n"
-    "Example: gradsafe run --config detect --clip.max_norm=5 yolo train model=yolo26n.pt data=coco8.yaml",
+    help="Run any command, unchanged, and guard every Ultralytics training in it and in the processes it "
+    "starts.\n\nUse it where you cannot pass callbacks: 'yolo train', scripts that you cannot edit, torchrun, "
+    "model.tune(). A training that already has a guard keeps it. Write options of the guard before the command, as "
+    "--SECTION.OPTION=VALUE; 'gradsafe config show' lists them.\n\nExit codes: those of the command; 2 wrong options "
+    "(it is not started), 126 and 127 it cannot be started.\n\nExample: gradsafe run --config detect --clip.max_norm=5 "
+    "yolo train model=yolo26n.pt data=coco8.yaml",
 )
 def run(
     config: Annotated[
@@ -82,15 +82,15 @@ def _split(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 def _check_command(command: list[str]) -> None:
     """Say what is wrong with a command that cannot be meant so."""
     if not command:
-        raise ConfigError("what to run? e.g. gradsafe run yolo train model=yolo26n.pt data=coco8.yaml")
+        raise ConfigError("the command is missing, e.g. gradsafe run yolo train model=yolo26n.pt data=coco8.yaml")
     name = command[0]
     if "=" in name:
         raise ConfigError(
-            f"'{name}' is no command. Options of the guard are written --clip.max_norm=5, before the command; "
-            "what 'yolo train' takes goes behind 'gradsafe run yolo train', or 'gradsafe train'."
+            f"'{name}' is no command. Write options of the guard as --clip.max_norm=5, before the command. "
+            "Write training arguments after 'gradsafe run yolo train' or 'gradsafe train'."
         )
     if Path(name).stem == "gradsafe":
-        raise ConfigError("'gradsafe' guards what it trains by itself: leave out 'run'")
+        raise ConfigError("'gradsafe' commands are guarded already: leave out 'run'")
     if name.endswith(".py") and not shutil.which(name):
         raise ConfigError(f"'{name}' is no program. Did you mean 'gradsafe run python {shlex.join(command)}'?")
 
@@ -121,8 +121,8 @@ def _tell_isolated(command: list[str]) -> None:
     found = isolated(command) or isolated(_interpreter(Path(program)) if program else [])
     if found:
         typer.echo(
-            f"gradsafe run: warning: {found} makes Python ignore PYTHONPATH, by which the guard is brought along: "
-            "THESE TRAININGS ARE NOT GUARDED. Leave it out, or attach a guard in the code.",
+            f"gradsafe run: warning: {found} makes Python ignore PYTHONPATH, which 'gradsafe run' needs: "
+            "THESE TRAININGS ARE NOT GUARDED. Leave that option out, or attach a guard in the code.",
             err=True,
         )
 

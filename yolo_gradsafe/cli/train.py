@@ -23,14 +23,13 @@ def _option_words(incomplete: str) -> list[str]:
 
 @app.command(
     context_settings=KEY_VALUE,
-    help="Train as 'yolo train' does, guarded.\n\n"
-    "Takes what 'yolo train' takes: every Ultralytics argument as key=value, cfg=FILE, a task's name. data= may be a "
-    "COCO JSON, a YAML that names one a split, or the folder of an export: it is converted once.\n\n"
-    "Options of the guard: gradsafe=PRESET_OR_FILE and gradsafe.SECTION.OPTION=VALUE, such as "
-    "gradsafe.clip.max_norm=5, gradsafe.clip.mode=agc, gradsafe.recovery.enabled=false, "
-    "gradsafe.forensics.archive=true, gradsafe.loggers.steps=true. "
-    "Presets: gradsafe config presets. All options, explained: gradsafe config show.\n\n"
-    "Example: gradsafe train model=yolo26n.pt data=coco8.yaml epochs=100 gradsafe=detect gradsafe.clip.max_norm=5",
+    help="Train like 'yolo train', with the guard.\n\nTakes what 'yolo train' takes: every Ultralytics argument as "
+    "key=value, cfg=FILE, a task's name. data= may be a COCO JSON, a YAML that names one per split, or the folder of "
+    "an export: it is converted once.\n\nOptions of the guard: gradsafe=PRESET_OR_FILE and "
+    "gradsafe.SECTION.OPTION=VALUE, such as gradsafe.clip.max_norm=5, gradsafe.clip.mode=agc, "
+    "gradsafe.recovery.enabled=false, gradsafe.forensics.archive=true, gradsafe.loggers.steps=true. Presets: gradsafe "
+    "config presets. All options, explained: gradsafe config show.\n\nExample: gradsafe train model=yolo26n.pt "
+    "data=coco8.yaml epochs=100 gradsafe=detect gradsafe.clip.max_norm=5",
 )
 def train(
     words: Annotated[
@@ -74,7 +73,7 @@ def _to_resume(model: Any) -> str:
     """Say how to go on with a training that was interrupted."""
     last = getattr(model.trainer, "last", None)
     if last is None or not Path(last).is_file():
-        return "No epoch was done, so there is nothing to resume: start it again."
+        return "No epoch was finished, so there is nothing to resume. Start the training again."
     return f"To resume: gradsafe train model={shlex.quote(str(last))} resume=True"
 
 
@@ -90,7 +89,9 @@ def _prepared(arguments: dict[str, Any], task: str) -> dict[str, Any]:
         return {}
     first, *others = prepared.notes
     adapter.log(
-        f"{first} (before; nothing has changed)" if first.startswith("converted") and not prepared.fresh else first
+        f"{first} (earlier; the data have not changed)"
+        if first.startswith("converted") and not prepared.fresh
+        else first
     )
     for note in others:
         adapter.warn(note)

@@ -17,10 +17,13 @@ SHARE = 10
 @app.command()
 def watch(
     run: Annotated[Path, typer.Argument(help="The run's folder, e.g. runs/detect/train.")],
-    every: Annotated[float, typer.Option(help="Seconds from one look at the records to the next.", min=0.2)] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once; what happens where output is no terminal.")] = False,
+    every: Annotated[float, typer.Option(help="Seconds between two updates.", min=0.2)] = 2.0,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="Show the current state once and exit (also when the output is not a terminal)."),
+    ] = False,
 ) -> None:
-    """Follow a running training, from its records: curves, counts, the last incidents. Ctrl-C ends it."""
+    """Follow a running training: curves, counts and the last incidents. Ctrl-C ends the display, not the training."""
     from rich.console import Console
     from rich.live import Live
 

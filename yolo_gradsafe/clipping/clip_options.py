@@ -53,27 +53,27 @@ class SharedOptions(Section):
         default=10.0,
         gt=0,
         description="(float) > 0, L2 norm of the unscaled gradients of one optimizer step above which they are scaled "
-        "down; 10.0 is the value that stock Ultralytics hard-codes. "
-        f"In {_readers('warmup_steps', 'and')} it holds during warmup_steps only",
+        "down; 10.0 is the fixed value in Ultralytics. "
+        f"In {_readers('warmup_steps', 'and')} it is used during warmup_steps only",
     )
     warmup_steps: int = Field(
         default=100,
         ge=0,
-        description=f"(int) >= 0, optimizer steps during which {_readers('warmup_steps', 'and')} clip by max_norm as "
-        "stock does and only collect norms; 100 is the shortest warm-up of Ultralytics",
+        description=f"(int) >= 0, optimizer steps during which {_readers('warmup_steps', 'and')} clip by max_norm like "
+        "plain Ultralytics and only collect norms; 100 is the shortest warm-up of Ultralytics",
     )
     patience: int = Field(
         default=20,
         ge=2,
-        description="(int) >= 2, outliers on one side within twice as many optimizer steps after which "
-        f"{_readers('patience', 'and')} take them for the new level (end of warm-up, close_mosaic) and start again "
-        "from them",
+        description="(int) >= 2, after this many outliers on the same side, within twice as many optimizer steps, "
+        f"{_readers('patience', 'and')} take them as the new normal level (end of warm-up, close_mosaic) and "
+        "start again from there",
     )
     ceiling: float | None = Field(
         default=None,
         gt=0,
         description=f"(float) > 0 or null, norm that no threshold of {_readers('ceiling', 'or')} exceeds after the "
-        "warm-up; null, because a level that stays is legitimate more often than not",
+        "warm-up; null (no limit), because a lasting high level is usually legitimate",
     )
 
 
@@ -81,7 +81,7 @@ class RuleOptions(SharedOptions):
     """One clipping rule and its settings."""
 
     options: dict[str, Any] = Field(
-        default={}, description="(dict) keywords for the constructor of a registered rule; for no other mode"
+        default={}, description="(dict) keyword arguments of a rule that you registered; for no other mode"
     )
 
     _rule: type[Clipper] | None = PrivateAttr(default=None)
@@ -129,15 +129,15 @@ class ClipOptions(RuleOptions):
 
     per_image: bool = Field(
         default=False,
-        description="(bool) divide norms by the images of the optimizer step before the rule sees them; max_norm, "
-        "limit, clip_factor and ceiling are then per image, and one setting means the same at any batch size and "
+        description="(bool) divide norms by the number of images in the optimizer step first; max_norm, limit, "
+        "clip_factor and ceiling are then per image, and one setting means the same at any batch size and "
         "accumulation, because Ultralytics sums its loss over the batch",
     )
     stages: dict[str, RuleOptions] = Field(
         default={},
-        description="(dict) rules for parts of the model, clipped apart from the rest: {stage or glob over parameter "
-        "names: {option of clip: value}}, what is not given is inherited; the first match wins. 'head' matches "
-        "'head.box' too",
+        description="(dict) own rules for parts of the model, which are then clipped separately: {stage or glob of "
+        "parameter names: {option of clip: value}}; missing options are inherited; the first match wins; 'head' also "
+        "matches 'head.box'",
     )
 
     @model_validator(mode="after")

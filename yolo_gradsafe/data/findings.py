@@ -97,10 +97,10 @@ class Health(Part):
     annotations: Annotations | None = Field(
         default=None, description="where the annotations of COCO JSON go; null for other formats and unfinished checks"
     )
-    imgsz: int = Field(description="training size that boxes were judged at, pixels")
-    batch: int = Field(description="images a batch that the last batch was judged at")
-    images_read: int = Field(description="images whose pixels were looked at")
-    complete: bool = Field(description="whether all labels and all images were looked at")
+    imgsz: int = Field(description="image size of the training at which boxes were checked, in pixels")
+    batch: int = Field(description="batch size for which the last batch was checked")
+    images_read: int = Field(description="images whose pixels were checked")
+    complete: bool = Field(description="whether all labels and all images were checked")
     kinds: list[KindCount] = Field(description="what was found by kind, the worst first; empty when all is well")
     seconds: float = Field(description="seconds that the check took")
 

@@ -66,7 +66,7 @@ KINDS: dict[str, Kind] = {
         "a segment or OBB model needs outlines", "export polygons or masks, or train a detect model"
     ),
     "label_box": _error(
-        "a box where the task needs an outline: Ultralytics then drops the outlines of the whole set",
+        "a box where the task needs an outline: Ultralytics then ignores the outlines of the whole set",
         "write the object's outline, or train a detect model",
     ),
     "outline_missing": _warning(
@@ -85,7 +85,9 @@ KINDS: dict[str, Kind] = {
     ),
     "json_syntax": _error("the annotations cannot be read", f"{_EXPORT}; the file may be cut off"),
     "json_structure": _error("the entry is left out", "correct or remove the entry"),
-    "json_text": _warning("numbers stand as text or in another form; they are read", "write them as plain numbers"),
+    "json_text": _warning(
+        "numbers are written as text or in another form; they are read anyway", "write them as plain numbers"
+    ),
     "image_id_duplicate": _error(
         "one image id belongs to several images: their annotations are left out", "give each image an id of its own"
     ),
@@ -96,7 +98,9 @@ KINDS: dict[str, Kind] = {
     "image_merged": _warning(
         "a file is listed under several ids: it gets the annotations of all", "list each image once"
     ),
-    "annotation_id_duplicate": _warning("two annotations share an id; both are used", "number the annotations anew"),
+    "annotation_id_duplicate": _warning(
+        "two annotations share an id; both are used", "give each annotation its own id"
+    ),
     "image_unknown": _error(
         "the annotation's image is not in the file; it is left out", "add the image, or remove the annotation"
     ),
@@ -110,13 +114,14 @@ KINDS: dict[str, Kind] = {
         "categories of the same name are trained as different classes", "merge them where they mean the same"
     ),
     "split_overlap": _warning(
-        "images are in the training and in the validation set: validation flatters", "take them out of one of the two"
+        "images are in the training and in the validation set: the accuracy looks too good",
+        "take them out of one of the two",
     ),
     "split_copy": _warning(
-        "a copy of a training image is validated on: validation flatters", "take it out of one of the two"
+        "a copy of a training image is validated on: the accuracy looks too good", "take it out of one of the two"
     ),
     "split_near": _warning(
-        "nearly the same picture is trained and validated on: validation flatters",
+        "nearly the same picture is used for training and validation: the accuracy looks too good",
         "split by scene or video, so that neighbouring frames stay together",
     ),
     "label_shared": _warning("two images share one label file", "rename one image together with its label file"),
@@ -136,12 +141,12 @@ KINDS: dict[str, Kind] = {
     # Images.
     "image_missing": _error("the image is not there", "put it there, or remove its entry"),
     "image_unreadable": _error("training fails on the image or leaves it out", "replace or remove the file"),
-    "image_unchecked": _note("a format that needs a plugin of Pillow's; not looked at", "pip install pillow-heif"),
+    "image_unchecked": _note("a format that needs a plugin for Pillow; not checked", "pip install pillow-heif"),
     "image_truncated": _error("the file ends too early: Ultralytics leaves it out", "copy or download it again"),
     "image_corrupt": _warning(
         "broken data inside the file: part of the picture is grey or smeared", "copy or download it again"
     ),
-    "image_tail": _warning("bytes after the end of the JPEG; Ultralytics rewrites the file", "save the image anew"),
+    "image_tail": _warning("bytes after the end of the JPEG; Ultralytics rewrites the file", "save the image again"),
     "image_format": _error("Ultralytics does not read files of this format", "convert the image to JPEG or PNG"),
     "image_tiny": _error("smaller than 10 pixels: Ultralytics leaves it out", "remove the image"),
     "image_nonfinite": _error("NaN or infinite pixels make the loss NaN", "repair or remove the image"),
@@ -176,7 +181,7 @@ KINDS: dict[str, Kind] = {
         "no width or height: nothing to learn from, and zero to divide by", "draw the box again, or remove it"
     ),
     "box_beyond_edge": _warning(
-        "reaches beyond the image; training clips it", "nothing, if few; else check their form"
+        "reaches beyond the image; training clips it", "nothing, if few; else check the format of the boxes"
     ),
     "box_subpixel": _warning("under one pixel at the training size: noise for the loss", "remove it or raise imgsz"),
     "box_aspect": _warning(
@@ -189,14 +194,14 @@ KINDS: dict[str, Kind] = {
         "box and outline disagree; detection uses the box, segmentation the outline", "correct the one that is wrong"
     ),
     "box_format": _warning(
-        "boxes, outlines or keypoints are not written as COCO has them; they are read as they are meant",
+        "boxes, outlines or keypoints are not in COCO's format; they are read in the format that fits",
         "check a few labels",
     ),
     "box_format_unclear": _error(
-        "boxes look as if they were not x y width height in pixels: they are not trained on",
-        "say how they are written, in a YAML: 'boxes: pascal_voc' (or coco, albumentations, yolo, fiftyone)",
+        "boxes do not look like x y width height in pixels: they are not used for training",
+        "name their format in a YAML: 'boxes: pascal_voc' (or coco, albumentations, yolo, fiftyone)",
     ),
-    "box_rotated": _warning("a turned box is trained on as if it stood upright", "train an obb model, or draw it anew"),
+    "box_rotated": _warning("a rotated box is used as if it were upright", "train an obb model, or draw it again"),
     "crowded": _warning(
         "so many objects in one image that assignment may run out of memory", "tile the image, or lower batch"
     ),
@@ -229,7 +234,7 @@ KINDS: dict[str, Kind] = {
         "objects without a labelled keypoint: a conversion to pose leaves them out", "nothing, or label keypoints"
     ),
     "oks_area": _error(
-        "visible keypoints in a box of next to no area: the OKS loss divides by it", "draw the box again, or remove it"
+        "visible keypoints in a box with almost no area: the OKS loss divides by it", "draw the box again, or remove it"
     ),
 }
 HOPELESS = ("yaml_syntax", "yaml_key", "foreign_format", "no_images", "no_labels", "task_keypoints", "label_box")

@@ -72,7 +72,7 @@ class Schedule:
         first = f"{_place(self.batch, 'batch')} of {_place(self.epoch, 'epoch')}"
         if self.length == 1:
             return first
-        every = "" if self.every == 1 else f", every {self.every}. one,"
+        every = "" if self.every == 1 else f" (one in {self.every})"
         return f"{self.length or 'all'} batches{every} from {first} on"
 
 

@@ -54,7 +54,7 @@ class Diagnosis:
     source_text: str = ""
     """Its text."""
     repeats: int = 0
-    """Faults so far, this one included, that did not happen again with the same batch."""
+    """Number of faults so far, this one included, that did not happen again with the same batch."""
     detail: str = ""
     """A clause of the sentence: what is wrong with the image or its labels."""
     notes: tuple[str, ...] = ()

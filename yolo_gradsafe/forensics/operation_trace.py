@@ -176,7 +176,7 @@ class _Trace:
     def count(self) -> int:
         """Number the operation that runs now."""
         if time.monotonic() > self._deadline:
-            raise _GiveUp("it took too long to look at every operation")
+            raise _GiveUp("it took too long to check every operation")
         self._index += 1
         return self._index
 
@@ -295,7 +295,7 @@ class _Trace:
         # What an autograd function of the user's makes has frames: this is where gradients are added up after it.
         made = None if node is None or hasattr(node, "_forward_cls") else self.sites.get(_number(node))
         if made is None:
-            raise _GiveUp("a gradient is not finite, and the operation it belongs to is not known")
+            raise _GiveUp("a gradient is not finite, but its operation is not known")
         facts = _gradient_facts(made.kernel, _saved(node), operator.name, operands, dtype)
         return _Origin(index, made, facts, *extent, backward=True)
 
@@ -349,7 +349,9 @@ class _Search:
         if not bad:
             return None
         if not origins:
-            raise _GiveUp("it was made where PyTorch's operations cannot be seen, as in compiled code or numpy")
+            raise _GiveUp(
+                "it comes from code in which PyTorch's operations cannot be seen, such as compiled code or numpy"
+            )
         found = sorted((trace.origins[i] for i in origins), key=lambda origin: (origin.meant, origin.index))
         return self.only_cause(found, states, trace)
 
@@ -363,7 +365,7 @@ class _Search:
             good = self.repaired(others, states, trace.backward)
             if good is False or (good is None and trace.stopped):
                 return origin
-        raise _GiveUp("several operations made it together")
+        raise _GiveUp("several operations together caused it")
 
     def repaired(self, indices: frozenset[int], states: list[Tensor], backward: bool) -> bool | None:
         """Return whether the pass is finite with what some operations make repaired; None where it fails."""
@@ -466,7 +468,7 @@ def _name(site: _Site, source: str) -> str:
 def _why(error: Exception, roots: CodeRoots) -> str:
     """Say what ended the pass, and where."""
     if _out_of_memory(error):
-        return "there was not enough memory to look at every operation"
+        return "there was not enough memory to check every operation"
     frames = []
     trace = error.__traceback__
     while trace is not None:

@@ -14,23 +14,23 @@ class ForensicsOptions(Section):
 
     check_data: bool = Field(
         default=True,
-        description="(bool) check labels and a sample of the images before training, for seconds at most, and warn; "
-        "'gradsafe check' checks all",
+        description="(bool) check all labels and some images before training (a few seconds at most) and warn; "
+        "'gradsafe check' checks all images",
     )
 
     diagnoses: int = Field(
         default=100,
         ge=0,
-        description="(int) >= 0, bad steps that are looked into for the sample, the layer and the loss term; 0: none",
+        description="(int) >= 0, number of bad steps that are investigated: which image, layer and loss term; 0: none",
     )
     pictures: int = Field(
-        default=20, ge=0, description="(int) >= 0, contact sheets of bad batches that are kept in stability/batches"
+        default=20, ge=0, description="(int) >= 0, number of pictures of bad batches kept in stability/batches"
     )
     archive: bool = Field(
-        default=False, description="(bool) keep bad batches themselves, too (npz), for 'gradsafe replay'"
+        default=False, description="(bool) also keep the data of bad batches (npz), for 'gradsafe replay'"
     )
     quarantine: int = Field(
         default=2,
         ge=0,
-        description="(int) >= 0, proven offences after which an image is left out of later batches; 0: never",
+        description="(int) >= 0, an image that made this many batches fail is left out of later batches; 0: never",
     )

@@ -49,7 +49,7 @@ class LossTrend:
     suspect: bool = False
     """Losses have been out of their range for long enough to look into it."""
     collapsed: bool = False
-    """Loss and norm have been next to nothing for several steps: the model has stopped to answer."""
+    """Loss and norm have been almost 0 for several steps: the model has collapsed."""
 
 
 NO_SIGNAL = LossTrend()

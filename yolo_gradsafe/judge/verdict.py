@@ -114,7 +114,7 @@ class Evidence:
     state_finite: bool = True
     """Whether weights and optimizer state are finite, on every rank."""
     trusted_do_better: bool = False
-    """Whether weights of not long ago do several times better on the same batch, or the model has stopped to answer."""
+    """Whether weights of not long ago do several times better on the same batch, or the model has collapsed."""
     replaced: bool = False
     """Whether the step before has replaced the weights rather than moved them, and can be taken back."""
 

@@ -96,7 +96,7 @@ class StepLogger:
             self._sinks = []  # also where the search fails: it is not made again
             self._sinks = self._find()
             if not self._sinks:
-                self._warn("loggers.steps is on, but there is no TensorBoard writer, W&B run or MLflow run to send to")
+                self._warn("loggers.steps is on, but no TensorBoard writer, W&B run or MLflow run was found")
         if self._sinks:
             values = summed_up(rows)
             self._sinks = [s for s in self._sinks if self._attempt(s, partial(s.send, values, rows[-1].step))]
@@ -106,7 +106,7 @@ class StepLogger:
         try:
             action()
         except Exception as error:
-            self._warn(f"{sink.name} does not take the steps, no more are sent to it: {type(error).__name__}: {error}")
+            self._warn(f"{sink.name} failed, so no more steps are sent to it: {type(error).__name__}: {error}")
             return False
         return True
 

@@ -137,7 +137,7 @@ def _notes(
     setup: Setup, init: Init, lr_range: LrRange, trial: Trial | None, norms: Norms, headroom: Headroom
 ) -> Iterator[str]:
     if init.verdict != "healthy":
-        yield f"Mend the initialisation first ({init.verdict}): what follows was measured on it."
+        yield f"Fix the initialisation first ({init.verdict}): what follows was measured on it."
     if setup.optimizer_auto:
         yield f"optimizer=auto ignores lr0: set optimizer={setup.optimizer}."
     if trial is None:

@@ -16,49 +16,53 @@ class RecoveryOptions(Section):
 
     enabled: bool = Field(
         default=True,
-        description="(bool) act on steps that would harm the model; False observes only",
+        description="(bool) skip, repair and roll back; False: only observe and report",
     )
     scale_floor: float = Field(
         default=1.0,
         gt=0,
-        description="(float) > 0, AMP loss scale at or below which non-finite gradients are no longer GradScaler's "
-        "routine search for a scale; the scale never falls below it",
+        description="(float) > 0, smallest AMP loss scale; non-finite gradients at this scale count as a bad step, and "
+        "no longer as GradScaler's normal search for a scale",
     )
     scale_hysteresis: int = Field(
         default=1,
         ge=1,
-        description="(int) >= 1, AMP overflows in a row that it takes to halve the loss scale; 1 is GradScaler's "
+        description="(int) >= 1, AMP overflows in a row after which the loss scale is halved; 1 is GradScaler's "
         "own rule",
     )
     isolate: Literal["auto", "always", "never"] = Field(
         default="auto",
-        description="(str) with gradient accumulation, drop a bad micro-batch and keep the rest of its window: auto "
-        "(from the first bad step on, for isolate_hold healthy steps), always, never; costs a host read a micro-batch",
+        description="(str) with gradient accumulation, drop only the bad micro-batch and keep the rest of its window: "
+        "auto (after a bad step, for isolate_hold healthy steps), always, never; costs one device read per micro-batch",
     )
     isolate_hold: int = Field(
-        default=500, ge=1, description="(int) >= 1, healthy steps after which isolate: auto stops to look"
+        default=500,
+        ge=1,
+        description="(int) >= 1, healthy steps after which isolate: auto stops checking each micro-batch",
     )
     divergence: bool = Field(
         default=True,
-        description="(bool) roll back and lower the learning rate when losses leave their range and trusted weights do "
-        "several times better on the same batch, or when steps move the weights too far",
+        description="(bool) roll back and lower the learning rate when training diverges: the loss is far above its "
+        "usual range and trusted weights give a much lower loss on the same batch, or steps change the weights too "
+        "much",
     )
     snapshots: int = Field(
         default=3,
         ge=0,
-        description="(int) >= 0, copies of the training state in host memory, one of them on trial, hence two or more; "
-        "0: none, and neither healing nor rollback",
+        description="(int) >= 0, copies of the training state in host memory; use 2 or more, because the newest is not "
+        "trusted yet; 0: none, and so neither repair nor rollback",
     )
     snapshot_memory: float = Field(
         default=4.0,
         gt=0,
-        description="(float) > 0, GiB of host memory that snapshots may take; fewer are kept when they do not fit",
+        description="(float) > 0, GiB of host memory for snapshots; fewer are kept if they do not fit",
     )
     snapshot_share: float = Field(
         default=0.01,
         gt=0,
         le=1,
-        description="(float) 0 to 1, share of the training time that snapshots may take; sets their interval",
+        description="(float) 0 to 1, largest share of the training time spent on snapshots; sets how often one is "
+        "taken",
     )
     trust_steps: int = Field(
         default=10, ge=1, description="(int) >= 1, healthy steps after which a snapshot is trusted"
@@ -69,8 +73,8 @@ class RecoveryOptions(Section):
     hopeless_after: int = Field(
         default=16,
         ge=0,
-        description="(int) >= 0, batches that fail one after the other from the first step on, in fp32 as well, after "
-        "which training ends: it cannot succeed; 0: never",
+        description="(int) >= 0, if this many batches fail in a row from the first step on, also in fp32, training "
+        "ends with an error, because it cannot succeed; 0: never",
     )
     max_rollbacks: int = Field(default=20, ge=0, description="(int) >= 0, rollbacks after which training ends")
     lr_backoff: float = Field(
@@ -79,16 +83,16 @@ class RecoveryOptions(Section):
     lr_hold: int = Field(
         default=100,
         ge=1,
-        description="(int) >= 1, healthy steps after which a lowered learning rate grows back, 2 % a step; a rate that "
-        "diverges twice is not gone back to",
+        description="(int) >= 1, healthy steps after which a lowered learning rate rises again, by 2 % a step; a rate "
+        "at which training diverged twice is not used again",
     )
     reset_moments: bool = Field(
-        default=False, description="(bool) drop the optimizer's moments at a rollback instead of restoring them"
+        default=False, description="(bool) reset the optimizer's moments in a rollback instead of restoring them"
     )
     precision_patience: int = Field(
         default=2,
         ge=1,
-        description="(int) >= 1, steps within 100 that overflow in fp16 (bf16) alone after which precision is raised",
+        description="(int) >= 1, precision is raised after this many of 100 steps overflowed in fp16 (or bf16) only",
     )
     precision_hold: int = Field(
         default=1000,
@@ -97,6 +101,6 @@ class RecoveryOptions(Section):
     )
     on_exhausted: Literal["stop", "raise"] = Field(
         default="stop",
-        description="(str) how training ends when the budgets are spent: stop (as by early stopping, with validation "
-        "and checkpoints) or raise an error",
+        description="(str) what happens when max_skips or max_rollbacks is reached: stop (like early stopping, with "
+        "validation and checkpoints) or raise (an error)",
     )

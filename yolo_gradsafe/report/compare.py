@@ -75,7 +75,7 @@ def compare(members: Sequence[Member]) -> Comparison:
         "Outcome": [*_outcome(members), *_metrics(members)],
         "Gradients": list(_gradients(members)),
         "Cost": list(_cost(members)),
-        "What was set differently": list(_differences(members)),
+        "Settings that differ": list(_differences(members)),
     }
     kept = {
         title: [row for row in rows if any(value not in ("", "–") for value in row.values)]

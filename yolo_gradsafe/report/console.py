@@ -81,7 +81,7 @@ def _rows(summary: Summary) -> Iterator[tuple[str, Iterable[str]]]:
     if norm:
         yield "gradient norm", [f"median {norm.median:.4g}, p95 {norm.p95:.4g}, max {norm.max:.4g}"]
     else:
-        yield "gradient norm", ["no finite one"]
+        yield "gradient norm", ["no step had a finite norm"]
     yield "threshold", ["none" if summary.threshold is None else f"{summary.threshold:.4g}"]
     if amp.enabled:
         yield "AMP", list(_amp(summary))

@@ -21,8 +21,8 @@ __all__ = ["about", "environment", "figures", "flat"]
 def figures(summary: Summary) -> list[tuple[str, str, str]]:
     """Return the figures, accuracy first where it is known: name, value, and what qualifies it."""
     steps, norm, amp = summary.steps, summary.grad_norm, summary.amp
-    limit = "nothing clips" if summary.threshold is None else f"threshold {_number(summary.threshold)} at the end"
-    spread = f"p95 {_number(norm.p95)}, largest {_number(norm.max)}" if norm else "no step had a finite one"
+    limit = "clipping is off" if summary.threshold is None else f"threshold {_number(summary.threshold)} at the end"
+    spread = f"p95 {_number(norm.p95)}, largest {_number(norm.max)}" if norm else "no step had a finite norm"
     found = [group for group in incident_groups(summary.incidents) if group.is_trouble]
     if found:
         first = found[0].main

@@ -69,7 +69,7 @@ def loss(axes: Axes, rows: pl.DataFrame) -> None:
         _log(axes, together)
     for name, values, color in zip(names, series, (DARK, *ITEMS * len(names)), strict=False):
         _line(axes, _values(rows, "step"), values, color, name)
-    _heading(axes, "loss of the batch, and its items")
+    _heading(axes, "loss of the batch, and its parts")
 
 
 def accuracy(axes: Axes, x: Array, values: Array, fitness: Array, name: str) -> None:

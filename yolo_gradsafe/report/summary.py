@@ -43,7 +43,7 @@ class Summary(Part):
     schema_version: Literal[1, 2, 3] = Field(default=3, description="version of this schema")
     status: Status = Field(description="how the run ended; unfinished: it still runs, or was interrupted or killed")
     health: Health = Field(
-        description="healthy: no incident, nothing skipped; survived: incidents, and training went on; failed: an "
+        description="healthy: no incident, nothing skipped; survived: incidents, and training continued; failed: an "
         f"exception ended the run, or its last {HOPELESS} steps (all, if fewer) were skipped"
     )
     learned: Literal["yes", "no", "unknown"] = Field(
@@ -74,7 +74,7 @@ class Summary(Part):
         "applied with a finite norm"
     )
     threshold: float | None = Field(
-        description="norm above which the last step would have been clipped; null where nothing clips"
+        description="norm above which the last step would have been clipped; null if clipping is off"
     )
     amp: Amp = Field(description="mixed precision's loss scale")
     incidents: list[IncidentEntry] = Field(description="what needed a remedy, and the remedies, in order")

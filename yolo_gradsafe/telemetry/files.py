@@ -65,7 +65,7 @@ class Files:
         except OSError as error:
             if not self._told:
                 self._told = True
-                self._tell(f"{path} cannot be written, training goes on: {error.strerror or error}")
+                self._tell(f"{path} cannot be written, training continues: {error.strerror or error}")
             return False
         return True
 

@@ -111,7 +111,7 @@ class IncidentLog:
             self._shown.add(incident.kind)
             where = f"epoch {incident.epoch}, batch {incident.batch}"
             seen = f"{incident.message} ({incident.culprit})" if incident.culprit else incident.message
-            self._warn(f"{where}: {seen}; {incident.action}. More of this kind is only recorded.")
+            self._warn(f"{where}: {seen}; {incident.action}. Further incidents of this kind are only recorded.")
         if self._recorder:
             self._recorder.incident(incident)
         if self._notifier:

@@ -34,67 +34,70 @@ def culprit(incident: Incident) -> str:
 
 def _bad_batch(seen: Incident) -> str:
     if seen.place is Place.OPEN_WINDOW:
-        return f"the loss was {seen.loss} in a batch that had not come to a step"
+        return f"the loss was {seen.loss} in a batch that no optimizer step had used yet"
     if seen.place is Place.LOSS:
         terms = ", ".join(name for name, value in seen.items.items() if not math.isfinite(value))
         return f"the loss was {seen.loss}" + (f" (in {terms})" if terms else "")
     if seen.place is Place.WINDOW:
         return "the loss of an earlier batch of the accumulation window, or of another rank, was not finite"
     if seen.tensors:
-        return f"the loss was finite but {seen.tensor_count} gradients were not, first {seen.tensors[0]}"
+        verb = "was" if seen.tensor_count == 1 else "were"
+        return f"the loss was finite, but {_count(seen.tensor_count, 'gradient')} {verb} not: {_first(seen)}"
     return "loss and gradients were finite on this rank but not on another"
 
 
 def _poisoned(seen: Incident) -> str:
     if seen.place is Place.BATCHNORM:
-        return "batch-norm statistics were not finite, or blown up, although loss and gradients were fine"
-    return "weights, statistics or optimizer state were not finite"
+        return "batch-norm statistics were not finite or far too large, although the loss and the gradients were finite"
+    return "weights, batch-norm statistics or optimizer state were not finite"
 
 
 def _diverging(seen: Incident) -> str:
     if seen.cause == Cause.LEARNING_RATE:
         return _moved(seen)
     if seen.place is Place.BATCHNORM:
-        return "batch-norm statistics overflow in every step"
-    return f"the loss, {seen.loss:.3g}, is far out of its range, and trusted weights do better on this batch"
+        return "batch-norm statistics overflowed in every step"
+    return f"the loss, {seen.loss:.3g}, is far above its usual range; trusted weights give a lower loss on this batch"
 
 
 def _moved(seen: Incident) -> str:
-    return f"a step moved the weights by {seen.update_ratio:.0%} of their size, where 2 % is healthy"
+    return f"one step changed the weights by {seen.update_ratio:.0%} of their size; up to 2% is healthy"
 
 
 def _lowered(seen: Incident) -> str:
     if seen.cause == Cause.LEARNING_RATE:
         return _moved(seen)
     if seen.place is Place.VALIDATION:
-        return "validation failed again after training had gone back" if seen.count else "validation failed"
+        return "validation failed again after the rollback" if seen.count else "validation failed"
     return "training diverged"
 
 
 def _healed(seen: Incident) -> str:
     why = {
-        Place.EPOCH_END: "not finite, or far too large, at the end of the epoch",
+        Place.EPOCH_END: "values were not finite or far too large at the end of the epoch",
         Place.SNAPSHOT: "a snapshot was not finite",
         Place.RANKS: "the ranks no longer had the same weights",
-    }.get(seen.place, "not finite, or far too large")
-    if not seen.tensors:
-        return why
-    named = ", ".join(seen.tensors[:3])
-    return f"{why}: {named}" + (f" and {seen.tensor_count - 3} more" if seen.tensor_count > 3 else "")
+    }.get(seen.place, "values were not finite or far too large")
+    return f"{why}: {_first(seen)}" if seen.tensors else why
+
+
+def _first(seen: Incident) -> str:
+    """Name the first tensors."""
+    return ", ".join(seen.tensors[:3]) + (f" and {seen.tensor_count - 3} more" if seen.tensor_count > 3 else "")
 
 
 def _rollback(seen: Incident) -> str:
     if seen.place is Place.VALIDATION:
-        return "validation losses were not finite, or absurd, and are fine with the weights of before"
-    return "the weights had gone bad"
+        return "the validation loss was not finite or far too large; with the earlier weights it is normal"
+    return "the weights were damaged"
 
 
 def _precision(seen: Incident) -> str:
     if seen.place is Place.VALIDATION:
-        return f"validation overflows in {seen.precision_before}, although the weights are finite"
+        return f"validation overflowed in {seen.precision_before}, although the weights are finite"
     if Remedy.PRECISION_LOWERED in seen.remedies:
         return "training has been healthy since"
-    return f"steps overflowed in {seen.precision_before} alone"
+    return f"steps overflowed in {seen.precision_before}, but not in a higher precision"
 
 
 def _stop(seen: Incident) -> str:
@@ -103,15 +106,15 @@ def _stop(seen: Incident) -> str:
         return f"each of the first {seen.count} steps failed{why}"
     if seen.budget == "max_rollbacks":
         return f"{seen.count} rollbacks did not make training stable"
-    return f"{seen.count} optimizer steps in a row had to be skipped"
+    return f"{seen.count} optimizer steps in a row were skipped"
 
 
 def _internal_error(seen: Incident) -> str:
-    return "the plugin had failed on a rank" if seen.place is Place.RANKS else f"could not {seen.detail}"
+    return "GradSafe failed on one rank" if seen.place is Place.RANKS else f"could not {seen.detail}"
 
 
 def _quarantine(seen: Incident) -> str:
-    return f"{', '.join(Path(image).name for image in seen.images)} has failed again and again"
+    return f"{', '.join(Path(image).name for image in seen.images)} made training fail more than once"
 
 
 _MESSAGES: dict[Kind, Callable[[Incident], str]] = {
@@ -122,7 +125,7 @@ _MESSAGES: dict[Kind, Callable[[Incident], str]] = {
     Kind.NORM_OVERFLOW: lambda seen: (
         f"the gradient norm, {seen.grad_norm:.3g}, overflows fp32 although every gradient is finite"
     ),
-    Kind.ISOLATED: lambda seen: f"batch {seen.batch}, one of an accumulation window, was not finite",
+    Kind.ISOLATED: lambda seen: f"the gradients of batch {seen.batch} of an accumulation window were not finite",
     Kind.QUARANTINE: _quarantine,
     Kind.HEALED: _healed,
     Kind.ROLLBACK: _rollback,
@@ -132,7 +135,7 @@ _MESSAGES: dict[Kind, Callable[[Incident], str]] = {
     Kind.STOP: _stop,
     Kind.NO_SNAPSHOTS: lambda seen: f"two snapshots do not fit into recovery.snapshot_memory ({seen.detail})",
     Kind.VALIDATION: lambda seen: (
-        f"{seen.term or 'the validation'} is not finite, with trusted weights as well: the weights are fine"
+        f"{seen.term or 'the validation loss'} is not finite, also with trusted weights: the weights are not the cause"
     ),
     Kind.INTERNAL_ERROR: _internal_error,
     Kind.NATIVE_RECOVERY: lambda _: "the epoch ended in NaN",
@@ -142,58 +145,72 @@ _MESSAGES: dict[Kind, Callable[[Incident], str]] = {
 
 def _took_from(done: Incident) -> str:
     if done.place is Place.RANKS:
-        return "took those of the one that had moved least"
-    origin = f"the snapshot of step {done.snapshot}" if done.snapshot >= 0 else "zeros: there is no snapshot"
+        return "copied the weights of the rank whose weights had changed least"
+    said = (
+        f"restored these values from the snapshot of step {done.snapshot}"
+        if done.snapshot >= 0
+        else "set these values to 0: there is no snapshot"
+    )
     if Remedy.RANKS_SYNCED in done.remedies and done.count >= 0:
-        origin += f", and the weights of rank {done.count}"
-    return f"took the elements concerned from {origin}"
+        said += f", and copied the weights of rank {done.count}"
+    return said
 
 
 def _norm_overflow(done: Incident) -> str:
     if Remedy.OBSERVED in done.remedies:
-        return "observed only: stock zeroes all gradients"
-    return "clipped by its true norm" if Remedy.CLIPPED in done.remedies else "left as it was: nothing clips"
+        return "nothing, recovery is off: Ultralytics sets all gradients to 0"
+    return "clipped by the correct norm" if Remedy.CLIPPED in done.remedies else "left unchanged: clipping is off"
+
+
+def _lowered_to(done: Incident) -> str:
+    return f"lowered the learning rate to {done.lr_factor:.3g} times its planned value"
 
 
 def _changed_precision(done: Incident) -> str:
     if done.place is Place.VALIDATION:
-        return f"validation goes on in {done.precision}"
+        return f"validation continues in {done.precision}"
     if Remedy.PRECISION_LOWERED in done.remedies:
-        return f"back to {done.precision}"
-    return f"training goes on in {done.precision}"
+        return f"returned to {done.precision}"
+    return f"training continues in {done.precision}"
 
 
 _ACTIONS: dict[Kind, Callable[[Incident], str]] = {
     Kind.HEALED: _took_from,
     Kind.NORM_OVERFLOW: _norm_overflow,
     Kind.PRECISION: _changed_precision,
-    Kind.LR_BACKOFF: lambda done: f"learning rate x{done.lr_factor:.3g}",
-    Kind.LR_RAMP: lambda done: f"learning rate back at x{done.lr_factor:g}",
-    Kind.STALLED: lambda _: "nothing: advice only",
-    Kind.ISOLATED: lambda _: "dropped it and kept the rest of the window",
-    Kind.QUARANTINE: lambda _: "left out of later batches; see quarantine.txt",
-    Kind.NO_SNAPSHOTS: lambda _: "bad steps are skipped, but nothing can be repaired or rolled back",
-    Kind.VALIDATION: lambda _: "nothing; look at the validation data, or at how the validation loss is computed",
-    Kind.INTERNAL_ERROR: lambda done: (
-        "gave all ranks the weights of rank 0" if done.place is Place.RANKS else "logged; training goes on"
+    Kind.LR_BACKOFF: _lowered_to,
+    Kind.LR_RAMP: lambda done: (
+        "raised the learning rate to its planned value"
+        if done.lr_factor == 1
+        else f"raised the learning rate to {done.lr_factor:g} times its planned value"
     ),
-    Kind.NATIVE_RECOVERY: lambda _: "Ultralytics went back to last.pt and repeats the epoch",
-    Kind.OBSERVE_ONLY: lambda _: "this training runs as stock and is only observed",
+    Kind.STALLED: lambda _: "nothing; see the advice",
+    Kind.ISOLATED: lambda _: "dropped this batch and kept the others of the window",
+    Kind.QUARANTINE: lambda _: "will leave it out of later batches; see quarantine.txt",
+    Kind.NO_SNAPSHOTS: lambda _: "bad steps are skipped, but nothing can be repaired or rolled back",
+    Kind.VALIDATION: lambda _: "nothing; check the validation data and the code that computes the validation loss",
+    Kind.INTERNAL_ERROR: lambda done: (
+        "gave all ranks the weights of rank 0" if done.place is Place.RANKS else "logged; training continues"
+    ),
+    Kind.NATIVE_RECOVERY: lambda _: "Ultralytics loaded last.pt and repeats the epoch",
+    Kind.OBSERVE_ONLY: lambda _: "GradSafe only observes this training and changes nothing",
 }
 
 _CLAUSES: dict[Remedy, Callable[[Incident], str]] = {
     Remedy.SKIPPED: lambda _: "skipped the step",
     Remedy.STATISTICS_RESTORED: lambda done: (
-        "put the batch-norm statistics back" + ("" if Remedy.SKIPPED in done.remedies else " and took the step")
+        "restored the batch-norm statistics" + ("" if Remedy.SKIPPED in done.remedies else " and took the step")
     ),
-    Remedy.REPAIRED: lambda done: f"repaired {done.repaired} tensors",
-    Remedy.ROLLED_BACK: lambda done: f"went back to the snapshot of step {done.snapshot} ({done.undone} steps lost)",
-    Remedy.LR_LOWERED: lambda done: f"lowered the learning rate to x{done.lr_factor:.3g}",
+    Remedy.REPAIRED: lambda done: f"repaired {_count(done.repaired, 'tensor')}",
+    Remedy.ROLLED_BACK: lambda done: (
+        f"rolled back to the snapshot of step {done.snapshot} ({_count(done.undone, 'step')} lost)"
+    ),
+    Remedy.LR_LOWERED: _lowered_to,
     Remedy.PRECISION_RAISED: lambda done: f"raised the precision to {done.precision}",
     Remedy.STOPPED: lambda _: "ended the training",
-    Remedy.MICRO_BATCH_DROPPED: lambda _: "dropped its gradients and put the batch-norm statistics back",
-    Remedy.LEFT_TO_ULTRALYTICS: lambda _: "left the rest to Ultralytics' own recovery: there is no snapshot",
-    Remedy.OBSERVED: lambda _: "observed only: recovery.enabled is off",
+    Remedy.MICRO_BATCH_DROPPED: lambda _: "dropped its gradients and restored the batch-norm statistics",
+    Remedy.LEFT_TO_ULTRALYTICS: lambda _: "left the recovery to Ultralytics: there is no snapshot",
+    Remedy.OBSERVED: lambda _: "did nothing: recovery.enabled is false",
 }
 
 
@@ -239,7 +256,11 @@ _HARDWARE = 3
 
 def _composed(found: Incident) -> str:
     kinds = " or ".join(found.composite)
-    return f"under {kinds}" + (", and it fails alone, too" if found.proven else ": the first of several images")
+    return f"used in {kinds}" + (", and it also fails alone" if found.proven else " as the first of several images")
+
+
+def _at(found: Incident) -> str:
+    return f" at {found.layer}" if found.layer else ""
 
 
 def _named(found: Incident) -> str:
@@ -259,15 +280,15 @@ def _image(found: Incident) -> str:
 
 
 def _label(found: Incident) -> str:
-    return f"the labels of {_named(found)} are at fault: {found.detail or 'they are not finite'}"
+    return f"the labels of {_named(found)} are wrong: {found.detail or 'they are not finite'}"
 
 
 def _preprocessing(found: Incident) -> str:
     if found.stage == "preprocess_batch":
-        where = f"{found.operation or 'the trainer made them'}; the file and the batch from the loader are fine"
+        where = f"{found.operation or 'they appear there'}; the file and the loaded batch are fine"
         return f"{_image(found)} after preprocess_batch: {where}"
     if found.stage == "transforms":
-        return f"{_image(found)} as the loader hands it out: the data set's transforms made them, the file is fine"
+        return f"{_image(found)} after the transforms of the data set; the file is fine"
     return f"{_image(found)} although the file is fine"
 
 
@@ -276,25 +297,25 @@ def _precision_fault(found: Incident) -> str:
     size = f" (max {_brief(found.magnitude)}, {kind} ends at {limit:g})" if found.magnitude > limit else ""
     where = f" in {found.layer}" if found.layer else ""
     if found.backward:
-        where = " of the gradients" + (f" at {found.layer}" if found.layer else "")
+        where = f" of the gradients{_at(found)}"
     return f"{kind} overflow{where or ' in the loss'}{size}{_with(found)}; fp32 is finite"
 
 
 def _activations(found: Incident) -> str:
-    of = f" of {found.layer}" if found.layer else ""
     if found.backward:
-        said = f"the gradient of the output{of} is finite, and those behind it are not{_with(found)}"
+        said = f"the gradients become NaN or Inf in the backward pass{_at(found)}{_with(found)}"
     else:
         size = f" (largest finite value {_brief(found.magnitude)})" if found.magnitude > 0 else ""
+        of = f" of {found.layer}" if found.layer else ""
         said = f"the output{of} is not finite in fp32 either{size}{_with(found)}"
     return _and_line(said, found)
 
 
 def _loss(found: Incident) -> str:
     if found.backward:
-        said = f"the gradient of the loss is not finite{_with(found)} although the loss is"
+        said = f"the gradient of the loss is not finite{_with(found)}, although the loss is finite"
     else:
-        said = f"{found.term or 'the loss'} is not finite{_with(found)} although all outputs of the model are"
+        said = f"{found.term or 'the loss'} is not finite{_with(found)}, although all outputs of the model are finite"
     return _and_line(said, found)
 
 
@@ -304,7 +325,7 @@ def _weights(found: Incident) -> str:
         statistics = all(name.rpartition(".")[2].startswith("running_") for name in found.tensors)
         what = "batch-norm statistics" if statistics else "weights"
         return f"{what} of {found.layer or 'the model'} are not finite{more}"
-    return "the weights have gone bad: trusted ones do several times better on other images"
+    return "the weights are damaged: on other images, trusted weights give a loss several times lower"
 
 
 def _outlier(found: Incident) -> str:
@@ -313,9 +334,9 @@ def _outlier(found: Incident) -> str:
 
 
 def _transient(found: Incident) -> str:
-    said = "the batch does not fail again: the fault was transient"
+    said = "the same batch did not fail again: the fault was transient"
     if found.repeats >= _HARDWARE:
-        said += f", {found.repeats} times so far; if your code is not random, suspect the hardware"
+        said += f", {found.repeats} times so far; if your code is not random, check the hardware"
     return said
 
 
@@ -366,7 +387,7 @@ def _rate_too_high(found: Finding) -> str:
 
 def _too_few_steps(found: Finding) -> str:
     if found.names:
-        return f"training ended within its warm-up of {found.limit:,.0f} batches"
+        return f"training ended before its warm-up of {found.limit:,.0f} batches was over"
     return f"{_count(found.value, 'optimizer step')} {'is' if found.value == 1 else 'are'} too few"
 
 
@@ -381,20 +402,20 @@ def _validation_loss(found: Finding) -> str:
     else:
         what = f"as large as {found.value:.1g}" if math.isfinite(found.value) else "not finite"
     names = tuple(f"val/{name}" for name in found.names)
-    return f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {what} since epoch {found.epoch}, unlike in training"
+    verb = "is" if len(names) == 1 else "are"
+    return f"{_listed(names)} {verb} {what} from epoch {found.epoch} on, unlike the training loss"
 
 
 def _constant_predictor(found: Finding) -> str:
-    which = f"the {found.names[0]} loss " + ("stands still" if found.names[0] == "validation" else "did not fall")
-    return f"{which}: the model says the same of every image"
+    which = f"the {found.names[0]} loss did not " + ("change" if found.names[0] == "validation" else "fall")
+    return f"{which}: the model predicts the same for every image"
 
 
 def _never_rose(found: Finding) -> str:
     if found.value == 0:
         return f"accuracy stayed at 0 for {_count(found.epoch, 'epoch')}"
-    return (
-        f"the best fitness of {_count(found.epoch, 'epoch')} was {found.value:.2g}, {found.limit:.2g} after the first"
-    )
+    first = f"after the first it was {found.limit:.2g}"
+    return f"the best fitness in {_count(found.epoch, 'epoch')} was {found.value:.2g}; {first}"
 
 
 _SHORTFALLS: dict[Shortfall, Callable[[Finding], str]] = {
@@ -402,21 +423,21 @@ _SHORTFALLS: dict[Shortfall, Callable[[Finding], str]] = {
     Shortfall.TOO_FEW_STEPS: _too_few_steps,
     Shortfall.LOSS_ZERO: _loss_zero,
     Shortfall.BRANCH_SILENT: lambda found: (
-        f"{_listed(found.names)} had {found.value:.1g} of the gradient norm, from the first step on"
+        f"{_listed(found.names)} had only {found.value:.1g} of the gradient norm from the first step on"
     ),
     Shortfall.LAYER_DIED: lambda found: f"{_listed(found.names)} had no gradient at all after epoch {found.epoch}",
     Shortfall.VALIDATION_LOSS: _validation_loss,
     Shortfall.CONSTANT_PREDICTOR: _constant_predictor,
     Shortfall.OVERFITTING: lambda found: (
-        f"the training loss fell, and the validation loss was never below that of epoch {found.epoch}"
+        f"the training loss fell, but the validation loss was never lower than in epoch {found.epoch}"
     ),
     Shortfall.NEVER_ROSE: _never_rose,
-    Shortfall.COLLAPSED: lambda found: f"accuracy fell to nothing after epoch {found.epoch}, which best.pt holds",
+    Shortfall.COLLAPSED: lambda found: f"accuracy fell to almost 0 after epoch {found.epoch}; best.pt holds that epoch",
     Shortfall.TOO_SHORT: lambda found: (
         f"{_count(found.value, 'epoch')} {'is' if found.value == 1 else 'are'} too few to tell"
     ),
     Shortfall.NOT_VALIDATED: lambda found: (
         "the validation set has no object" if found.value == 0 else "there was no validation"
     ),
-    Shortfall.GOOD_FROM_THE_START: lambda found: f"the model was as good after epoch {found.epoch}",
+    Shortfall.GOOD_FROM_THE_START: lambda found: f"the model was already as good after epoch {found.epoch}",
 }

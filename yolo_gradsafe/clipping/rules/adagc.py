@@ -31,20 +31,21 @@ class AdaGCOptions(RuleSection):
     factor: float = Field(
         default=1.05,
         gt=1,
-        description="(float) > 1, times a tensor's own moving norm to which its gradient is clipped; the paper's",
+        description="(float) > 1, a tensor's gradient is clipped to this many times its own moving norm; the "
+        "paper's value",
     )
     beta: float = Field(
         default=0.98,
         gt=0,
         lt=1,
-        description="(float) 0 to 1, share of the past in the moving norm of a tensor, of an optimizer step; the "
-        "paper's",
+        description="(float) 0 to 1, weight of the past in the moving norm of a tensor, per optimizer step; the "
+        "paper's value",
     )
     shift: float = Field(
         default=2.0,
         gt=1,
-        description="(float) > 1, times (or part of) the moving norm beyond which a raw norm counts toward "
-        "clip.patience; the paper has none and needs over 1000 steps to follow a threefold rise",
+        description="(float) > 1, a norm this many times above or below the moving norm counts toward clip.patience; "
+        "the paper has no such rule and needs over 1000 steps to follow a threefold rise",
     )
 
     def build(self, shared: SharedOptions, stages: Stages) -> AdaGCClipper:

@@ -39,13 +39,13 @@ class AGCOptions(RuleSection):
     eps: float = Field(
         default=1e-3,
         gt=0,
-        description="(float) > 0, smallest weight norm that counts, so that a zero-initialised unit can train; the "
-        "paper's",
+        description="(float) > 0, smallest weight norm that counts, so that a unit initialised with zeros can train; "
+        "the paper's value",
     )
     exclude: list[str] = Field(
         default=["head"],
-        description="(list) stage names or globs over parameter names that are left alone; the head, because the paper "
-        "found that the final classifier must not be clipped",
+        description="(list) stage names or globs over parameter names that are not clipped; the head, because the "
+        "paper found that the final classifier must not be clipped",
     )
 
     def build(self, shared: SharedOptions, stages: Stages) -> AGCClipper:

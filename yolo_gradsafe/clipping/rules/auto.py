@@ -21,19 +21,20 @@ class AutoOptions(AdaptiveSection):
     deviations: float = Field(
         default=3.0,
         gt=0,
-        description="(float) > 0, robust standard deviations of the log norm above its median that are the threshold; "
-        "3 leaves a lognormal run alone in 999 steps of 1000",
+        description="(float) > 0, the threshold is this many robust standard deviations above the median of the log "
+        "norm; with 3, a run with lognormal norms is clipped in 1 of 1000 steps",
     )
     window: int = Field(
         default=200,
         ge=2,
-        description="(int) >= 2, optimizer steps whose norms are remembered; outliers weigh nothing up to half of it",
+        description="(int) >= 2, number of recent norms that are used; outliers have no effect if they are less "
+        "than half",
     )
     sigma_floor: float = Field(
         default=0.1,
         gt=0,
-        description="(float) > 0, smallest standard deviation of the log norm, 0.1 is about 10 %: norms that hardly "
-        "vary are not clipped for varying a little",
+        description="(float) > 0, smallest standard deviation of the log norm; 0.1 (about 10 %) prevents clipping "
+        "where the norms hardly vary",
     )
 
     def baseline(self) -> AutoBaseline:

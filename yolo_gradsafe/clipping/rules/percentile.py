@@ -22,14 +22,14 @@ class PercentileOptions(AdaptiveSection):
         default=10.0,
         ge=0,
         le=100,
-        description="(float) 0 to 100, percentile of the recent norms that is the threshold; 10 is the paper's and "
-        "scales nine steps in ten, 90 to 99 touches only the large ones",
+        description="(float) 0 to 100, the threshold is this percentile of the recent norms; 10 is the paper's value "
+        "and clips nine steps in ten, 90 to 99 clips only the large ones",
     )
     window: int = Field(
         default=1000,
         ge=2,
-        description="(int) >= 2, optimizer steps whose norms are remembered; the paper remembers all and so never "
-        "follows a change late in training",
+        description="(int) >= 2, number of recent norms that are used; the paper uses all, and so does not follow "
+        "changes late in training",
     )
 
     def baseline(self) -> AutoClipBaseline:

@@ -24,20 +24,20 @@ class ZScoreOptions(AdaptiveSection):
     z: float = Field(
         default=2.5,
         gt=0,
-        description="(float) > 0, standard deviations above the mean from which a norm is an outlier; the paper's",
+        description="(float) > 0, a norm this many standard deviations above the mean is an outlier; the paper's value",
     )
     alpha: float = Field(
         default=0.97,
         gt=0,
         lt=1,
-        description="(float) 0 to 1, share of the past in the moving mean and variance of an optimizer step; the "
-        "paper's",
+        description="(float) 0 to 1, weight of the past in the moving mean and variance, per optimizer step; the "
+        "paper's value",
     )
     sigma_floor: float = Field(
         default=0.05,
         ge=0,
-        description="(float) >= 0, smallest standard deviation as a share of the mean; without it (0, the paper) the "
-        "variance shrinks on the clipped values it is fed until every step is an outlier",
+        description="(float) >= 0, smallest standard deviation, as a share of the mean; without it (0, as in the "
+        "paper) the variance of the clipped norms shrinks until every step is an outlier",
     )
 
     def baseline(self) -> ZClipBaseline:

@@ -99,7 +99,7 @@ def _describe(folder: Path, task: str, cache: Path | None) -> Prepared:
     notes = [f"{folder} has no data YAML: one was made of its folders and the names of its classes"]
     if "val" not in values:
         values["val"] = values["train"]
-        notes.append("validation runs on the training images, as there are no others: its metrics flatter")
+        notes.append("validation runs on the training images, as there are no others: its metrics look too good")
     values["names"] = source.names
     if task == "pose" and source.layout.points:
         values["kpt_shape"] = [source.layout.points, 3]

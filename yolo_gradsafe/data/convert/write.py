@@ -30,10 +30,10 @@ __all__ = ["LEFT_OUT", "SUMMARY", "write_set"]
 
 LEFT_OUT, SUMMARY = "left_out.csv", "conversion.json"
 ONE_SET = (
-    "validation runs on the training images, as only one JSON was given: its metrics flatter. Name two in a YAML "
-    "(train: a.json, val: b.json), or hold out a share of one (train: a.json, split: 0.1)"
+    "validation runs on the training images, as only one JSON was given: its metrics look too good. Name two in a YAML "
+    "(train: a.json, val: b.json), or use a share of one for validation (train: a.json, split: 0.1)"
 )
-NO_FLIP = "the names of the keypoints do not tell left from right: without flip_idx Ultralytics turns off flips"
+NO_FLIP = "the names of the keypoints do not show left and right: without flip_idx Ultralytics turns off flips"
 
 
 def write_set(source: Source, folder: Path, home: Path, task: str, split: float | None) -> str:
@@ -220,7 +220,7 @@ def _notes(
     if "val" not in splits:
         notes.append(ONE_SET)
     elif "val" not in source.splits:
-        notes.append(f"{len(splits['val'])} of the images are held out for validation, the same ones every time")
+        notes.append(f"{len(splits['val'])} of the images are used for validation, the same ones every time")
     return notes
 
 

@@ -81,7 +81,7 @@ def add_rows(
     outlined: Flags = ~np.isnan(outline).any(1)
     scaled = bool(outlined.any()) and float(outline[outlined].max()) <= LARGEST_SHARE
     if scaled:
-        file.note("box_format", "outlines lie between 0 and 1: they are shares of the image, and read so")
+        file.note("box_format", "outlines lie between 0 and 1: they are read as shares of the image")
         outline = outline * np.tile(size, 2)
     _scale_keypoints(file, taken)
     box = np.array([one.box or [math.nan] * 4 for one in taken])
@@ -120,7 +120,7 @@ def _scale_keypoints(file: CocoFile, taken: list[Taken]) -> None:
     values = [value for one in seen for value in (*one.keypoints[::3], *one.keypoints[1::3])]
     if len(seen) < FEWEST_KEYPOINTS or max(values) > LARGEST_SHARE or min(values) < 0:
         return
-    file.note("box_format", "keypoints lie between 0 and 1: they are shares of the image, and read so")
+    file.note("box_format", "keypoints lie between 0 and 1: they are read as shares of the image")
     for one in seen:
         width, height = one.item.size or (1, 1)
         one.keypoints[::3] = [value * width for value in one.keypoints[::3]]

@@ -36,8 +36,8 @@ def overflows(facts: Facts) -> Advice | None:
     text = "; ".join(evidence)
     return Advice(
         rule="amp_overflow",
-        title="Train in a precision with more range.",
-        evidence=f"{text[0].upper()}{text[1:]}. Each overflow is a step that was not taken.",
+        title="Train in a precision with a larger range.",
+        evidence=f"{text[0].upper()}{text[1:]}. Each of them lost its optimizer step.",
         arguments=wider(facts),
     )
 

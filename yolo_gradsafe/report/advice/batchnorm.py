@@ -28,12 +28,12 @@ def poisoned(facts: Facts) -> Advice | None:
     layer = layers[0][0] if layers else "the model"
     return Advice(
         rule="batchnorm_poisoned",
-        title="Train in a precision with more range."
+        title="Train in a precision with a larger range."
         if fp16
-        else "Check the images: activations are not finite."
+        else "Check the images: some make activations NaN or Inf."
         if bad_data
-        else f"Look at {layer}: its activations do not stay finite.",
-        evidence=f"The statistics of batch normalisation went non-finite and were put back in "
+        else f"Check {layer}: its activations become NaN or Inf.",
+        evidence=f"The batch-norm statistics became NaN or Inf and were restored in "
         f"{plural(len({i.step for i in hit}), 'step')}{where}.",
         arguments=wider(facts) if fp16 else "",
         command="" if fp16 or not bad_data else f"gradsafe check {facts.arguments.get('data') or 'DATA.yaml'}",

@@ -34,7 +34,7 @@ def below(facts: Facts) -> Advice | None:
         evidence=f"{100 * share:.0f} % of the steps after the warm-up were clipped: their median norm was "
         f"{number(facts.median)}, the threshold {limit:g}. {p95:g} would clip 5 % of them."
         + (
-            f" With {facts.run.optimizer or 'this optimizer'}, lower lr0 as well so that steps stay as long."
+            f" With {facts.run.optimizer or 'this optimizer'}, also lower lr0, so that the steps keep their size."
             * bool(keep)
         ),
         options=f"clip: {{max_norm: {p95:g}}}",
@@ -54,9 +54,9 @@ def above(facts: Facts) -> Advice | None:
     p95 = rounded(facts.norm_at(0.95))
     return Advice(
         rule="clip_above",
-        title="Lower the clip threshold: outliers passed under it.",
+        title="Lower the clip threshold: it lets outliers pass.",
         evidence=f"The threshold of {limit:g} is {limit / facts.norm_at(0.99):.0f} times the norm that 99 % of the "
-        f"steps stayed under, and {plural(max(passed, spikes), 'outlier')} passed unclipped. {p95:g} would clip 5 % of "
+        f"steps had, and {plural(max(passed, spikes), 'outlier')} passed unclipped. {p95:g} would clip 5 % of "
         "the steps.",
         options=f"clip: {{max_norm: {p95:g}}}",
     )

@@ -24,7 +24,7 @@ def quarantined(facts: Facts) -> Advice | None:
     return Advice(
         rule="quarantined",
         title="Repair these images or their labels, or take them out of the data set.",
-        evidence=f"{plural(len(files), 'file')} spoilt batches and {'was' if len(files) == 1 else 'were'} quarantined: "
+        evidence=f"{plural(len(files), 'file')} made batches fail and {'was' if len(files) == 1 else 'were'} quarantined: "
         f"{_named(files)}. All are in stability/quarantine.txt.",
         command=_check(facts),
     )
@@ -65,7 +65,7 @@ def accumulation(facts: Facts) -> Advice | None:
     isolates = isinstance(recovery, dict) and recovery.get("isolate") == "auto"
     return Advice(
         rule="accumulation",
-        title="Let a bad batch cost less: its whole accumulation window was dropped with it.",
+        title="Drop only the bad batch instead of its whole accumulation window.",
         evidence=f"{plural(skipped, 'optimizer step')} of {facts.rows.height:,} were skipped, each with "
         f"{facts.accumulate} batches of {facts.run.batch}: {skipped * facts.accumulate:,} batches lost.",
         options="recovery: {isolate: always}" if isolates else "",

@@ -35,7 +35,7 @@ def rate(facts: Facts) -> Advice | None:
     died = facts.because(Shortfall.LAYER_DIED)
     return Advice(
         rule="rate_too_high",
-        title="Start again with a lower learning rate" + (": layers have died." if died else "."),
+        title="Start again with a lower learning rate" + (": some layers stopped learning." if died else "."),
         evidence=". ".join(_sentence(finding) for finding in (found, died) if finding) + ".",
         arguments=f"lr0={lr0:g}" if math.isfinite(lr0) else "",
     )
@@ -50,8 +50,8 @@ def layer_died(facts: Facts) -> Advice | None:
     lr0 = facts.peak_lr / 2
     return Advice(
         rule="layer_dead",
-        title="Start again with a lower learning rate: a layer has died.",
-        evidence=f"{_sentence(found)}, but had one before.",
+        title="Start again with a lower learning rate: a layer stopped learning.",
+        evidence=f"{_sentence(found)}; it had one before.",
         arguments="" if spoken or not math.isfinite(lr0) else f"lr0={rounded(lr0):g}",
     )
 
@@ -67,7 +67,11 @@ def too_few_steps(facts: Facts) -> Advice | None:
     needed = math.ceil(ENOUGH / each / 10) * 10 if each else 0
     words = [f"nbs={batch}"] if accumulates else []
     words += [f"epochs={needed}"] if needed > epochs else []
-    why = f" With nbs={nbs}, up to {round(nbs / batch)} batches of {batch} go into a step." if accumulates else ""
+    why = (
+        f" With nbs={nbs}, up to {round(nbs / batch)} batches of {batch} are accumulated for one step."
+        if accumulates
+        else ""
+    )
     return Advice(
         rule="too_few_steps",
         title="Take more optimizer steps.",
@@ -85,7 +89,7 @@ def loss_zero(facts: Facts) -> Advice | None:
         if found is None
         else Advice(
             rule="loss_zero",
-            title="Look at the labels and at the loss: no object is assigned to a prediction.",
+            title="Check the labels and the loss: no object is matched to a prediction.",
             evidence=f"{_sentence(found)}.",
             command=_check(facts),
         )
@@ -100,9 +104,9 @@ def branch_silent(facts: Facts) -> Advice | None:
     low = {name: usual for name, usual in USUAL_GAINS.items() if _is_low(facts.arguments.get(name), usual)}
     return Advice(
         rule="branch_silent",
-        title="Give the loss its usual weight again: a part of the model is not trained."
+        title="Restore the usual loss weight: a part of the model is not trained."
         if low
-        else "Look at the loss: it does not reach a part of the model.",
+        else "Check the loss: a part of the model gets no gradient from it.",
         evidence=f"{_sentence(found)}.",
         arguments=" ".join(f"{name}={usual:g}" for name, usual in low.items()),
     )
@@ -116,7 +120,7 @@ def overfitting(facts: Facts) -> Advice | None:
         if found is None
         else Advice(
             rule="overfitting",
-            title="Use more images, and look whether those of training and validation are of one kind.",
+            title="Use more images, and check that training and validation images are alike.",
             evidence=f"{_sentence(found)}.",
             command=_check(facts),
         )

@@ -38,8 +38,8 @@ def warm_up(facts: Facts) -> Advice | None:
     return Advice(
         rule="warm_up_short",
         title="Warm up for longer.",
-        evidence=f"Training ran away {_when(facts, steps)}, always during the warm-up of {now:g} epochs "
-        f"({plural(facts.warm_up, 'step')}), and not after it.",
+        evidence=f"Training diverged {_when(facts, steps)}, always during the warm-up of {now:g} epochs "
+        f"({plural(facts.warm_up, 'step')}) and never after it.",
         arguments=f"warmup_epochs={longer:g}",
     )
 
@@ -49,8 +49,8 @@ def muon(facts: Facts) -> Advice | None:
     steps = _runaways(facts) or [i.step for i in facts.of_kind("spike")]
     if not steps or facts.run.optimizer != "MuSGD" or _only_at_first(facts, steps):
         return None
-    why = "MuSGD orthogonalises its Muon part, so clipping does not shorten its steps: the learning rate alone does."
-    evidence = f"{why} It ran away or spiked {_when(facts, steps)}."
+    why = "The Muon part of MuSGD takes steps of a fixed size: clipping cannot shorten them, a lower learning rate can."
+    evidence = f"Training diverged or spiked {_when(facts, steps)}. {why}"
     return _lower(facts, steps, "muon", "Lower the learning rate, not the clip threshold.", evidence)
 
 
@@ -73,7 +73,7 @@ def _lower(facts: Facts, steps: list[int], rule: str, title: str, evidence: str)
         base = facts.peak_lr
     in_force = _in_force(facts, steps)
     if in_force > base:
-        evidence += f" The rate in force was {in_force:.2g}, not lr0."
+        evidence += f" The learning rate was {in_force:.2g} then, higher than lr0."
         base = in_force
     if held:
         evidence += f" Training went on at {held * base:.2g}, which is {held:.2g} of the rate."
@@ -84,7 +84,7 @@ def _lower(facts: Facts, steps: list[int], rule: str, title: str, evidence: str)
         return None
     named = f"optimizer={facts.run.optimizer} " if auto and facts.run.optimizer else ""
     if named:
-        evidence += " optimizer=auto ignores lr0, so name the optimizer as well."
+        evidence += " optimizer=auto ignores lr0, so also set the optimizer by name."
     return Advice(rule=rule, title=title, evidence=evidence, arguments=f"{named}lr0={lr0:g}")
 
 

@@ -32,11 +32,11 @@ def broken(facts: Facts) -> Advice | None:
     where = lines[0][0] if lines else one.layer or one.term or one.stage
     steps = plural(len({i.step for i in chosen}), "step")
     told = f" {one.operation}." if one.operation else ""
-    end = " No batch could be trained on, so training was ended." if one.cause == Cause.EVERY_BATCH else ""
+    end = " Every batch failed, so training was stopped." if one.cause == Cause.EVERY_BATCH else ""
     return Advice(
         rule="own_code",
-        title=f"Mend {where}: {_WHAT[Cause(one.cause)]} makes values that are not finite."
+        title=f"Fix {where}: {_WHAT[Cause(one.cause)]} produces NaN or Inf there."
         if where
-        else f"Mend {_WHAT[Cause(one.cause)]}: it makes values that are not finite.",
-        evidence=f"It spoilt {steps}.{told}{end}",
+        else f"Fix {_WHAT[Cause(one.cause)]}: it produces NaN or Inf.",
+        evidence=f"{steps} failed because of it.{told}{end}",
     )

@@ -37,9 +37,9 @@ def close_mosaic(facts: Facts) -> Advice | None:
     size = f", up to a norm of {number(float(largest))}" if isinstance(largest, (int, float)) else ""
     return Advice(
         rule="close_mosaic",
-        title="Have a lower learning rate when mosaic is switched off.",
+        title="Use a lower learning rate when mosaic is switched off.",
         evidence=f"{plural(spikes.height, 'spike')} in the {EPOCHS} epochs from epoch {first} on, when mosaic was "
-        f"switched off{size}; in the epochs before, 99 % of the steps stayed under {number(float(usual))}. A cosine "
-        "schedule has come down further by then.",
+        f"switched off{size}; in the epochs before, 99 % of the steps stayed under {number(float(usual))}. With a "
+        "cosine schedule the learning rate is lower by then.",
         arguments="cos_lr=True",
     )

@@ -33,10 +33,10 @@ def dominating(facts: Facts) -> Advice | None:
     limit = rounded(float(settled["threshold"].median() or 10.0))  # type: ignore[arg-type]
     return Advice(
         rule="stage_dominates",
-        title=f"Clip {stage} apart from the rest.",
+        title=f"Clip {stage} separately.",
         evidence=f"{stage} had {100 * value:.1f} % of the squared gradient norm in half of the steps, and "
-        f"{100 * share:.0f} % of the steps were clipped: its size alone scaled down the rest of the model, whose "
-        f"median norm was {number(others)}.",
+        f"{100 * share:.0f} % of the steps were clipped. This also scaled down the gradients of the rest of the "
+        f"model, whose median norm was only {number(others)}.",
         options=f"clip: {{stages: {{{stage}: {{max_norm: {limit:g}}}}}}}",
     )
 
@@ -61,10 +61,10 @@ def vanishing(facts: Facts) -> Advice | None:
     adaptive = facts.run.optimizer in {"Adam", "AdamW", "NAdam", "RAdam", "Adamax"}
     return Advice(
         rule="stage_vanishes",
-        title="Look at the layers: a stage hardly learns."
+        title="Check the layers: one stage hardly learns."
         if adaptive
-        else "Use an optimizer that scales each parameter's step.",
-        evidence=f"{evidence} The heat map shows from which layer on.",
+        else "Use an optimizer that scales the step of each parameter.",
+        evidence=f"{evidence} The heat map in the report shows at which layer this starts.",
         arguments="" if adaptive else "optimizer=AdamW",
         command=f"gradsafe probe model={facts.run.model or 'MODEL'} data={facts.arguments.get('data') or 'DATA.yaml'}"
         if adaptive

@@ -38,7 +38,7 @@ LABELS = {
     "no_snapshots": ("No snapshots", "warn"),
     "validation": ("Validation not finite", "warn"),
     "observe_only": ("Observed only", "warn"),
-    "lr_ramp": ("Learning rate back up", "good"),
+    "lr_ramp": ("Learning rate raised again", "good"),
 }
 """Name and tone of the kinds of incident."""
 

@@ -65,7 +65,7 @@ def _loss(rows: pl.DataFrame) -> Panel:
     series = [part for name, y, color in zip(names, values, colors, strict=False) for part in line(name, color, x, y)]
     together = np.concatenate(values)
     log = _positive(together) and not (together < 0).any() and _spread(together) > WIDE
-    return Panel("loss", "Loss", "of the batch, summed over its images, and its items", series, log=log, height=260)
+    return Panel("loss", "Loss", "of the batch, summed over its images, and its parts", series, log=log, height=260)
 
 
 def _accuracy(rows: pl.DataFrame, summary: Summary) -> Panel:

@@ -14,7 +14,7 @@ COLUMNS = 240
 MEASURES = {
     "norm_median": ("norm", "median over the epoch"),
     "norm_max": ("largest norm", "largest of the epoch"),
-    "update_ratio": ("update / weights", "how far a step moves the weights"),
+    "update_ratio": ("update / weights", "how much a step changes the weights"),
 }
 """Column, its name on the page, and what it is."""
 

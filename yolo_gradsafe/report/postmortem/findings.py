@@ -283,8 +283,8 @@ def slow(facts: Facts) -> Iterator[Finding]:
             kind="slow",
             severity="note",
             title="Some epochs took as long as several.",
-            evidence=f"{span(epochs)}: up to {times:.1f} times the usual {usual:.3g} s. Ultralytics redoes an epoch "
-            "whose loss ended as NaN and writes nothing of it; a busy machine looks the same.",
+            evidence=f"{span(epochs)}: up to {times:.1f} times the usual {usual:.3g} s. Ultralytics repeats an epoch "
+            "whose loss ended as NaN, and does not record that; a busy machine looks the same.",
             epochs=epochs,
         )
 
