@@ -24,7 +24,8 @@ def quarantined(facts: Facts) -> Advice | None:
     return Advice(
         rule="quarantined",
         title="Repair these images or their labels, or take them out of the data set.",
-        evidence=f"{plural(len(files), 'file')} made batches fail and {'was' if len(files) == 1 else 'were'} quarantined: "
+        evidence=f"{plural(len(files), 'file')} made batches fail and "
+        f"{'was' if len(files) == 1 else 'were'} quarantined: "
         f"{_named(files)}. All are in stability/quarantine.txt.",
         command=_check(facts),
     )
