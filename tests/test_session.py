@@ -123,7 +123,7 @@ def test_of_two_guards_the_first_has_the_training(tmp_path, quiet, caplog):
     core = Core(tmp_path)
     step = core.raw.optimizer_step
     quiet.attach(core.raw)
-    assert "guarded already" in caplog.text
+    assert "already has a guard" in caplog.text
     assert core.raw.optimizer_step is step
     assert (quiet._session(core.raw), core.guard._session(core.raw)) == (None, core.session)
     core.train(2)

@@ -20,7 +20,7 @@ from yolo_gradsafe.gradients.layer_groups import LayerGroups
 
 __all__ = ["UNKNOWN_UPDATE", "Update", "UpdateRatioSampler"]
 
-_ELEMENTS = 256
+_ELEMENTS = 64
 """Elements sampled of each tensor, from its middle on: next to each other, so that one kernel takes all tensors."""
 _TINY = 1e-12
 _FEWEST = 8
@@ -136,19 +136,22 @@ class UpdateRatioSampler:
         """Copy the elements before a step; return the number of tensors that are looked at."""
         if not self._live:
             self._live = [_middle(parameter) for parameter in self._parameters]
-            self._before = [torch.empty_like(elements) for elements in self._live]
         count = len(self._live) if self._every and step % self._every == 0 else self._matrices
-        torch._foreach_copy_(self._before[:count], self._live[:count])
+        if len(self._before) != count:
+            self._before = [torch.empty_like(elements) for elements in self._live[:count]]
+        torch._foreach_copy_(self._before, self._live[:count])
         return count
 
     @torch.no_grad()
     def _compare(self, count: int) -> None:
-        before = self._before[:count]
+        before = self._before
         changes = torch._foreach_norm(torch._foreach_sub(self._live[:count], before))
         norms = torch.stack([*changes, *torch._foreach_norm(before)]).float()
         change, weight = norms[: self._matrices], norms[count : count + self._matrices]
         ratio = torch.where(change > 0, change / weight, torch.nan).nanmedian().reshape(1)
         self._waiting = [ratio, norms] if count > self._matrices else [ratio]
+        if count > self._matrices:  # rare: not worth the memory until the next time
+            self._before = []
 
 
 def _middle(parameter: nn.Parameter) -> Tensor:

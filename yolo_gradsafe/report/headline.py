@@ -152,7 +152,7 @@ _WHAT: dict[str, Callable[[Sequence[IncidentGroup]], str]] = {
     Cause.LOSS: lambda groups: "a loss that was not finite" + (_named(groups, "source") or _named(groups, "term")),
     Cause.PRECISION: lambda groups: "an overflow of low precision" + _named(groups, "failed_in"),
     Cause.ACTIVATIONS: lambda groups: "a layer whose output was not finite" + _named(groups, "layer"),
-    Cause.WEIGHTS: lambda _: "weights that had gone bad",
+    Cause.WEIGHTS: lambda _: "weights that gave wrong results",
     Cause.TRANSIENT: lambda _: "a fault that did not happen again",
 }
 """What each cause is called; what is not here has no short name."""

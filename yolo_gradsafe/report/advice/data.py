@@ -17,7 +17,7 @@ SHARE = 0.01
 
 
 def quarantined(facts: Facts) -> Advice | None:
-    """Files that spoilt a batch more than once."""
+    """Files that made a batch fail more than once."""
     files = facts.quarantined
     if not files:
         return None
@@ -43,7 +43,7 @@ def broken_images(facts: Facts) -> Advice | None:
         rule="broken_images",
         title=f"Repair {'this' if one else 'these'} {what}{'s' * (not one)}, or take {'it' if one else 'them'} out of "
         "the data set.",
-        evidence=f"{plural(len(files), 'file')} spoilt {plural(steps, 'step')}: {_named(files)}.",
+        evidence=f"{plural(len(files), 'file')} made {plural(steps, 'step')} fail: {_named(files)}.",
         command=_check(facts),
     )
 
