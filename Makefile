@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint coverage mutants matrix docs clean
+.PHONY: demo test slow release lint coverage mutants matrix docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gradsafe demo
@@ -13,6 +13,10 @@ test: $(VENV)/.installed
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# Before a release: all slow tests, and the tests that depend on the version under the oldest supported one.
+release: slow
+	$(MAKE) matrix VERSIONS=8.3.218
 
 # The tests that depend on the version, under each supported Ultralytics; VERSIONS="8.3.218 newest" for some of them,
 # QUICK=1 for their wheels over the torch of .venv, OPTIONAL=1 to skip what cannot be set up.
