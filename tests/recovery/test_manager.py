@@ -229,6 +229,19 @@ def test_a_step_that_replaced_the_weights_is_taken_back_and_the_rate_is_limited(
     assert "changed the weights by 300% of their size" in told[Kind.LR_BACKOFF].message
 
 
+def test_it_is_taken_back_as_a_whole_also_where_a_part_of_the_state_is_not_finite(tmp_path):
+    core = Core(tmp_path)
+    core.train(2)
+    then = core.raw.state()
+    core.train(2, start=2)
+    move(core, 30.0)
+    core.raw.model.norm.running_var.fill_(math.nan)
+    found = {"cause": Cause.LEARNING_RATE, "update_ratio": 3.0}
+    outcome = core.recovery.handle_bad_step(moved(3.0), Verdict.DIVERGING, replace(SKIPPED, facts=found))
+    assert outcome.remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK, Remedy.LR_LOWERED)
+    assert not differing(core.raw.state(), then)
+
+
 @pytest.mark.parametrize("options", [{"snapshots": 0}, {"divergence": False}])
 def test_it_is_not_taken_back_where_nothing_may_be_or_can_be(tmp_path, options):
     core = Core(tmp_path, **options)

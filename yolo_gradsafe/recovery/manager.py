@@ -191,7 +191,9 @@ class RecoveryManager:
         done: list[Remedy] = []
         numbers: dict[str, Any] = {}
         step = metrics.step
-        repaired = self.rollback.repair_nonfinite() if what.repair or what.rollback else 0
+        # Weights that a step has replaced cannot be repaired element by element: all of them are wrong.
+        repairs = (what.repair or what.rollback) and not what.limit_lr
+        repaired = self.rollback.repair_nonfinite() if repairs else 0
         if repaired:  # then nothing else is to blame
             self._repaired += 1
             self._settle()
