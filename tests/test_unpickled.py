@@ -13,7 +13,6 @@ FILES = sorted((ROOT / "yolo_gradsafe").rglob("*.py"))
 ARBITRARY = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 SAFE = {"_Loader", "getattr(yaml, 'CSafeLoader', yaml.SafeLoader)"}
 """Loaders of YAML that build plain data; ``config._Loader`` is one of PyYAML's ``SafeLoader``."""
-OWN_CHECKPOINTS = "yolo_gradsafe/drill/outcome.py"
 STAND_INS = "yolo_gradsafe/checkpoint.py"
 """Reads checkpoints of others by an ``Unpickler`` that looks up a few harmless names: ``tests/test_checkpoint.py``."""
 ONLY_WRITES = "yolo_gradsafe/guard.py"
@@ -39,13 +38,13 @@ def imports(tree: ast.AST) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def unsafe(tree: ast.AST, own_checkpoints: bool) -> Iterator[str]:
+def unsafe(tree: ast.AST) -> Iterator[str]:
     """Yield what a file does that could build objects or run code out of data."""
     yield from imports(tree) & ARBITRARY
     for name, call in calls(tree):
         safe = {
             "np.load": keyword(call, "allow_pickle") == "False",
-            "torch.load": keyword(call, "weights_only") == "True" or own_checkpoints,
+            "torch.load": keyword(call, "weights_only") == "True",
             "yaml.load": len(call.args) == 2 and ast.unparse(call.args[1]) in SAFE,
             **dict.fromkeys(("eval", "exec", "os.system", "yaml.full_load", "yaml.unsafe_load"), False),
         }
@@ -58,7 +57,7 @@ def test_what_is_loaded_is_plain_data():
     assert len(files) > 200
     assert not [name for name, _ in calls(files[ONLY_WRITES]) if name.startswith("pickle.") and name != "pickle.dumps"]
     del files[STAND_INS]
-    found = {name: [*unsafe(tree, name == OWN_CHECKPOINTS)] for name, tree in files.items()}
+    found = {name: [*unsafe(tree)] for name, tree in files.items()}
     assert found.pop(ONLY_WRITES) == ["pickle"]
     assert not {name: words for name, words in found.items() if words}
 
@@ -77,7 +76,7 @@ def test_what_is_loaded_is_plain_data():
     ],
 )
 def test_what_is_not_plain_data_is_noticed(code):
-    assert [*unsafe(ast.parse(code), own_checkpoints=False)]
+    assert [*unsafe(ast.parse(code))]
 
 
 def test_options_build_no_objects(tmp_path):

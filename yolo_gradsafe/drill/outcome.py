@@ -6,14 +6,13 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from yolo_gradsafe.checkpoint import read_checkpoint
 from yolo_gradsafe.telemetry.schema import RunPaths
 
 __all__ = ["Outcome", "count_bad", "inspect_checkpoint", "read_incidents", "read_nan_rows", "read_verdicts"]
@@ -67,7 +66,7 @@ def count_bad(tensors: Iterable[Tensor], most: float = math.inf) -> int:
 
 
 def inspect_checkpoint(path: Path) -> int:
-    """Load a checkpoint that this process has written, and count its tensors with a non-finite element.
+    """Count the tensors of a checkpoint with a non-finite element, in the model and in the optimizer's state.
 
     Args:
         path: ``last.pt`` or ``best.pt``.
@@ -75,20 +74,8 @@ def inspect_checkpoint(path: Path) -> int:
     Returns:
         The count; -1 when the file does not load.
     """
-    try:
-        content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
-        model = content.get("ema") or content["model"]
-        return count_bad([*model.state_dict().values(), *_tensors(content.get("optimizer"))])
-    except Exception:
-        return -1
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (Mapping, list, tuple)):
-        for value in values.values() if isinstance(values, Mapping) else values:
-            yield from _tensors(value)
+    found = read_checkpoint(path, path.parent)
+    return -1 if found.error else len(found.nonfinite) + found.optimizer_nonfinite
 
 
 def read_nan_rows(path: Path) -> int:

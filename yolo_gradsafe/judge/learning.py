@@ -12,7 +12,17 @@ from dataclasses import dataclass, field
 
 from yolo_gradsafe.telemetry.schema import Finding, Learned, Shortfall
 
-__all__ = ["UNKNOWN", "Branch", "Course", "EpochScore", "Learning", "judge_learning"]
+__all__ = [
+    "COLLAPSE",
+    "FEWEST_EPOCHS",
+    "NOTHING",
+    "UNKNOWN",
+    "Branch",
+    "Course",
+    "EpochScore",
+    "Learning",
+    "judge_learning",
+]
 
 FEWEST_EPOCHS = 5
 """Epochs before which accuracy that has not risen says nothing."""

@@ -12,7 +12,10 @@ from typing import Any
 
 from yolo_gradsafe.gradients.update_ratio import Update
 
-__all__ = ["NO_MOVEMENT", "Movement", "MovementMonitor"]
+__all__ = ["NO_MOVEMENT", "SUITABLE", "Movement", "MovementMonitor"]
+
+SUITABLE = 0.015
+"""Ratio of update to weights at the peak of the schedule that trainings from random weights bear."""
 
 _TOO_FAR = 0.04
 """Twice what steps of trainings from random weights that go well come to."""

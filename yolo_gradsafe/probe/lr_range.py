@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolo_gradsafe.gradients.update_ratio import Update
-from yolo_gradsafe.judge.movement import MovementMonitor
+from yolo_gradsafe.judge.movement import SUITABLE, MovementMonitor
 from yolo_gradsafe.probe.parts import LrRange
 from yolo_gradsafe.probe.steps import Trainable, train_step
 
@@ -35,10 +35,8 @@ SPIKE, RISE, ABOVE, NORM = 10.0, 4.0, 1.5, 10.0
 SAFETY = 10.0
 """Where it is not known how far steps move the weights: what a rate that holds for a few steps must be divided by to
 hold for a training."""
-SUITS = 0.015
-"""Steps of trainings that go well move the weights by 1.5 to 2 % of their norm at the peak of the learning rate,"""
 BELOW_EDGE = 3.0
-"""and stay this far below what breaks."""
+"""How far a rate that suits stays below one that breaks."""
 
 Array = npt.NDArray[np.float64]
 
@@ -84,7 +82,7 @@ def judge_range(
     course = _smooth(np.asarray(losses[:end], dtype=np.float64))
     diverges = None if broken is None else lrs[broken[0]]
     if any(map(math.isfinite, ratios)):
-        suits = min(rate_that_moves(SUITS, lrs[:end], ratios[:end]), (diverges or math.inf) / BELOW_EDGE)
+        suits = min(rate_that_moves(SUITABLE, lrs[:end], ratios[:end]), (diverges or math.inf) / BELOW_EDGE)
     else:
         suits = min((diverges or HIGHEST) / SAFETY, _rate_that_learns(lrs, course))
     return LrRange(

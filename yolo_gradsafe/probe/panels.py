@@ -15,8 +15,9 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from yolo_gradsafe.judge.movement import SUITABLE
 from yolo_gradsafe.probe.headroom import FP16_MAX, TIGHT
-from yolo_gradsafe.probe.lr_range import LOWEST, SUITS
+from yolo_gradsafe.probe.lr_range import LOWEST
 from yolo_gradsafe.probe.parts import Headroom, Init, LrRange, Norms, Trial
 from yolo_gradsafe.probe.steps import STOCK_MAX_NORM
 from yolo_gradsafe.report.look import BLUE, DARK, GREEN, GREY, ORANGE, PURPLE, RED, plain_log_ticks
@@ -88,7 +89,7 @@ def movement(axes: Axes, found: LrRange, lr0: float) -> None:
     seen = np.isfinite(ratio) & (ratio > 0)
     _log_y(axes, ratio[seen] if seen.any() else np.array([1.0]))
     axes.plot(lr[seen], ratio[seen], color=BLUE, linewidth=2, label="step")
-    axes.axhline(100 * SUITS, color=GREY, linewidth=1.4, linestyle="--", label=f"suits {100 * SUITS:g} %")
+    axes.axhline(100 * SUITABLE, color=GREY, linewidth=1.4, linestyle="--", label=f"suits {100 * SUITABLE:g} %")
     axes.set_ylabel("change of the weights a step, %")
     _rates(axes, found, lr0)
     _heading(axes, "movement of the weights")

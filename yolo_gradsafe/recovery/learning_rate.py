@@ -15,6 +15,7 @@ import math
 from typing import Any
 
 from yolo_gradsafe.gradients.update_ratio import UNKNOWN_UPDATE, Update
+from yolo_gradsafe.judge.movement import SUITABLE
 
 __all__ = ["BLAMELESS", "LearningRate", "bearable_factor"]
 
@@ -24,9 +25,9 @@ _RAMP = 1.02
 _LIMIT_RAMP = 1.1
 """Growth a step of a limit; faster, because each step's movement says how far it may grow."""
 _SAME = 0.95
+"""A limit that falls by less was measured in a step from before it was set."""
 _NEAR_PEAK = 0.7
-_MOVEMENT = 0.015
-"""Movement a step, as a share of the weights' norm, that trainings from scratch bear; 1e-3 is usual later on."""
+"""Share of its largest from which on the schedule has not begun to fall, as far as a limit is concerned."""
 BLAMELESS = 0.3
 """A bearable factor above this clears the learning rate."""
 _RETRY = 0.3
@@ -43,7 +44,7 @@ def bearable_factor(drift: float, rate_sum: float) -> float:
     Returns:
         Above ``BLAMELESS`` where the rate is not what moved them.
     """
-    return _MOVEMENT * rate_sum / drift if drift > 0 and rate_sum > 0 else 1.0
+    return SUITABLE * rate_sum / drift if drift > 0 and rate_sum > 0 else 1.0
 
 
 class LearningRate:
@@ -55,7 +56,7 @@ class LearningRate:
     """
 
     def __init__(self, backoff: float, hold: int) -> None:
-        self._factor = backoff
+        self._lowering = backoff
         self._hold = hold
         self._backoff = 1.0
         self._ceiling = 1.0
@@ -79,7 +80,7 @@ class LearningRate:
             self._ceiling = min(self._ceiling, self.factor * _RETRY)
         self._lowered = True
         self._healthy = 0
-        self._backoff = max(min(self.factor * self._factor, bearable), _SMALLEST)
+        self._backoff = max(min(self.factor * self._lowering, bearable), _SMALLEST)
 
     def limit(self, update: Update) -> bool:
         """Lower the rate to one whose largest step, at the peak of the schedule, moves the weights as it should.
@@ -90,7 +91,7 @@ class LearningRate:
         Returns:
             Whether the rate is lower now; not when the step was one from before it was limited.
         """
-        limit, before = max(_MOVEMENT / update.at_peak, _SMALLEST), self._limit
+        limit, before = max(SUITABLE / update.at_peak, _SMALLEST), self._limit
         self._limit = min(before, limit)
         return limit < before * _SAME
 
@@ -110,7 +111,7 @@ class LearningRate:
         if self._backoff < self._ceiling and self._healthy > self._hold:
             self._backoff = min(self._backoff * _RAMP, self._ceiling)
         if self._limit < 1 and (share > self._share or share >= _NEAR_PEAK) and not math.isnan(update.ratio):
-            self._limit = max(self._limit, min(self._limit * _LIMIT_RAMP, _MOVEMENT / update.at_peak, 1.0))
+            self._limit = max(self._limit, min(self._limit * _LIMIT_RAMP, SUITABLE / update.at_peak, 1.0))
         self._share = share
         return before < self.factor == self._ceiling
 

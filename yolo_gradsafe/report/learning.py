@@ -57,9 +57,8 @@ def reason(finding: Finding) -> Reason:
 
 def accuracy(facts: Facts) -> Accuracy | None:
     """Return the accuracy in the best and in the last epoch; None where there was no validation that says anything."""
-    table = _validated(facts)
-    column = next((name for name in METRICS if name in table.columns), None)
-    if column is None or facts.run.validation_objects == 0:
+    table, column = _scored(facts)
+    if not column:
         return None
     table = table.filter(pl.col(column).is_finite())
     if table.is_empty():
@@ -76,14 +75,20 @@ def accuracy(facts: Facts) -> Accuracy | None:
 
 def by_epoch(facts: Facts) -> dict[int, dict[str, float | None]]:
     """Return accuracy and fitness of each epoch that was validated; what is not known or not finite is None."""
-    table = _validated(facts)
-    metric = next((name for name in METRICS if name in table.columns), None)
-    if metric is None or facts.run.validation_objects == 0:
+    table, column = _scored(facts)
+    if not column:
         return {}
-    values = zip(table["epoch"].to_list(), table[metric].to_list(), _fitness(table).to_list(), strict=True)
+    values = zip(table["epoch"].to_list(), table[column].to_list(), _fitness(table).to_list(), strict=True)
     return {
         int(epoch): {"accuracy": _known(accuracy), "fitness": _known(fitness)} for epoch, accuracy, fitness in values
     }
+
+
+def _scored(facts: Facts) -> tuple[pl.DataFrame, str]:
+    """Return the epochs that were validated, and the column that is shown as accuracy; empty where none says much."""
+    table = _validated(facts)
+    column = next((name for name in METRICS if name in table.columns), "")
+    return table, "" if facts.run.validation_objects == 0 else column
 
 
 def _known(value: float | None) -> float | None:

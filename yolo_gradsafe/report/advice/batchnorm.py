@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from yolo_gradsafe.report.advice.amp import wider
-from yolo_gradsafe.report.advice.facts import Facts, plural
+from yolo_gradsafe.report.advice.facts import Facts, check_command, plural
 from yolo_gradsafe.report.parts import Advice, IncidentEntry
 from yolo_gradsafe.telemetry.schema import Cause, Place
 
@@ -36,7 +36,7 @@ def poisoned(facts: Facts) -> Advice | None:
         evidence=f"The batch-norm statistics became NaN or Inf and were restored in "
         f"{plural(len({i.step for i in hit}), 'step')}{where}.",
         arguments=wider(facts) if fp16 else "",
-        command="" if fp16 or not bad_data else f"gradsafe check {facts.arguments.get('data') or 'DATA.yaml'}",
+        command="" if fp16 or not bad_data else check_command(facts),
     )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import PureWindowsPath
 
-from yolo_gradsafe.report.advice.facts import Facts, plural
+from yolo_gradsafe.report.advice.facts import Facts, check_command, plural
 from yolo_gradsafe.report.parts import Advice
 from yolo_gradsafe.telemetry.schema import Cause
 
@@ -27,7 +26,7 @@ def quarantined(facts: Facts) -> Advice | None:
         evidence=f"{plural(len(files), 'file')} made batches fail and "
         f"{'was' if len(files) == 1 else 'were'} quarantined: "
         f"{_named(files)}. All are in stability/quarantine.txt.",
-        command=_check(facts),
+        command=check_command(facts),
     )
 
 
@@ -44,17 +43,13 @@ def broken_images(facts: Facts) -> Advice | None:
         title=f"Repair {'this' if one else 'these'} {what}{'s' * (not one)}, or take {'it' if one else 'them'} out of "
         "the data set.",
         evidence=f"{plural(len(files), 'file')} made {plural(steps, 'step')} fail: {_named(files)}.",
-        command=_check(facts),
+        command=check_command(facts),
     )
 
 
 def _named(files: list[str]) -> str:
     names = ", ".join(PureWindowsPath(file).name for file in files[:3])
     return names + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-
-
-def _check(facts: Facts) -> str:
-    return f"gradsafe check {shlex.quote(str(facts.arguments.get('data') or 'DATA.yaml'))}"
 
 
 def accumulation(facts: Facts) -> Advice | None:

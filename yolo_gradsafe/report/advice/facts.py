@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,13 +14,16 @@ from yolo_gradsafe.judge.learning import UNKNOWN, Learning
 from yolo_gradsafe.report.parts import IncidentEntry, Run
 from yolo_gradsafe.telemetry.schema import Finding, Shortfall, Verdict
 
-__all__ = ["ENOUGH", "SCALE_FREE", "Facts", "number", "plural", "rounded"]
+__all__ = ["ENOUGH", "SCALE_FREE", "UNPROVEN", "Facts", "check_command", "number", "plural", "rounded"]
 
 ENOUGH = 50
 """Settled steps that a statement on the norms needs at least."""
 
 SCALE_FREE = {"Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSProp", "RMSprop"}
 """Optimizers that divide by the gradient's typical size."""
+
+UNPROVEN = 0.3
+"""Factor on a learning rate that was too high where the run does not say by how much."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,11 @@ class Facts:
         """Return an option of clipping; None where it was not recorded."""
         section = self.options.get("clip")
         return section.get(name) if isinstance(section, dict) else None
+
+
+def check_command(facts: Facts) -> str:
+    """Return the command that looks through the run's data."""
+    return f"gradsafe check {shlex.quote(str(facts.arguments.get('data') or 'DATA.yaml'))}"
 
 
 def rounded(value: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from yolo_gradsafe.report.advice.facts import SCALE_FREE, Facts, plural, rounded
+from yolo_gradsafe.report.advice.facts import SCALE_FREE, UNPROVEN, Facts, check_command, plural, rounded
 from yolo_gradsafe.report.advice.learning_rate import muon, too_high, warm_up
 from yolo_gradsafe.report.advice.stages import vanishing
 from yolo_gradsafe.report.parts import Advice
@@ -15,8 +15,6 @@ __all__ = ["branch_silent", "layer_died", "loss_zero", "never_rose", "overfittin
 
 USUAL_RATE = {True: 0.002, False: 0.01}
 """Ultralytics' own choice: of optimizers that divide by the gradient's size, and of others."""
-LOWER = 0.3
-"""Factor on a rate of which it is not known by how much it is too high."""
 ENOUGH = 100
 """Optimizer steps from which on a small set can be learnt."""
 USUAL_GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "pose": 12.0, "kobj": 1.0, "rle": 1.0}
@@ -91,7 +89,7 @@ def loss_zero(facts: Facts) -> Advice | None:
             rule="loss_zero",
             title="Check the labels and the loss: no object is matched to a prediction.",
             evidence=f"{_sentence(found)}.",
-            command=_check(facts),
+            command=check_command(facts),
         )
     )
 
@@ -122,7 +120,7 @@ def overfitting(facts: Facts) -> Advice | None:
             rule="overfitting",
             title="Use more images, and check that training and validation images are alike.",
             evidence=f"{_sentence(found)}.",
-            command=_check(facts),
+            command=check_command(facts),
         )
     )
 
@@ -136,7 +134,7 @@ def never_rose(facts: Facts) -> Advice | None:
         rule="never_rose",
         title="Check the labels; if they are right, train for longer.",
         evidence=f"{_sentence(found)}, and the records do not say why.",
-        command=_check(facts),
+        command=check_command(facts),
     )
 
 
@@ -147,7 +145,7 @@ def _proven(facts: Facts) -> bool:
 def _lower_rate(facts: Facts) -> float:
     """Return Ultralytics' own rate where that is lower, else a part of the one that was in force."""
     usual, peak = USUAL_RATE[facts.run.optimizer in SCALE_FREE], facts.peak_lr
-    return usual if usual < LOWER * peak else rounded(LOWER * peak)
+    return usual if usual < UNPROVEN * peak else rounded(UNPROVEN * peak)
 
 
 def _is_low(gain: object, usual: float) -> bool:
@@ -157,10 +155,6 @@ def _is_low(gain: object, usual: float) -> bool:
 def _nbs(facts: Facts) -> int:
     nbs = facts.arguments.get("nbs")
     return nbs if isinstance(nbs, int) else 0
-
-
-def _check(facts: Facts) -> str:
-    return f"gradsafe check {facts.arguments.get('data') or 'DATA.yaml'}"
 
 
 def _sentence(finding: Finding) -> str:

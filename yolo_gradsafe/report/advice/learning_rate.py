@@ -6,7 +6,7 @@ import math
 
 import polars as pl
 
-from yolo_gradsafe.report.advice.facts import Facts, plural, rounded
+from yolo_gradsafe.report.advice.facts import UNPROVEN, Facts, plural, rounded
 from yolo_gradsafe.report.health import DIVERGED, ran_away
 from yolo_gradsafe.report.parts import Advice
 
@@ -16,8 +16,6 @@ STEPS = 3
 """Diverging steps that say so without an incident."""
 PROOF = 20
 """Steps at the full rate that show that it can be held."""
-UNPROVEN = 0.3
-"""Factor on the rate where the run did not find one that held."""
 
 
 def too_high(facts: Facts) -> Advice | None:

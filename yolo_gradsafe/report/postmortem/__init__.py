@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from yolo_gradsafe.judge.learning import FEWEST_EPOCHS, NOTHING
 from yolo_gradsafe.report.health import Health
 from yolo_gradsafe.report.postmortem.advice import advise
 from yolo_gradsafe.report.postmortem.checkpoint import Checkpoint
-from yolo_gradsafe.report.postmortem.facts import CHECKPOINTS, ENOUGH, Facts, locate_stock, read_facts
-from yolo_gradsafe.report.postmortem.findings import LEARNED, NOTHING, find
+from yolo_gradsafe.report.postmortem.facts import CHECKPOINTS, Facts, locate_stock, read_facts
+from yolo_gradsafe.report.postmortem.findings import LEARNED, find
 from yolo_gradsafe.report.postmortem.record import CheckpointEntry, Finding, Learned, Postmortem
 
 __all__ = ["CHECKPOINTS", "Facts", "Postmortem", "examine", "locate_stock", "read_facts"]
@@ -85,7 +86,7 @@ def _headline(facts: Facts, findings: Sequence[Finding]) -> str:
     if len(accuracy):
         best = int(accuracy.argmax())
         known = f", {facts.accuracy_column} {accuracy[best]:.3g} in epoch {facts.epochs[best]}"
-        if accuracy[best] < LEARNED and len(accuracy) < ENOUGH:
+        if accuracy[best] < LEARNED and len(accuracy) < FEWEST_EPOCHS:
             known = f", too few to say whether the model learns ({facts.accuracy_column} {accuracy[best]:.3g})"
     return f"Nothing wrong is on record: {count}{known}. {where}".strip()
 

@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from yolo_gradsafe.report.advice.facts import UNPROVEN, rounded
 from yolo_gradsafe.report.parts import Advice
 from yolo_gradsafe.report.postmortem.facts import Facts
 from yolo_gradsafe.report.postmortem.record import Finding
 
 __all__ = ["advise"]
 
-LOWER = 0.3
-"""Factor on a learning rate that did not hold."""
 AUTO = 0.01
 """Rate that ``optimizer=auto`` gives SGD or MuSGD; AdamW gets less."""
 RAN_AWAY = {"loss_rose", "validation_absurd", "collapsed", "fell", "dipped", "batchnorm"}
@@ -112,7 +111,7 @@ def _lower_rate(facts: Facts) -> Iterator[Advice]:
         rule="lower_rate",
         title="Lower the learning rate.",
         evidence=evidence,
-        arguments=f"{optimizer}lr0={float(f'{LOWER * peak:.1e}'):g}",
+        arguments=f"{optimizer}lr0={rounded(UNPROVEN * peak):g}",
     )
 
 

@@ -13,16 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from yolo_gradsafe.judge.learning import Course, EpochScore, judge_learning
+from yolo_gradsafe.judge.learning import FEWEST_EPOCHS, Course, EpochScore, judge_learning
 from yolo_gradsafe.report.beside import read_arguments, read_results
 from yolo_gradsafe.report.parts import ReportError
 from yolo_gradsafe.report.postmortem.checkpoint import Checkpoint
 from yolo_gradsafe.telemetry.schema import Learned, RunPaths
 
-__all__ = ["CHECKPOINTS", "ENOUGH", "Facts", "locate_stock", "read_facts"]
+__all__ = ["CHECKPOINTS", "Facts", "locate_stock", "read_facts"]
 
-ENOUGH = 5
-"""Epochs after which a model that has learned nothing is not just at its beginning."""
 CHECKPOINTS = ("weights/last.pt", "weights/best.pt")
 """Files that are looked through, relative to the run's folder."""
 
@@ -118,7 +116,7 @@ class Facts:
             for k, score in enumerate(scores)
         ]
         course = Course(epochs, self.planned, self.finished, lr=self.peak_rate, from_scratch=self.from_scratch)
-        return len(epochs) >= ENOUGH and judge_learning(course).learned is Learned.NO
+        return len(epochs) >= FEWEST_EPOCHS and judge_learning(course).learned is Learned.NO
 
     @property
     def from_scratch(self) -> bool:

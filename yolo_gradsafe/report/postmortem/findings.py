@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from yolo_gradsafe.judge.learning import COLLAPSE, NOTHING
+from yolo_gradsafe.report.advice.facts import plural
 from yolo_gradsafe.report.postmortem.checkpoint import Checkpoint, Tensor
 from yolo_gradsafe.report.postmortem.facts import Array, Facts
 from yolo_gradsafe.report.postmortem.record import Finding, Severity
 
-__all__ = ["COLLAPSED", "LEARNED", "NOTHING", "RULES", "find", "span"]
+__all__ = ["LEARNED", "RULES", "find", "span"]
 
 LEARNED = 0.02
 """Accuracy from which on a model has learned something."""
-NOTHING = 0.01
-"""Accuracy under which it has not."""
-COLLAPSED, FELL = 0.1, 0.5
-"""Shares of the best accuracy under which the last one has collapsed, or fallen."""
+FELL = 0.5
+"""Share of the best accuracy under which the last one has fallen."""
 ROSE = 2.0
 """Times its lowest value that a training loss has risen to when training runs away."""
 ABSURD, TIMES = 1e3, 100.0
@@ -75,7 +75,7 @@ def batchnorm(facts: Facts) -> Iterator[Finding]:
             kind="batchnorm",
             severity="error" if one.file.endswith("last.pt") else "warning",
             title=f"Batch-norm statistics in {one.file} are off.",
-            evidence=f"{_count(count, 'layer')}: {named}{_more(count)}. Activations ran away, or a batch held Inf.",
+            evidence=f"{plural(count, 'layer')}: {named}{_more(count)}. Activations ran away, or a batch held Inf.",
         )
 
 
@@ -210,7 +210,7 @@ def accuracy(facts: Facts) -> Iterator[Finding]:
     top, last = float(values[best]), float(values[-1])
     was = f"{name} was {top:.3g} in epoch {facts.epochs[best]} and is {last:.3g} in epoch {facts.epochs[-1]}."
     after = facts.epochs[best + 1 :]
-    if top >= LEARNED and last < COLLAPSED * top:
+    if top >= LEARNED and last < COLLAPSE * top:
         yield Finding(kind="collapsed", severity="error", title="Accuracy collapsed.", evidence=was, epochs=after)
     elif top >= 5 * LEARNED and last < FELL * top:
         yield Finding(kind="fell", severity="warning", title="Accuracy fell by half.", evidence=was, epochs=after)
@@ -228,7 +228,7 @@ def accuracy(facts: Facts) -> Iterator[Finding]:
             kind="never_rose",
             severity="note" if early else "warning",
             title="Accuracy has not risen yet." if early else "Accuracy never rose.",
-            evidence=f"{name} was at most {top:.3g} in {_count(len(values), 'epoch')}"
+            evidence=f"{name} was at most {top:.3g} in {plural(len(values), 'epoch')}"
             + (", too early to tell." if early else "."),
         )
 
@@ -348,7 +348,3 @@ def _where(facts: Facts, mask: npt.NDArray[Any]) -> list[int]:
 
 def _more(count: int) -> str:
     return f" and {count - NAMES} more" if count > NAMES else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
