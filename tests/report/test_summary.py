@@ -319,6 +319,16 @@ def limited(step: int = 4, factor: float = 0.0144) -> Incident:
                     lr_factor=factor, update_ratio=0.09)  # fmt: skip
 
 
+def test_a_rate_that_was_lowered_is_named_once_where_the_model_did_not_learn(tmp_path):
+    zeros = "epoch,metrics/mAP50(B),metrics/mAP50-95(B)\n" + "".join(f"{epoch},0,0\n" for epoch in range(1, 10))
+    (tmp_path / "results.csv").write_text(zeros, encoding="utf-8")
+    one = lowered(tmp_path, limited(), arguments="lr0: 0.3\noptimizer: AdamW\n")
+    assert one.headline.startswith("Did not learn: mAP50 0 after 9 epochs")
+    assert one.headline.count("too high") == 1
+    assert "lr0=0.3 was too high for this model: lowered to 0.0043 at step 4" in one.headline
+    assert "rate_too_high" in [reason.reason for reason in one.reasons], "the reason is on record"
+
+
 def test_a_rate_that_was_limited_in_time_is_the_headline(tmp_path):
     one = lowered(tmp_path / "a", limited())
     assert one.headline == "Survived: lr0=0.1 was too high for this model: lowered to 0.0014 at step 4."

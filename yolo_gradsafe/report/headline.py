@@ -74,7 +74,8 @@ def _unlearned(story: Story) -> str:
         known = [f"{found.metric} {_short(found.last)} after {_count(found.last_epoch, 'epoch')}"]
         if _short(found.best) != _short(found.last):
             known[0] += f", {_short(found.best)} in epoch {found.best_epoch}" + " (best.pt)" * collapsed
-    causes = [reason.message for reason in story.reasons if reason.reason not in _OUTCOMES][:1]
+    said = _OUTCOMES | ({Shortfall.RATE_TOO_HIGH} if story.lowered else set())  # what happened names it as well
+    causes = [reason.message for reason in story.reasons if reason.reason not in said][:1]
     text = f"{verb}: {'; '.join(known + causes)}."
     return f"{text} {_events(story)}" if story.troubles or story.steps.skipped else text
 
