@@ -146,7 +146,10 @@ def test_an_epoch_that_ran_out_of_memory_is_trained_again_at_half_the_batch(arms
 def test_an_interruption_is_told_in_the_report_and_is_no_failure(arms):
     summary = arms[1]["interrupted"].summary()
     assert summary["run"]["error"].startswith("KeyboardInterrupt")
-    assert summary["headline"].startswith("Healthy before it was interrupted: ")
+    # Whether three steps were enough to learn anything differs from one processor to the next.
+    assert summary["headline"].startswith(
+        ("Healthy before it was interrupted: ", "Too early to tell before it was interrupted: ")
+    )
 
 
 def test_a_distillation_has_the_stages_of_its_student(arms):
