@@ -92,6 +92,7 @@ class Measurement:
             batch=window.newest,
             lr=trainer.lr,
             lr_share=trainer.lr_share,
+            lr_peak=trainer.lr_peak,
             losses=values,
             items=dict(zip(names, rest, strict=False)),
             images=window.newest_size,

@@ -120,6 +120,7 @@ def test_accuracy_that_rose_and_fell_to_nothing_was_not_kept():
         ({"lr": 0.1, "lr0": 0.1, "scale_free": False}, False),
         ({"lr": 1.0, "lr0": 1.0, "scale_free": False}, True),
         ({"ran_away": True}, True),
+        ({"rate_lowered": True}, True),
         ({"update_ratio": 0.4}, True),
         ({"update_ratio": 0.02}, False),
     ],

@@ -106,6 +106,35 @@ def test_the_smaller_of_backoff_and_limit_holds():
     assert rate.factor == pytest.approx(0.05)
 
 
+def test_what_is_allowed_stays_where_the_user_changes_the_rate():
+    rate = LearningRate(backoff=0.1, hold=1000)
+    rate.follow(0.3)
+    rate.limit(Update(ratio=0.3, rate=1.0))
+    rate.follow(0.09)
+    assert rate.factor * 0.09 == pytest.approx(0.05 * 0.3)
+    rate.follow(0.0)
+    assert rate.factor * 0.09 == pytest.approx(0.05 * 0.3), "not known"
+    rate.follow(0.3)
+    assert rate.factor == pytest.approx(0.05)
+    rate.follow(0.01)
+    assert rate.factor == 1.0, "never above what the user wants"
+
+
+def test_a_rate_that_was_not_lowered_follows_the_user():
+    rate = LearningRate(backoff=0.1, hold=1000)
+    for peak in (0.3, 0.01, 3.0):
+        rate.follow(peak)
+        assert rate.factor == 1.0
+
+
+def test_a_backoff_keeps_what_it_allows_as_well():
+    rate = LearningRate(backoff=0.1, hold=1000)
+    rate.follow(0.3)
+    rate.lower()
+    rate.follow(0.15)
+    assert rate.factor == pytest.approx(0.2)
+
+
 def test_it_goes_on_from_its_state():
     rate, other = LearningRate(0.1, 5), LearningRate(0.1, 5)
     rate.lower()

@@ -58,6 +58,8 @@ def event(step: int, kind: str, **changes: object) -> Incident:
 def test_threshold_far_below_the_norms(tmp_path):
     trouble = [event(250, "norm_overflow")]
     assert "clip_below" not in given(tmp_path / "healthy", steps=300, change=norms(400)), "nothing is to be mended"
+    hot = given(tmp_path / "hot", steps=300, change=norms(400), incidents=[event(9, "lr_backoff")])
+    assert "clip_below" not in hot, "norms at a rate that is too high say nothing"
     advice = given(tmp_path / "a", steps=300, change=norms(400), incidents=trouble)["clip_below"]
     assert "100 % of the steps" in advice.evidence
     limit = Config.load(yaml.safe_load(advice.options)).clip.max_norm
@@ -212,6 +214,18 @@ def unlearned(
     (folder / "results.csv").write_text(scenes.results([fitness] * 12), encoding="utf-8")
     (folder / "args.yaml").write_text(yaml.safe_dump(ARGUMENTS | (arguments or {})), encoding="utf-8")
     return {advice.rule: advice for advice in summarize(folder).advice}
+
+
+def test_a_rate_that_the_user_lowered_as_well_is_the_one_that_held(tmp_path):
+    def change(step):
+        scheduled = 0.3 if step < 40 else 0.09 if step < 80 else 0.002
+        factor = 1.0 if step < 3 else min(1.0, 0.0015 / scheduled)
+        return row(step, lr=scheduled * factor, lr_factor=factor)
+
+    found = [event(2, "diverging"), event(2, "lr_backoff")]
+    advice = unlearned(tmp_path, {"lr0": 0.3}, change=change, incidents=found)["lr_too_high"]
+    assert advice.arguments == "lr0=0.0015"
+    assert advice.evidence.endswith("Training went on at 0.0015 at most.")
 
 
 def test_rate_that_no_model_learns_with(tmp_path):

@@ -162,10 +162,17 @@ class TrainerInfo:
 
         Biases have a warm-up of their own, which comes from above.
         """
-        groups = self.trainer.optimizer.param_groups
-        matrices = [g for g in groups if g["params"] and g["params"][0].ndim > 1] or [g for g in groups if g["params"]]
-        rates = [(float(g["lr"]), float(g.get("initial_lr", 0.0))) for g in matrices]
+        rates = [(float(g["lr"]), float(g.get("initial_lr", 0.0))) for g in self._matrix_groups()]
         return max((now / max(now, initial) for now, initial in rates if max(now, initial) > 0), default=1.0)
+
+    @property
+    def lr_peak(self) -> float:
+        """The rate that their schedule starts from; a callback of the user may change it. 0 where there is none."""
+        return max((float(g.get("initial_lr", 0.0)) for g in self._matrix_groups()), default=0.0)
+
+    def _matrix_groups(self) -> list[dict[str, Any]]:
+        groups = [g for g in self.trainer.optimizer.param_groups if g["params"]]
+        return [g for g in groups if g["params"][0].ndim > 1] or groups
 
     @property
     def recoveries(self) -> int:

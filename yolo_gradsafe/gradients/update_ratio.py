@@ -21,7 +21,8 @@ from yolo_gradsafe.gradients.layer_groups import LayerGroups
 __all__ = ["UNKNOWN_UPDATE", "Update", "UpdateRatioSampler"]
 
 _ELEMENTS = 64
-"""Elements sampled of each tensor, from its middle on: next to each other, so that one kernel takes all tensors."""
+"""Elements sampled of each tensor, from its middle on: next to each other, so that one kernel takes all tensors.
+Matrices of fewer elements do not take part in the median."""
 _TINY = 1e-12
 _FEWEST = 8
 """Matrices whose median stands for a model,"""
@@ -68,19 +69,18 @@ class UpdateRatioSampler:
         boundary: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         named = list(parameters)
-        matrices = [name for name, parameter in named if parameter.ndim > 1]
-        always = set(matrices[:: math.ceil(len(matrices) / _MOST) or 1])
-        named.sort(key=lambda pair: pair[0] not in always)
-        self._parameters = [parameter for _, parameter in named]
         self._names = [name for name, _ in named]
-        self._matrices = len(always)
+        self._parameters = [parameter for _, parameter in named]
+        self._matrices = _spread(_alike([p for p in self._parameters if p.ndim > 1 and p.numel() >= _ELEMENTS]))
         self._grouping = grouping
         self._every = every
         self._boundary = boundary
         shares = [p.numel() / min(p.numel(), _ELEMENTS) for p in self._parameters]
         self._weight = np.sqrt(np.array(shares))
         self._live: list[Tensor] = []
-        self._before: list[Tensor] = []
+        self._all_live: list[Tensor] = []
+        self._before: Tensor | None = None
+        self._all_before: list[Tensor] = []
         self._rate = 1.0
         self._waiting: list[Tensor] = []
 
@@ -93,14 +93,15 @@ class UpdateRatioSampler:
             taken: Whether the body calls the optimizer.
             rate: ``Update.rate`` of the step.
         """
-        count = 0
+        sampled = False
         if taken:
             with self._boundary("sample the updates"):
-                count = self._sample(step)
+                self._sample(every_tensor=self._every > 0 and step % self._every == 0)
+                sampled = True
         yield
-        if count:
+        if sampled:
             with self._boundary("sample the updates"):
-                self._compare(count)
+                self._waiting = self._compare()
                 self._rate = max(rate, _TINY)
 
     def take(self) -> list[Tensor]:
@@ -121,7 +122,7 @@ class UpdateRatioSampler:
         """
         if not values:
             return UNKNOWN_UPDATE, None
-        ratio = values[0] if self._matrices >= _FEWEST else math.nan
+        ratio = values[0] if len(self._matrices) >= _FEWEST else math.nan
         return Update(ratio, self._rate), self._by_layer(values[1:]) if len(values) > 1 else None
 
     def _by_layer(self, values: Sequence[float]) -> NDArray[np.float64]:
@@ -132,26 +133,40 @@ class UpdateRatioSampler:
             return np.where(weight > 0, change / weight, np.nan)
 
     @torch.no_grad()
-    def _sample(self, step: int) -> int:
-        """Copy the elements before a step; return the number of tensors that are looked at."""
-        if not self._live:
-            self._live = [_middle(parameter) for parameter in self._parameters]
-        count = len(self._live) if self._every and step % self._every == 0 else self._matrices
-        if len(self._before) != count:
-            self._before = [torch.empty_like(elements) for elements in self._live[:count]]
-        torch._foreach_copy_(self._before, self._live[:count])
-        return count
+    def _sample(self, every_tensor: bool) -> None:
+        """Copy the elements before a step: one launch for the matrices, one more for all tensors."""
+        self._live = self._live or [_middle(matrix) for matrix in self._matrices]
+        if self._live:
+            self._before = torch.cat(self._live, out=self._before)
+        if every_tensor:
+            self._all_live = self._all_live or [_middle(parameter) for parameter in self._parameters]
+            self._all_before = list(torch._foreach_mul(self._all_live, 1.0))
 
     @torch.no_grad()
-    def _compare(self, count: int) -> None:
-        before = self._before
-        changes = torch._foreach_norm(torch._foreach_sub(self._live[:count], before))
-        norms = torch.stack([*changes, *torch._foreach_norm(before)]).float()
-        change, weight = norms[: self._matrices], norms[count : count + self._matrices]
-        ratio = torch.where(change > 0, change / weight, torch.nan).nanmedian().reshape(1)
-        self._waiting = [ratio, norms] if count > self._matrices else [ratio]
-        if count > self._matrices:  # rare: not worth the memory until the next time
-            self._before = []
+    def _compare(self) -> list[Tensor]:
+        """Return what ``take`` returns."""
+        ratio = self._parameters[0].new_full((1,), math.nan, dtype=torch.float32)
+        if self._before is not None:
+            rows = (len(self._live), _ELEMENTS)
+            moved = torch.cat(self._live).sub_(self._before).view(rows)
+            change = torch.linalg.vector_norm(moved, dim=1, dtype=torch.float32)
+            weight = torch.linalg.vector_norm(self._before.view(rows), dim=1, dtype=torch.float32)
+            ratio = torch.where(change > 0, change / weight, torch.nan).nanmedian().reshape(1)
+        if not self._all_before:
+            return [ratio]
+        before, self._all_before = self._all_before, []  # rare: not worth the memory until the next time
+        changes = torch._foreach_norm(torch._foreach_sub(self._all_live, before))
+        return [ratio, torch.stack([*changes, *torch._foreach_norm(before)]).float()]
+
+
+def _alike(matrices: list[nn.Parameter]) -> list[nn.Parameter]:
+    """Return those of one dtype and device, that of the first: they are looked at together."""
+    return [m for m in matrices if (m.dtype, m.device) == (matrices[0].dtype, matrices[0].device)]
+
+
+def _spread(matrices: list[nn.Parameter]) -> list[nn.Parameter]:
+    """Return at most ``_MOST`` of them, from all over the model."""
+    return matrices[:: math.ceil(len(matrices) / _MOST) or 1]
 
 
 def _middle(parameter: nn.Parameter) -> Tensor:

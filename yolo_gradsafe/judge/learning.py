@@ -117,7 +117,9 @@ class Course:
     lr0: float = math.nan
     """The rate as the user set it; nan where the trainer chose it."""
     ran_away: bool = False
-    """Whether losses have left their range, so that training was rolled back or its rate lowered."""
+    """Whether losses have left their range, so that training was rolled back."""
+    rate_lowered: bool = False
+    """Whether the guard had to lower the rate, also where that was in time."""
     scale_free: bool = False
     """Whether the optimizer divides by the gradient's size, as Adam does."""
     update_ratio: float = math.nan
@@ -228,7 +230,8 @@ def _causes(course: Course) -> list[Finding]:
 def _rate_too_high(course: Course) -> Finding | None:
     """Training that ran away, steps that moved the weights by a large part of their size, or a rate that must."""
     limit = RATE[course.scale_free]
-    if not (course.ran_away or course.update_ratio >= UPDATE or course.lr >= limit):
+    proven = course.ran_away or course.rate_lowered or course.update_ratio >= UPDATE
+    if not proven and not course.lr >= limit:
         return None
     if course.lr <= course.lr0 * (1 + RISE):
         return Finding(Shortfall.RATE_TOO_HIGH, ("lr0",), course.lr0, limit)

@@ -61,6 +61,8 @@ class StepMetrics:
     """Its loss scale; 1 without one, 0 where the ranks have different ones."""
     lr_share: float = 1.0
     """Learning rate of the weight matrices as a share of the largest that their schedule comes to; 0 to 1."""
+    lr_peak: float = 0.0
+    """The rate that their schedule starts from; 0 where it is not known."""
     norm_overflow: bool = False
     """Whether the sum of the squares overflows fp32 although every gradient is finite."""
     bad_tensors: Sequence[str] = ()

@@ -7,6 +7,9 @@ apply it twice.
 It is the smaller of two. After a divergence the *backoff* lowers the rate by what helped before. Where steps move the
 weights too far the *limit* lowers it to what moves them as they should: Adam-like steps move every weight by about the
 learning rate whatever the gradient, so the movement itself says by how much a rate is too high.
+
+Both are shares of the rate that the host's schedule starts from. Where the user changes that rate, as a callback on a
+plateau does, what they allow stays the same: a rate is not lowered twice for one reason.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ class LearningRate:
         self._healthy = 0
         self._limit = 1.0
         self._share = 0.0
+        self._peak = 0.0
 
     @property
     def factor(self) -> float:
@@ -94,6 +98,19 @@ class LearningRate:
         limit, before = max(SUITABLE / update.at_peak, _SMALLEST), self._limit
         self._limit = min(before, limit)
         return limit < before * _SAME
+
+    def follow(self, peak: float) -> None:
+        """Keep what is allowed where the user has changed the rate that the schedule starts from.
+
+        Args:
+            peak: That rate; 0 where it is not known.
+        """
+        if peak > 0 and self._peak not in (0, peak):
+            self._limit, self._ceiling, self._backoff = (
+                min(1.0, share * self._peak / peak) if share < 1 else 1.0
+                for share in (self._limit, self._ceiling, self._backoff)
+            )
+        self._peak = peak or self._peak
 
     def count_safe_step(self, update: Update = UNKNOWN_UPDATE, share: float = 1.0) -> bool:
         """Count a healthy step; the rate may grow.
@@ -128,6 +145,7 @@ class LearningRate:
             "healthy": self._healthy,
             "limit": self._limit,
             "share": self._share,
+            "peak": self._peak,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -135,3 +153,4 @@ class LearningRate:
         self._backoff, self._ceiling = float(state["factor"]), float(state["ceiling"])
         self._lowered, self._healthy = bool(state["lowered"]), int(state["healthy"])
         self._limit, self._share = float(state.get("limit", 1.0)), float(state.get("share", 0.0))
+        self._peak = float(state.get("peak", 0.0))

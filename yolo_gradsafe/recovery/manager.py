@@ -165,6 +165,7 @@ class RecoveryManager:
             The outcome with the remedies and their numbers.
         """
         self._skipped += 1
+        self._lr.follow(metrics.lr_peak)
         self._lr.restart_hold()
         facts = dict(outcome.facts)
         situation = Situation(
@@ -330,6 +331,7 @@ class RecoveryManager:
         self.isolation.count_safe_step()
         self._skipped = self._repaired = 0
         self._never_good = False
+        self._lr.follow(metrics.lr_peak)
         elevated, share = self._history.loss.loss_elevated, metrics.lr_share
         self.rollback.count_safe_step(metrics.step, share * outcome.lr_factor, elevated)
         if signals.movement.too_far and self.options.divergence:

@@ -10,7 +10,7 @@ import polars as pl
 
 from yolo_gradsafe.judge.learning import Branch, Course, EpochScore, Learning, judge_learning
 from yolo_gradsafe.report.advice.facts import SCALE_FREE, Facts
-from yolo_gradsafe.report.health import DIVERGED
+from yolo_gradsafe.report.health import ran_away
 from yolo_gradsafe.report.parts import Accuracy, Reason
 from yolo_gradsafe.report.records import STAGE, loss_items, stage_columns
 from yolo_gradsafe.telemetry.schema import Finding, Kind, Place
@@ -119,7 +119,8 @@ def course(facts: Facts) -> Course:
         last_alive=last_alive,
         lr=facts.peak_lr,
         lr0=float(lr0) if chosen and lr0 is not None else math.nan,
-        ran_away=any(i.kind in DIVERGED or _rescued(i.kind, i.place) for i in facts.incidents),
+        ran_away=any(ran_away(i.kind, i.cause) or _rescued(i.kind, i.place) for i in facts.incidents),
+        rate_lowered=any(i.kind == Kind.LR_BACKOFF for i in facts.incidents),
         scale_free=run.optimizer in SCALE_FREE,
         update_ratio=_update_ratio(facts),
         from_scratch=model.endswith((".yaml", ".yml")) and not isinstance(pretrained, str),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from yolo_gradsafe.report.advice.facts import SCALE_FREE, Facts, number, plural, rounded
+from yolo_gradsafe.report.health import DIVERGED
 from yolo_gradsafe.report.parts import Advice
 
 __all__ = ["above", "below"]
@@ -21,6 +22,8 @@ def below(facts: Facts) -> Advice | None:
     """A threshold far below all norms makes every step equally long, outliers and ordinary ones alike."""
     limit = _fixed_limit(facts)
     if limit is None or not facts.troubled or not facts.median >= FAR_BELOW * limit:
+        return None
+    if facts.of_kind(*DIVERGED):  # norms at a rate that is too high say nothing of those at a good one
         return None
     share = facts.settled["clipped"].to_numpy().mean()
     if share < 0.95:

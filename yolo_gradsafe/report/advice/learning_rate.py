@@ -15,7 +15,9 @@ __all__ = ["muon", "too_high", "warm_up"]
 STEPS = 3
 """Diverging steps that say so without an incident."""
 PROOF = 20
-"""Steps at the full rate that show that it can be held."""
+"""Steps at a rate that show that it can be held."""
+FALL = 0.5
+"""Share to which no schedule falls from one step to the next while it is near its highest: the user's code does."""
 
 
 def too_high(facts: Facts) -> Advice | None:
@@ -73,11 +75,15 @@ def _lower(facts: Facts, steps: list[int], rule: str, title: str, evidence: str)
     if in_force > base:
         evidence += f" The learning rate was {in_force:.2g} then, higher than lr0."
         base = in_force
-    if held:
+    highest = _highest_after(facts, steps)
+    changed = len(lowered) > 0 and _dropped(facts, steps) and highest < FALL * base * (held or 1.0)
+    if changed:
+        evidence += f" Training went on at {highest:.2g} at most."
+    elif held:
         evidence += f" Training went on at {held * base:.2g}, which is {held:.2g} of the rate."
     elif len(lowered):
         evidence += f" Training went on at {lowered.min():.2g} of the rate, and later at the full rate again."
-    lr0 = rounded(base * (held or UNPROVEN))
+    lr0 = rounded(highest if changed else base * (held or UNPROVEN))
     if not (math.isfinite(lr0) and lr0 > 0):
         return None
     named = f"optimizer={facts.run.optimizer} " if auto and facts.run.optimizer else ""
@@ -90,6 +96,23 @@ def _in_force(facts: Facts, steps: list[int]) -> float:
     """Return the highest rate that the schedule, or the user's own code, had set when training ran away."""
     rates = facts.scheduled_lr.filter(facts.rows["step"].is_in(steps)).to_numpy()
     return float(rates.max()) * (1 - 1e-6) if len(rates) else 0.0
+
+
+def _dropped(facts: Facts, steps: list[int]) -> bool:
+    """Return whether the user's own code lowered the rate at once after training ran away, as on a plateau."""
+    rates = facts.scheduled_lr.filter(facts.rows["step"] >= min(steps)).to_numpy()
+    before, after = rates[:-1], rates[1:]
+    return bool(((before > FALL * facts.peak_lr) & (after < FALL * before)).any())
+
+
+def _highest_after(facts: Facts, steps: list[int]) -> float:
+    """Return the highest rate that steps were taken with since training ran away last, the warm-up behind them.
+
+    Infinite where there were too few steps to tell.
+    """
+    since = max(max(steps), int(facts.rows["step"][facts.warm_up - 1]) if facts.warm_up else 0)
+    rates = facts.rows.filter((pl.col("step") > since) & pl.col("applied"))["lr"].drop_nulls().drop_nans()
+    return float(rates.max()) if len(rates) >= PROOF else math.inf  # type: ignore[arg-type]
 
 
 def _runaways(facts: Facts) -> list[int]:
