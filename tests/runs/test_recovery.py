@@ -185,6 +185,31 @@ def test_a_learning_rate_that_is_far_too_high_is_lowered_and_the_model_learns(tr
     assert min(factors) < 0.1
 
 
+# As callbacks do that wait for a plateau: every second epoch.
+PLATEAU = """
+def lower(trainer):
+    if trainer.epoch % 2:
+        for group in trainer.optimizer.param_groups:
+            group["initial_lr"] *= 0.3
+            group["lr"] *= 0.3
+        trainer.scheduler.base_lrs = [rate * 0.3 for rate in trainer.scheduler.base_lrs]
+callbacks.setdefault("on_fit_epoch_end", []).append(lower)
+"""
+
+
+@pytest.mark.slow
+def test_a_rate_that_the_user_lowers_as_well_is_not_lowered_twice(train, tmp_path):
+    data = draw_detect(tmp_path / "data", train=64, val=16, size=128)
+    args = {"epochs": 12, "imgsz": 128, "pretrained": False, "optimizer": "AdamW", "lr0": 0.3, "warmup_epochs": 0}
+    result = train(Arm(str(data), "yolov8n.yaml", args, guard={}, code=PLATEAU))
+    assert_sound(result, epochs=12)
+    factors = [float(row["lr_factor"]) for row in result.steps]
+    assert min(factors) < 0.01
+    assert factors[-1] == 1.0, "the user's rate is low enough by then"
+    assert max(float(row["lr"]) for row in result.steps[2:]) < 0.01
+    assert max(float(row["metrics/mAP50(B)"]) for row in result.results) > 0.5
+
+
 # Precision ------------------------------------------------------------------------------------------------------------
 
 # Activations of the first layer overflow fp16 for good; batch norm makes bf16 and fp32 indifferent to their size.
