@@ -78,8 +78,8 @@ class UpdateRatioSampler:
         shares = [p.numel() / min(p.numel(), _ELEMENTS) for p in self._parameters]
         self._weight = np.sqrt(np.array(shares))
         self._live: list[Tensor] = []
+        self._buffer = torch.empty(0)
         self._all_live: list[Tensor] = []
-        self._before: Tensor | None = None
         self._all_before: list[Tensor] = []
         self._rate = 1.0
         self._waiting: list[Tensor] = []
@@ -108,8 +108,8 @@ class UpdateRatioSampler:
         """Return the sample that waits to be read, if there is one, once.
 
         Returns:
-            Nothing; or the ratio of the matrices, fp32, shape (1,), and after it, where all tensors were sampled,
-            norms of the changes and those of the weights, shape (2 * tensors,).
+            Nothing; or norms of the weights and of their changes, fp32: those of the matrices, shape (2 * matrices,),
+            and after them, where all tensors were sampled, theirs, shape (2 * tensors,).
         """
         waiting, self._waiting = self._waiting, []
         return waiting
@@ -122,11 +122,14 @@ class UpdateRatioSampler:
         """
         if not values:
             return UNKNOWN_UPDATE, None
-        ratio = values[0] if len(self._matrices) >= _FEWEST else math.nan
-        return Update(ratio, self._rate), self._by_layer(values[1:]) if len(values) > 1 else None
+        count = 2 * len(self._matrices)
+        weights, changes = np.split(np.asarray(values[:count], dtype=np.float64), 2)
+        return Update(_median(weights, changes), self._rate), self._by_layer(values[count:])
 
-    def _by_layer(self, values: Sequence[float]) -> NDArray[np.float64]:
-        changes, weights = np.split(np.asarray(values, dtype=np.float64), 2)
+    def _by_layer(self, values: Sequence[float]) -> NDArray[np.float64] | None:
+        if not values:
+            return None
+        weights, changes = np.split(np.asarray(values, dtype=np.float64), 2)
         change, _ = self._grouping.norms(self._names, list(changes * self._weight))
         weight, _ = self._grouping.norms(self._names, list(weights * self._weight))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -135,9 +138,11 @@ class UpdateRatioSampler:
     @torch.no_grad()
     def _sample(self, every_tensor: bool) -> None:
         """Copy the elements before a step: one launch for the matrices, one more for all tensors."""
-        self._live = self._live or [_middle(matrix) for matrix in self._matrices]
-        if self._live:
-            self._before = torch.cat(self._live, out=self._before)
+        if self._matrices:
+            if not self._live:
+                self._live = [_middle(matrix) for matrix in self._matrices]
+                self._buffer = self._live[0].new_empty(2, len(self._live) * _ELEMENTS)
+            torch.cat(self._live, out=self._buffer[0])
         if every_tensor:
             self._all_live = self._all_live or [_middle(parameter) for parameter in self._parameters]
             self._all_before = list(torch._foreach_mul(self._all_live, 1.0))
@@ -145,18 +150,26 @@ class UpdateRatioSampler:
     @torch.no_grad()
     def _compare(self) -> list[Tensor]:
         """Return what ``take`` returns."""
-        ratio = self._parameters[0].new_full((1,), math.nan, dtype=torch.float32)
-        if self._before is not None:
-            rows = (len(self._live), _ELEMENTS)
-            moved = torch.cat(self._live).sub_(self._before).view(rows)
-            change = torch.linalg.vector_norm(moved, dim=1, dtype=torch.float32)
-            weight = torch.linalg.vector_norm(self._before.view(rows), dim=1, dtype=torch.float32)
-            ratio = torch.where(change > 0, change / weight, torch.nan).nanmedian().reshape(1)
-        if not self._all_before:
-            return [ratio]
-        before, self._all_before = self._all_before, []  # rare: not worth the memory until the next time
-        changes = torch._foreach_norm(torch._foreach_sub(self._all_live, before))
-        return [ratio, torch.stack([*changes, *torch._foreach_norm(before)]).float()]
+        found = []
+        if self._matrices:
+            before, moved = self._buffer
+            torch.cat(self._live, out=moved).sub_(before)
+            found.append(torch.linalg.vector_norm(self._buffer.view(-1, _ELEMENTS), dim=1, dtype=torch.float32))
+        if self._all_before:
+            changes = torch._foreach_norm(torch._foreach_sub(self._all_live, self._all_before))
+            found.append(torch.stack([*torch._foreach_norm(self._all_before), *changes]).float())
+            self._all_before = []  # rare: not worth the memory until the next time
+        return found
+
+
+def _median(weights: NDArray[np.float64], changes: NDArray[np.float64]) -> float:
+    """Return the median ratio of those that moved; nan where there are too few matrices for one."""
+    if len(weights) < _FEWEST:
+        return math.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = changes / weights
+    ratios = np.sort(ratios[(changes > 0) & ~np.isnan(ratios)])
+    return float(ratios[(len(ratios) - 1) // 2]) if len(ratios) else math.nan
 
 
 def _alike(matrices: list[nn.Parameter]) -> list[nn.Parameter]:
