@@ -78,7 +78,7 @@ class UpdateRatioSampler:
         shares = [p.numel() / min(p.numel(), _ELEMENTS) for p in self._parameters]
         self._weight = np.sqrt(np.array(shares))
         self._live: list[Tensor] = []
-        self._buffer = torch.empty(0)
+        self._before = torch.empty(0)
         self._all_live: list[Tensor] = []
         self._all_before: list[Tensor] = []
         self._rate = 1.0
@@ -141,8 +141,8 @@ class UpdateRatioSampler:
         if self._matrices:
             if not self._live:
                 self._live = [_middle(matrix) for matrix in self._matrices]
-                self._buffer = self._live[0].new_empty(2, len(self._live) * _ELEMENTS)
-            torch.cat(self._live, out=self._buffer[0])
+                self._before = self._live[0].new_empty(len(self._live) * _ELEMENTS)
+            torch.cat(self._live, out=self._before)
         if every_tensor:
             self._all_live = self._all_live or [_middle(parameter) for parameter in self._parameters]
             self._all_before = list(torch._foreach_mul(self._all_live, 1.0))
@@ -152,9 +152,9 @@ class UpdateRatioSampler:
         """Return what ``take`` returns."""
         found = []
         if self._matrices:
-            before, moved = self._buffer
-            torch.cat(self._live, out=moved).sub_(before)
-            found.append(torch.linalg.vector_norm(self._buffer.view(-1, _ELEMENTS), dim=1, dtype=torch.float32))
+            moved = torch.cat(self._live).sub_(self._before)
+            both = (self._before.view(-1, _ELEMENTS), moved.view(-1, _ELEMENTS))
+            found += [torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32) for rows in both]
         if self._all_before:
             changes = torch._foreach_norm(torch._foreach_sub(self._all_live, self._all_before))
             found.append(torch.stack([*torch._foreach_norm(self._all_before), *changes]).float())
