@@ -60,6 +60,7 @@ def files(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_it_repeats_itself_and_leaves_no_trace(drawn, weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
@@ -100,6 +101,7 @@ def test_weights_that_are_ten_times_too_large(drawn, weights):
     assert found.headline.startswith("Exploding")
 
 
+@pytest.mark.slow
 def test_pose_from_yaml_as_the_command_asks(drawn, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = {"model": f"{NEWEST}-pose.yaml", "data": str(drawn["pose"]), **ARGS, **SHORT, "seed": 3}
@@ -145,6 +147,7 @@ def test_wrong_words_are_said_before_anything_is_done(tmp_path, words, error, ma
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_without_memory_for_the_batch_it_is_halved_and_that_is_said(drawn, tmp_path, monkeypatch):
     forward, sizes = ProbeTrainer.forward, []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from tests.arm import BASE, DETECT, POSE, Arm, needs_musgd
 # Four real images, two batches an epoch, three epochs.
 COCO = {"batch": 2, "nbs": 2}
 WHERE = {"first epoch": (1, 1), "later epoch": (2, 1), "last batch of an epoch": (2, 2)}
+QUICK = {("detect", "first epoch", 1024.0), ("pose", "later epoch", None), ("detect", "last batch of an epoch", None)}
+"""Of all combinations, those that every run of the tests has."""
 
 
 def coco_arm(coco, task, **kwargs) -> Arm:
@@ -36,9 +39,13 @@ def assert_survived(result, place) -> None:
     assert "recovering from last.pt" not in result.log
 
 
-@pytest.mark.parametrize("scaler", [None, 1024.0], ids=["no-scaler", "scaler"])
-@pytest.mark.parametrize("where", WHERE)
-@pytest.mark.parametrize("task", ["detect", "pose"])
+@pytest.mark.parametrize(
+    ("task", "where", "scaler"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in product(("detect", "pose"), WHERE, (None, 1024.0))
+    ],
+)
 def test_nan_pixel_in_real_images(train, coco, task, where, scaler):
     place = WHERE[where]
     result = train(coco_arm(coco, task, guard={"report": {"console": True}}, nan_pixel=[place], scaler=scaler))
@@ -66,7 +73,7 @@ def test_nan_pixel_in_real_images(train, coco, task, where, scaler):
 
 
 @pytest.mark.parametrize("scaler", [None, 1024.0], ids=["no-scaler", "scaler"])
-@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", pytest.param("MuSGD", marks=needs_musgd)])
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", pytest.param("MuSGD", marks=[needs_musgd, pytest.mark.slow])])
 def test_the_run_equals_the_run_without_that_batch(train, drawn, optimizer, scaler):
     args = {"optimizer": optimizer, "lr0": 0.001}
     oracle = train(Arm(str(drawn["detect"]), args=args, undo=[(2, 1)], scaler=scaler), "oracle")
