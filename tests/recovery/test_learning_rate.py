@@ -7,7 +7,7 @@ import json
 import pytest
 
 from yolo_gradsafe.gradients.update_ratio import Update
-from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate, bearable_factor
+from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate, bearable_factor, hold_steps
 
 
 def healthy(rate: LearningRate, steps: int) -> list[bool]:
@@ -43,6 +43,12 @@ def test_a_rate_that_diverges_twice_is_not_gone_back_to():
     rate.lower()
     healthy(rate, 10_000)
     assert rate.factor == pytest.approx(0.3 * diverged_again_at)
+
+
+@pytest.mark.parametrize(("planned", "held"), [(100_000, 100), (400, 40), (96, 10), (12, 10), (0, 100)])
+def test_a_short_training_waits_for_a_tenth_of_its_steps(planned, held):
+    assert hold_steps(100, planned) == held
+    assert hold_steps(5, planned) == 5, "never longer than asked for"
 
 
 def test_the_movement_of_the_weights_says_how_far_down():

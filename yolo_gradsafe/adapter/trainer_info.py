@@ -117,6 +117,11 @@ class TrainerInfo:
         return len(ask(self.trainer, "train_loader") or ())
 
     @property
+    def planned_steps(self) -> int:
+        """Optimizer steps of the training that was asked for, without those that warm-up adds; 0 when unknown."""
+        return self.epochs * self.batches // max(1, int(getattr(self.trainer, "accumulate", 1)))
+
+    @property
     def warmup_batches(self) -> int:
         """Batches over which the learning rate warms up."""
         own = getattr(self.trainer, "_get_warmup_iterations", None)  # newer versions: it leaves out the last epoch

@@ -20,7 +20,7 @@ from typing import Any
 from yolo_gradsafe.gradients.update_ratio import UNKNOWN_UPDATE, Update
 from yolo_gradsafe.judge.movement import SUITABLE
 
-__all__ = ["BLAMELESS", "LearningRate", "bearable_factor"]
+__all__ = ["BLAMELESS", "LearningRate", "bearable_factor", "hold_steps"]
 
 _SMALLEST = 1e-4
 _RAMP = 1.02
@@ -35,6 +35,18 @@ BLAMELESS = 0.3
 """A bearable factor above this clears the learning rate."""
 _RETRY = 0.3
 """Of a rate that has diverged a second time, the most that is ever tried again."""
+_HOLD_SHARE = 0.1
+"""Share of a training for which a lowered rate is held at most,"""
+_SHORTEST_HOLD = 10
+"""and the fewest steps that are worth calling a hold."""
+
+
+def hold_steps(wanted: int, planned: int) -> int:
+    """Return for how many healthy steps a lowered rate is held, in a training of so many steps; 0 is unknown.
+
+    A short training that waits as long as a long one never comes back to a rate at which it learns.
+    """
+    return min(wanted, max(_SHORTEST_HOLD, int(_HOLD_SHARE * planned))) if planned else wanted
 
 
 def bearable_factor(drift: float, rate_sum: float) -> float:

@@ -14,7 +14,7 @@ from yolo_gradsafe.judge.history import History
 from yolo_gradsafe.judge.verdict import NO_EVIDENCE, Evidence, Signals, StepMetrics
 from yolo_gradsafe.recovery.isolation import Isolation
 from yolo_gradsafe.recovery.ladder import Plan, Situation, plan
-from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate
+from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate, hold_steps
 from yolo_gradsafe.recovery.options import RecoveryOptions
 from yolo_gradsafe.recovery.outcome import Outcome, Settle
 from yolo_gradsafe.recovery.precision import PrecisionLadder
@@ -62,7 +62,7 @@ class RecoveryManager:
         self._trainer = trainer
         self._history = history
         self._incidents = incidents
-        self._lr = LearningRate(options.lr_backoff, options.lr_hold)
+        self._lr = LearningRate(options.lr_backoff, hold_steps(options.lr_hold, trainer.planned_steps))
         self._precision: PrecisionLadder | None = None
         self._resumed_precision: dict[str, Any] | None = None
         self._skipped = self._repaired = self._rollbacks = 0
