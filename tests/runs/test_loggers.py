@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -250,3 +251,53 @@ def test_wandb_gets_epochs_and_steps_each_on_its_axis(train, drawn):
     steps = [row for row in rows if "gradsafe_steps/grad_norm" in row]
     assert [row["gradsafe_step"] for row in steps] == step_points(result)
     assert not any("epoch" in row for row in steps), "no step is mixed into an epoch's row"
+
+
+# Trackers that the dev extra does not bring ---------------------------------------------------------------------------
+
+
+@needs("comet_ml")
+@pytest.mark.slow
+def test_comet_gets_each_column_once_an_epoch(train, drawn):
+    code = "import os; os.environ.update(COMET_START_ONLINE='0', COMET_OFFLINE_DIRECTORY='comet')"
+    result = train(Arm(str(drawn["detect"]), guard={}, loggers=["comet"], code=code), "comet")
+    assert result.error == ""
+    (archive,) = (result.run.parent / "comet").glob("*.zip")
+    lines = [json.loads(line) for line in zipfile.ZipFile(archive).read("messages.json").splitlines()]
+    metrics = [line["payload"]["metric"] for line in lines if line["type"] == "metric_msg"]
+    for name in COLUMNS:
+        assert [(m["epoch"], m["metricValue"]) for m in metrics if m["metricName"] == name] == close(
+            column(result, name)
+        )
+
+
+@needs("clearml")
+@pytest.mark.slow
+def test_clearml_draws_the_columns_in_a_chart_of_their_own(train, drawn):
+    code = "import os; os.environ.update(CLEARML_OFFLINE_MODE='1', CLEARML_CACHE_DIR='clearml')"
+    result = train(Arm(str(drawn["detect"]), guard={}, loggers=["clearml"], code=code), "clearml")
+    (archive,) = (result.run.parent / "clearml").glob("offline/*.zip")
+    events = [e for line in zipfile.ZipFile(archive).read("metrics.jsonl").splitlines() for e in json.loads(line)]
+    charts = {chart: {e["variant"] for e in events if e["metric"] == chart} for chart in ("lr", "gradsafe")}
+    assert charts["gradsafe"] == {*COLUMNS, "gradsafe/incidents"}
+    assert all(name.startswith("lr/") for name in charts["lr"])
+    assert (result.run / "stability.json").is_file(), "although ClearML fails at the end in offline mode"
+
+
+@needs("dvclive")
+@pytest.mark.slow
+def test_dvclive_gets_each_column_once_an_epoch(train, drawn):
+    code = """
+import os, subprocess
+os.environ["DVC_NO_ANALYTICS"] = "1"
+for words in ("git init -q", "git -c user.name=a -c user.email=a@b commit -q --allow-empty -m start"):
+    subprocess.run(words.split(), check=True)
+from dvc.repo import Repo
+Repo.init(".")
+"""
+    result = train(Arm(str(drawn["detect"]), guard={}, loggers=["dvc"], code=code), "dvc")
+    assert result.error == ""
+    folder = result.run.parent / "dvclive" / "plots" / "metrics"
+    for name in COLUMNS:
+        lines = (folder / f"{name}.tsv").read_text().splitlines()[1:]
+        assert [(int(a) + 1, float(b)) for a, b in (line.split() for line in lines)] == close(column(result, name))
