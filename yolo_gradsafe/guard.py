@@ -10,8 +10,8 @@ The events, in the order in which a trainer runs them:
             on_train_batch_start     open the batch
             (preprocess, forward, backward, and every few batches: optimizer_step -> measure, judge, act, record)
             on_train_batch_end       keep its loss
-        on_train_epoch_end       add the columns to results.csv; validation follows
-        on_fit_epoch_end         tell Ray Tune and the Platform, which see no columns
+        on_train_epoch_end       look at the whole state; validation follows, and the row of results.csv
+        on_fit_epoch_end         tell the loggers
     on_train_end                 write the report
     teardown                     give the trainer its methods back
 """

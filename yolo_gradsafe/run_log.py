@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Any
 
@@ -62,7 +63,6 @@ class RunLog:
         self._epoch = EpochLog()
         self._epoch_told = False
         self._incidents_before = 0
-        self._columns = False
         self._finished = False
         self._info = _run_info(trainer)
         self._step_logger: StepLogger | None = None
@@ -71,7 +71,8 @@ class RunLog:
 
     def start(self) -> None:
         """Begin the files of the run."""
-        self._columns = self._config.telemetry.results_csv and self._trainer.accepts_columns(EpochLog().columns())
+        if self._config.telemetry.results_csv and self._trainer.accepts_columns(EpochLog().columns()):
+            self._trainer.watch_records(self._row_columns)
         if self._recorder:
             self._recorder.options(_without_secrets(self._config).to_yaml())
             self._recorder.info(self._info)
@@ -96,12 +97,6 @@ class RunLog:
             with self._boundary("send a step to the loggers"):
                 self._step_logger.add(row)
 
-    def add_columns(self) -> None:
-        """Add the epoch's columns to ``results.csv``: a row without them would break it, whatever fails later."""
-        if self._columns:
-            with self._boundary("add columns to results.csv"):
-                self._trainer.add_columns(self._epoch.columns())
-
     def end_epoch(self, epoch: int, state: dict[str, Any]) -> None:
         """Write what belongs to an epoch, and say what happened in it.
 
@@ -123,11 +118,18 @@ class RunLog:
             self._recorder.state(epoch, state)
 
     def tell_epoch(self) -> None:
-        """Show an epoch's numbers to what reads only ``trainer.metrics``; once, so not after the final validation."""
+        """Show an epoch's numbers to the loggers; once, so not after the final validation."""
         if not self._epoch_told and self._config.telemetry.results_csv:
             incidents = self.incidents.written - self._incidents_before
             self._trainer.show_metrics(epoch_metrics(self._epoch.columns(), incidents))
         self._epoch_told = True
+
+    def _row_columns(self) -> dict[str, float]:
+        """Return what the epoch's row of ``results.csv`` gets; a row without all of them would break it."""
+        columns = dict.fromkeys(EpochLog().columns(), math.nan)
+        with self._boundary("add columns to results.csv"):
+            columns = self._epoch.columns()
+        return columns
 
     def check_data(self) -> None:
         """Warn of data that would make a loss NaN or a gradient explode."""

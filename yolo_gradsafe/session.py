@@ -120,8 +120,7 @@ class Session:
             self.trainer.stop()
 
     def end_epoch(self) -> None:
-        """Add the columns, look at an open window and the whole state before validation does, say what happened."""
-        self.log.add_columns()
+        """Look at an open window and the whole state before validation does, say what happened."""
         if self._window.batches and self._config.recovery.enabled:
             with self.step.sync.collective("look at the open window"):
                 self._skip_open_window()
@@ -131,7 +130,7 @@ class Session:
         self.log.end_epoch(self._progress.epoch, self._state())
 
     def tell_epoch(self) -> None:
-        """Show an epoch's numbers to Ray Tune and the Platform."""
+        """Show an epoch's numbers to the loggers."""
         self.log.tell_epoch()
 
     def finish(self, error: str = "") -> None:

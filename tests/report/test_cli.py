@@ -67,6 +67,7 @@ def test_a_pipeline_can_stop_at_a_verdict(scene):
     [
         ("RuntimeError: planted", "the run failed. Failed at epoch 30: RuntimeError: planted"),
         ("KeyboardInterrupt: ", "the run did not finish. Healthy before it was interrupted: 300 steps"),
+        ("SystemExit: 0", "the run did not finish. Healthy before it was interrupted: 300 steps"),
     ],
 )
 def test_a_run_that_ended_early_does_not_pass(error, words, tmp_path):

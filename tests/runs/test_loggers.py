@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import ultralytics
 from ultralytics.utils.checks import parse_version
 
 from tests.arm import Arm, Result
+from yolo_gradsafe.telemetry.epoch_log import EpochLog
 
 STEPS = {"loggers": {"steps": True, "every": 4}}
 EPOCHS = [1, 2, 3]
@@ -37,6 +39,9 @@ def step_points(result: Result) -> list[int]:
 
 def close(points: list[tuple[int, float]]) -> Any:
     return [(step, pytest.approx(value, rel=1e-4)) for step, value in points]
+
+
+COLUMNS = list(EpochLog().columns())
 
 
 # TensorBoard --------------------------------------------------------------------------------------------------------
@@ -62,11 +67,8 @@ def test_tensorboard_gets_epochs_and_steps_and_the_weights_stay_stocks(train, dr
 
     events = EventAccumulator(str(result.run)).Reload()
     drawn_over = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    for name in ("gradsafe/grad_norm_max", "gradsafe/clip_share", "gradsafe/amp_scale"):
+    for name in COLUMNS:
         assert drawn_over[name] == close(column(result, name))
-    # The keys that are in trainer.metrics as well are drawn twice on the same spot.
-    for name in ("gradsafe/grad_norm", "gradsafe/skipped"):
-        assert sorted(drawn_over[name]) == close(sorted(2 * column(result, name)))
     assert drawn_over["gradsafe/incidents"] == [(epoch, 0.0) for epoch in EPOCHS]
 
     points = step_points(result)
@@ -113,7 +115,7 @@ callbacks.setdefault("on_train_epoch_start", []).append(start)
 callbacks.setdefault("teardown", []).append(end)
 """
 """The part of Ray Tune's API that Ultralytics' integration calls; a callback of the user's that looks, too."""
-KEYS = ["gradsafe/grad_norm", "gradsafe/incidents", "gradsafe/skipped"]
+KEYS = sorted([*COLUMNS, "gradsafe/incidents"])
 
 
 def test_ray_tune_gets_its_keys_and_results_csv_does_not_shift(train, drawn):
@@ -132,7 +134,7 @@ def test_ray_tune_gets_its_keys_and_results_csv_does_not_shift(train, drawn):
     # Ultralytics reports the final validation as one epoch more, or as the last once more.
     trained = said["told"][:3]
     assert [int(report["epoch"]) for report in trained] == EPOCHS
-    for name in ("gradsafe/grad_norm", "gradsafe/skipped"):
+    for name in COLUMNS:
         assert [(int(report["epoch"]), report[name]) for report in trained] == close(column(result, name))
     assert [report["gradsafe/incidents"] for report in trained] == [0.0, 1.0, 0.0]
     assert said["seen"][:3] == [KEYS] * 3
@@ -243,9 +245,59 @@ def test_wandb_gets_epochs_and_steps_each_on_its_axis(train, drawn):
     assert axes["gradsafe/*"] == axes["train/*"] == "epoch"
     assert axes["gradsafe_steps/*"] == "gradsafe_step"
     epochs = [row for row in rows if "gradsafe/grad_norm" in row]
-    for name in ("gradsafe/grad_norm", "gradsafe/grad_norm_max"):
+    for name in COLUMNS:
         assert [(row["epoch"], row[name]) for row in epochs] == close(column(result, name))
     assert all(math.isfinite(row["train/box_loss"]) and "gradsafe/incidents" in row for row in epochs)
     steps = [row for row in rows if "gradsafe_steps/grad_norm" in row]
     assert [row["gradsafe_step"] for row in steps] == step_points(result)
     assert not any("epoch" in row for row in steps), "no step is mixed into an epoch's row"
+
+
+# Trackers that the dev extra does not bring ---------------------------------------------------------------------------
+
+
+@needs("comet_ml")
+@pytest.mark.slow
+def test_comet_gets_each_column_once_an_epoch(train, drawn):
+    code = "import os; os.environ.update(COMET_START_ONLINE='0', COMET_OFFLINE_DIRECTORY='comet')"
+    result = train(Arm(str(drawn["detect"]), guard={}, loggers=["comet"], code=code), "comet")
+    assert result.error == ""
+    (archive,) = (result.run.parent / "comet").glob("*.zip")
+    lines = [json.loads(line) for line in zipfile.ZipFile(archive).read("messages.json").splitlines()]
+    metrics = [line["payload"]["metric"] for line in lines if line["type"] == "metric_msg"]
+    for name in COLUMNS:
+        assert [(m["epoch"], m["metricValue"]) for m in metrics if m["metricName"] == name] == close(
+            column(result, name)
+        )
+
+
+@needs("clearml")
+@pytest.mark.slow
+def test_clearml_draws_the_columns_in_a_chart_of_their_own(train, drawn):
+    code = "import os; os.environ.update(CLEARML_OFFLINE_MODE='1', CLEARML_CACHE_DIR='clearml')"
+    result = train(Arm(str(drawn["detect"]), guard={}, loggers=["clearml"], code=code), "clearml")
+    (archive,) = (result.run.parent / "clearml").glob("offline/*.zip")
+    events = [e for line in zipfile.ZipFile(archive).read("metrics.jsonl").splitlines() for e in json.loads(line)]
+    charts = {chart: {e["variant"] for e in events if e["metric"] == chart} for chart in ("lr", "gradsafe")}
+    assert charts["gradsafe"] == {*COLUMNS, "gradsafe/incidents"}
+    assert all(name.startswith("lr/") for name in charts["lr"])
+    assert (result.run / "stability.json").is_file(), "although ClearML fails at the end in offline mode"
+
+
+@needs("dvclive")
+@pytest.mark.slow
+def test_dvclive_gets_each_column_once_an_epoch(train, drawn):
+    code = """
+import os, subprocess
+os.environ["DVC_NO_ANALYTICS"] = "1"
+for words in ("git init -q", "git -c user.name=a -c user.email=a@b commit -q --allow-empty -m start"):
+    subprocess.run(words.split(), check=True)
+from dvc.repo import Repo
+Repo.init(".")
+"""
+    result = train(Arm(str(drawn["detect"]), guard={}, loggers=["dvc"], code=code), "dvc")
+    assert result.error == ""
+    folder = result.run.parent / "dvclive" / "plots" / "metrics"
+    for name in COLUMNS:
+        lines = (folder / f"{name}.tsv").read_text().splitlines()[1:]
+        assert [(int(a) + 1, float(b)) for a, b in (line.split() for line in lines)] == close(column(result, name))

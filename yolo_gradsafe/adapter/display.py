@@ -68,15 +68,8 @@ class TrainerDisplay:
             header = [name.strip() for name in next(csv.reader(file), [])]
         return set(names) <= set(header)
 
-    def add_columns(self, values: dict[str, float]) -> None:
-        """Add numbers to the epoch's row of ``results.csv`` and so to every logger; at ``on_train_epoch_end``."""
-        ask(self.trainer, "lr").update(values)
-
     def show_metrics(self, values: dict[str, float]) -> None:
-        """Add numbers, under ``gradsafe/``, to what Ray Tune and the Platform are told; at ``on_fit_epoch_end``.
-
-        Loggers that also take the columns get a number of the same name twice, with the same value for the same epoch.
-        """
+        """Add numbers, under ``gradsafe/``, to what every logger is told; at ``on_fit_epoch_end``."""
         metrics = ask(self.trainer, "metrics")
         if isinstance(metrics, dict):  # None on ranks above 0
             metrics.update(values)

@@ -104,6 +104,16 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
             "validate", SafeValidation(self.trainer, self.trainer.validate, self.ranks.all_reduce_max, told, rescue)
         )
 
+    def watch_records(self, columns: Callable[[], dict[str, float]]) -> None:
+        """Add ``columns`` to every row of ``results.csv``.
+
+        They are not put beside the learning rates, from where they would get into the row, too: ClearML draws those in
+        one chart, in which norms would hide the rates, and some loggers would get a number twice.
+        """
+        save = getattr(self.trainer, "save_metrics", None)
+        if save is not None:
+            self._replace("save_metrics", lambda metrics: save(metrics={**metrics, **columns()}))
+
     def release(self) -> None:
         """Give the trainer its own methods back, where nobody has put another in the place of ours since."""
         for name, (own, ours) in self._own.items():

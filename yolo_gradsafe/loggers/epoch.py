@@ -1,4 +1,4 @@
-"""The few numbers of an epoch for what reads only ``trainer.metrics``: Ray Tune and Ultralytics' Platform."""
+"""The numbers of an epoch for the loggers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Mapping
 
 __all__ = ["epoch_metrics"]
 
-_FROM_COLUMNS = ("gradsafe/grad_norm", "gradsafe/skipped")
-
 
 def epoch_metrics(columns: Mapping[str, float], incidents: int) -> dict[str, float]:
-    """Return ``gradsafe/grad_norm``, ``gradsafe/skipped`` and ``gradsafe/incidents`` of an epoch.
+    """Return the epoch's columns and ``gradsafe/incidents``.
 
     Args:
         columns: What the epoch adds to ``results.csv``; the values are the same in both places.
@@ -20,5 +18,5 @@ def epoch_metrics(columns: Mapping[str, float], incidents: int) -> dict[str, flo
     Returns:
         The finite ones: a report to a tuner or a server is JSON, which has no NaN.
     """
-    values = {**{name: columns[name] for name in _FROM_COLUMNS}, "gradsafe/incidents": float(incidents)}
+    values = {**columns, "gradsafe/incidents": float(incidents)}
     return {name: value for name, value in values.items() if math.isfinite(value)}

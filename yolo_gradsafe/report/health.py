@@ -67,8 +67,12 @@ def status(run: Run) -> Status:
 
 
 def interrupted(run: Run) -> bool:
-    """Return whether its user ended the run."""
-    return run.error.startswith("KeyboardInterrupt")
+    """Return whether its user ended the run, or a scheduler did without an error, as Ray Tune's does."""
+    return run.error.startswith("KeyboardInterrupt") or run.error in (
+        "SystemExit: ",
+        "SystemExit: None",
+        "SystemExit: 0",
+    )
 
 
 def health(run: Run, steps: Steps, incidents: int, skipped_at_end: int) -> Health:
