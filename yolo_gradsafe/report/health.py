@@ -51,6 +51,8 @@ DIVERGED = (Kind.DIVERGING, Kind.LR_BACKOFF)
 HOPELESS = 10
 """Skipped steps in a row, at the end of the records, that make a run a failed one: a run may end in one bad batch."""
 
+_ENDED_WITHOUT_ERROR = ("SystemExit: ", "SystemExit: None", "SystemExit: 0")
+
 
 def ran_away(kind: str, cause: str) -> bool:
     """Return whether an incident says that training ran away; a rate that was limited in time did not let it."""
@@ -68,11 +70,7 @@ def status(run: Run) -> Status:
 
 def interrupted(run: Run) -> bool:
     """Return whether its user ended the run, or a scheduler did without an error, as Ray Tune's does."""
-    return run.error.startswith("KeyboardInterrupt") or run.error in (
-        "SystemExit: ",
-        "SystemExit: None",
-        "SystemExit: 0",
-    )
+    return run.error.startswith("KeyboardInterrupt") or run.error in _ENDED_WITHOUT_ERROR
 
 
 def health(run: Run, steps: Steps, incidents: int, skipped_at_end: int) -> Health:
