@@ -23,18 +23,18 @@ import sys
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from yolo_gradsafe import adapter
-from yolo_gradsafe.build import build_session
 from yolo_gradsafe.config import Config, ConfigError, Source
 from yolo_gradsafe.error_boundary import ErrorBoundary
-from yolo_gradsafe.report.summary import Summary
-from yolo_gradsafe.run_log import warn_of_hopeless_data
-from yolo_gradsafe.session import Session
-from yolo_gradsafe.step import GuardedStep
 from yolo_gradsafe.telemetry.notify import Listener
 from yolo_gradsafe.trainers import guarded
+
+# What only a training needs is imported when one starts, so that importing the package stays fast.
+if TYPE_CHECKING:
+    from yolo_gradsafe.report.summary import Summary
+    from yolo_gradsafe.session import Session
 
 __all__ = ["GradSafe"]
 
@@ -151,10 +151,15 @@ class GradSafe(adapter.Guard):
         """Runs before the labels are read: say in plain words why nothing can be trained on them."""
         if self.config.forensics.check_data and adapter.is_about_to_read(trainer):
             with suppress(Exception):  # a fault of ours is told when the session checks the data
+                from yolo_gradsafe.run_log import warn_of_hopeless_data
+
                 warn_of_hopeless_data(trainer)
 
     def on_pretrain_routine_end(self, trainer: Any) -> None:
         """Runs when model, optimizer, scaler, EMA and loaders exist: take the place of the trainer's step."""
+        from yolo_gradsafe.build import build_session
+        from yolo_gradsafe.step import GuardedStep
+
         if isinstance(vars(trainer).get("optimizer_step"), GuardedStep):
             if self._session(trainer) is None:
                 adapter.warn("this training already has a guard; the second one does nothing")
@@ -177,27 +182,27 @@ class GradSafe(adapter.Guard):
 
     def on_train_epoch_start(self, trainer: Any) -> None:
         """Runs right before an epoch's learning rate is set."""
-        self._run(trainer, "start an epoch", Session.begin_epoch)
+        self._run(trainer, "start an epoch", lambda session: session.begin_epoch())
 
     def on_train_batch_start(self, trainer: Any) -> None:
         """Runs right before a batch is preprocessed."""
-        self._run(trainer, "start a batch", Session.begin_batch)
+        self._run(trainer, "start a batch", lambda session: session.begin_batch())
 
     def on_train_batch_end(self, trainer: Any) -> None:
         """Runs after the backward pass and, where the window is full, the optimizer step."""
-        self._run(trainer, "end a batch", Session.end_batch)
+        self._run(trainer, "end a batch", lambda session: session.end_batch())
 
     def on_train_epoch_end(self, trainer: Any) -> None:
         """Runs after an epoch's last batch and before its validation."""
-        self._run(trainer, "end an epoch", Session.end_epoch)
+        self._run(trainer, "end an epoch", lambda session: session.end_epoch())
 
     def on_fit_epoch_end(self, trainer: Any) -> None:
         """Runs after an epoch's validation and checkpoint, and after the final validation."""
-        self._run(trainer, "tell the loggers of an epoch", Session.tell_epoch)
+        self._run(trainer, "tell the loggers of an epoch", lambda session: session.tell_epoch())
 
     def on_train_end(self, trainer: Any) -> None:
         """Runs after the final validation, on rank 0 only."""
-        self._run(trainer, "write the report", Session.finish)
+        self._run(trainer, "write the report", lambda session: session.finish())
         self._take_summary(trainer)
 
     def teardown(self, trainer: Any) -> None:
