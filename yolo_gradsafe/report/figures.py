@@ -89,10 +89,11 @@ def course(summary: Summary) -> str:
     if found is None:
         return ""
     first = next((epoch for epoch in summary.epochs if epoch.accuracy is not None), None)
+    name = _name(found.metric)
     if first is None or first.accuracy is None or first.epoch == found.best_epoch:
-        return f"{found.metric} was {found.best:.3g} in epoch {found.best_epoch}."
+        return f"{name} was {found.best:.3g} in epoch {found.best_epoch}."
     verb = "rose" if found.best > first.accuracy else "went"
-    text = f"{found.metric} {verb} from {first.accuracy:.3g} in epoch {first.epoch} to {found.best:.3g} in epoch "
+    text = f"{name} {verb} from {first.accuracy:.3g} in epoch {first.epoch} to {found.best:.3g} in epoch "
     at_the_end = f", and was {found.last:.3g} at the end" if found.last_epoch != found.best_epoch else ""
     return f"{text}{found.best_epoch}{at_the_end}."
 
@@ -101,10 +102,14 @@ def _accuracy(summary: Summary) -> list[Figure]:
     found = summary.accuracy
     if found is None:
         return []
-    name = f"{found.metric[:1].upper()}{found.metric[1:]}" if not found.metric.startswith("m") else found.metric
     at_the_end = f", {found.last:.3g} in the last" if found.last_epoch != found.best_epoch else ", the last"
     where = f"in epoch {found.best_epoch}{at_the_end}" if found.best else f"up to epoch {found.last_epoch}, the last"
-    return [Figure("accuracy", name, f"{found.best:.3g}", where, ACCURACY, "Verdicts and the ladder")]
+    return [Figure("accuracy", _name(found.metric), f"{found.best:.3g}", where, ACCURACY, "Verdicts and the ladder")]
+
+
+def _name(metric: str) -> str:
+    """Begin a metric's name with a capital letter where it is a word: not mAP50."""
+    return f"{metric[:1].upper()}{metric[1:]}" if metric.split(" ")[0].islower() else metric
 
 
 def _clipping(summary: Summary) -> str:
