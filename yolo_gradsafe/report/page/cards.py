@@ -190,4 +190,4 @@ def _short(value: Number) -> str:
 
 def _sentence(text: str) -> str:
     """Begin a text with a capital letter; a name of something, such as ``box_loss``, stays as it is."""
-    return text[:1].upper() + text[1:] if text.split(" ")[0].isalpha() else text
+    return text[:1].upper() + text[1:] if text.split(" ")[0].rstrip(",;:").isalpha() else text
