@@ -431,6 +431,8 @@ def test_100_percent_clipped_is_explained_for_the_optimizer(tmp_path, optimizer,
 def test_few_clipped_steps_are_no_reason_to_care(tmp_path):
     few = write(tmp_path / "few", 30, lambda n: clipped(n) if n == 9 else row(n))
     assert "nothing to change" in explained(few)["clipped"].meaning
+    none = write(tmp_path / "none", 30)
+    assert "No step was over it" in explained(none)["clipped"].meaning
     off = write(tmp_path / "off", 30, lambda n: row(n, threshold=INF))
     assert "Clipping is off" in explained(off)["clipped"].meaning
 

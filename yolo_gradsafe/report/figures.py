@@ -114,8 +114,9 @@ def _name(metric: str) -> str:
 
 def _clipping(summary: Summary) -> str:
     """Say what the share of clipped steps means with this optimizer, and when to care."""
-    if summary.threshold is None and not summary.steps.clipped:
-        return "The share of steps whose gradients were made smaller. Clipping is off, or no step was over a threshold."
+    if not summary.steps.clipped:
+        none = "Clipping is off." if summary.threshold is None else "No step was over it: there is nothing to change."
+        return f"{CLIPPED} {none}"
     if summary.steps.clipped_share < OFTEN:
         return f"{CLIPPED} A few large steps are limited, the others are left as they are: there is nothing to change."
     return f"{CLIPPED} {USUAL} {_with_optimizer(summary.run.optimizer)}"
