@@ -132,6 +132,32 @@ def test_a_curve_can_be_hidden(sick):
     assert sick.js("return document.querySelector('#panel-loss .plot').data.filter((t) => t.visible === false).length")
 
 
+@pytest.mark.parametrize("way", ["mouse", "keyboard", "touch"])
+def test_a_figure_says_what_it_means(sick, way):
+    tip = "return getComputedStyle(document.querySelector('#tip-clipped')).visibility"
+    assert sick.js(tip) == "hidden"
+    if way == "mouse":
+        sick.hover(".figures > div:nth-child(3)", 0.5)
+        assert sick.until(lambda: sick.js(tip) == "visible")
+    elif way == "keyboard":
+        sick.js("document.querySelector('[href=\"#about-clipped\"]').focus()")
+        assert sick.until(lambda: sick.js(tip) == "visible")
+        sick.js("document.activeElement.blur()")
+    else:
+        sick.js("document.querySelector('[href=\"#about-clipped\"]').click(); document.activeElement.blur()")
+        assert sick.until(lambda: sick.js("return document.querySelector('#about-clipped').checkVisibility()"))
+        sick.js("document.querySelector('#about-clipped').closest('details').open = false; location.hash = ''")
+
+
+def test_paper_is_unfolded_and_the_screen_is_as_before(sick):
+    closed = "return document.querySelectorAll('details:not([open])').length"
+    before = sick.js(closed)
+    sick.js("dispatchEvent(new Event('beforeprint'))")
+    assert sick.js(closed) == 0
+    sick.js("dispatchEvent(new Event('afterprint'))")
+    assert sick.js(closed) == before > 0
+
+
 def test_an_incident_shows_its_picture(sick):
     size = sick.js("const i = document.querySelector('.card[open] img'); return [i.naturalWidth, i.clientWidth]")
     assert size[0] == 900

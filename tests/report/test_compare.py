@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,3 +94,16 @@ def test_thresholds_are_shown_where_they_differ(tmp_path):
     members = gather(runs)
     found = Page(write_comparison(tmp_path / "compare.html", members, compare(members)).read_text(encoding="utf-8"))
     assert '"id":"threshold"' in found.scripts["data"]
+
+
+@pytest.mark.parametrize("factor", [0.01, 1.0])
+def test_a_rate_that_was_lowered_far_has_a_logarithmic_axis(tmp_path, factor):
+    def change(step):
+        return row(step, lr=0.01 * factor if step > 9 else 0.01, lr_factor=factor if step > 9 else 1.0)
+
+    members = gather(
+        [finished(tmp_path / "a", 10.0, 0.5), finished(tmp_path / "b", 11.0, 0.5, steps=30, change=change)]
+    )
+    path = write_comparison(tmp_path / "compare.html", members, compare(members))
+    panels = json.loads(Page(path.read_text(encoding="utf-8")).scripts["data"])["panels"]
+    assert next(panel["log"] for panel in panels if panel["id"] == "rate") is (factor < 0.5)

@@ -15,13 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure as Figures
 from PIL import Image
 
+from tests.arm import ROOT
 from tests.report import scenes
-from tests.report.runs import INF, INFO, NAN, bad, incident, row, write
+from tests.report.runs import INF, INFO, NAN, bad, clipped, incident, row, write
 from yolo_gradsafe.contact_sheet import RED, draw_sheet, save_picture
 from yolo_gradsafe.report import page as pages
 from yolo_gradsafe.report.beside import read_layers
+from yolo_gradsafe.report.figures import Figure, course, figures
 from yolo_gradsafe.report.page import pictures as pictures_module
 from yolo_gradsafe.report.page import write_page
 from yolo_gradsafe.report.page.cards import Card, cards
@@ -29,6 +32,8 @@ from yolo_gradsafe.report.page.curves import curves
 from yolo_gradsafe.report.page.heatmap import COLUMNS, heatmap
 from yolo_gradsafe.report.page.pictures import Album
 from yolo_gradsafe.report.page.series import level, line
+from yolo_gradsafe.report.panels import ITEMS
+from yolo_gradsafe.report.panels import accuracy as draw_accuracy
 from yolo_gradsafe.report.parts import IncidentEntry
 from yolo_gradsafe.report.records import read_steps
 from yolo_gradsafe.report.summarize import summarize
@@ -374,3 +379,116 @@ def test_a_page_of_a_typical_run_is_small_and_its_script_is_the_one_that_was_fet
     assert hashlib.sha256(script).hexdigest() == source["sha256"]
     assert f"v{source['version']}".encode() in script[:200]
     assert "MIT" in (folder / "LICENSE").read_text()
+
+
+# Figures
+
+
+def explained(run: Path) -> dict[str, Figure]:
+    return {figure.key: figure for figure in figures(summarize(run))}
+
+
+def scored(run: Path, fitness: list[float], **more: object) -> Path:
+    """Record a run of ten steps an epoch, each epoch validated."""
+    write(run, 10 * len(fitness), **more)  # type: ignore[arg-type]
+    (run / "results.csv").write_text(scenes.results(fitness), encoding="utf-8")
+    return run
+
+
+def test_every_figure_is_explained_by_mouse_keyboard_and_touch(tmp_path):
+    run = scored(tmp_path, [0.1, 0.4])
+    found = page(run)
+    attributes = [attributes for _, attributes in found.elements]
+    links = {a["href"]: a["aria-describedby"] for a in attributes if a.get("class") == "explain"}
+    assert list(explained(run)) == ["accuracy", "steps", "norm", "clipped", "incidents"]
+    assert links == {f"#about-{key}": f"tip-{key}" for key in explained(run)}
+    places = {a.get("id") for a in attributes}
+    assert places >= {f"tip-{key}" for key in explained(run)} | {f"about-{key}" for key in explained(run)}
+    for figure in explained(run).values():
+        assert found.text.count(figure.meaning) == 2, "at the figure, and below, where a tap leads"
+        assert f"More in the documentation: {figure.page}." in found.text
+
+
+def test_the_pages_that_figures_name_are_in_the_documentation(tmp_path):
+    names = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for figure in explained(scored(tmp_path, [0.1])).values():
+        assert f"- {figure.page}: " in names
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "says"),
+    [("AdamW", "hardly ever a reason to care"), ("SGD", "lower lr0 by the same factor"), ("MuSGD", "then lower lr0"),
+     ("Mine", "change lr0 first")],
+)  # fmt: skip
+def test_100_percent_clipped_is_explained_for_the_optimizer(tmp_path, optimizer, says):
+    run = write(tmp_path, 30, clipped, info=replace(INFO, optimizer=optimizer))
+    figure = explained(run)["clipped"]
+    assert figure.value == "100 %"
+    assert "That is usual" in figure.meaning
+    assert says in figure.meaning
+
+
+def test_few_clipped_steps_are_no_reason_to_care(tmp_path):
+    few = write(tmp_path / "few", 30, lambda n: clipped(n) if n == 9 else row(n))
+    assert "nothing to change" in explained(few)["clipped"].meaning
+    none = write(tmp_path / "none", 30)
+    assert "No step was over it" in explained(none)["clipped"].meaning
+    off = write(tmp_path / "off", 30, lambda n: row(n, threshold=INF))
+    assert "Clipping is off" in explained(off)["clipped"].meaning
+
+
+@pytest.mark.parametrize(
+    ("fitness", "says"),
+    [
+        ([0.1, 0.2, 0.4], "mAP50 rose from 0.15 in epoch 1 to 0.6 in epoch 3."),
+        ([0.1, 0.4, 0.2], "mAP50 rose from 0.15 in epoch 1 to 0.6 in epoch 2, and was 0.3 at the end."),
+        ([0.4], "mAP50 was 0.6 in epoch 1."),
+    ],
+)
+def test_the_course_of_the_accuracy_is_told(tmp_path, fitness, says):
+    assert course(summarize(scored(tmp_path, fitness))) == says
+
+
+def test_whether_it_learned_is_never_an_empty_block(tmp_path):
+    text = page(scored(tmp_path, [0.1, 0.2, 0.4, 0.5, 0.55, 0.6])).text
+    learned = text[text.index("Did it learn?") : text.index("Advice")]
+    assert "Yes." in learned
+    assert "mAP50 rose from 0.15 in epoch 1 to 0.9 in epoch 6." in learned
+
+
+def test_an_accuracy_of_nothing_names_no_best_epoch(tmp_path):
+    figure = explained(scored(tmp_path, [0.0] * 6))["accuracy"]
+    assert (figure.value, figure.detail) == ("0", "up to epoch 6, the last")
+
+
+# Panels
+
+
+def panels(run: Path) -> dict[str, dict]:
+    return {panel["id"]: panel for panel in curves(read_steps(RunPaths(run)), summarize(run))}
+
+
+def test_accuracy_lies_on_the_axis_of_the_steps(tmp_path):
+    panel = panels(scored(tmp_path, [0.1, 0.2, 0.4]))["accuracy"]
+    accuracy, fitness = panel["series"]
+    assert (accuracy["name"], accuracy["x"], accuracy["y"]) == ("mAP50", [10, 20, 30], [0.15, 0.3, 0.6])
+    assert (fitness["name"], fitness["y"]) == ("fitness", [0.1, 0.2, 0.4])
+
+
+@pytest.mark.parametrize(("factor", "log"), [(0.01, True), (0.8, False), (1.0, False)])
+def test_a_rate_that_was_lowered_far_has_a_logarithmic_axis(tmp_path, factor, log):
+    run = write(tmp_path, 30, lambda n: row(n, lr=0.01 * factor if n > 9 else 0.01, lr_factor=factor if n > 9 else 1.0))
+    assert panels(run)["rate"]["log"] is log
+
+
+def test_losses_and_accuracy_have_the_colours_of_the_picture(tmp_path):
+    found = page(scored(tmp_path, [0.1, 0.2]))
+    style = dict(re.findall(r"--(s\d): (#\w+)", found.scripts["style"].partition('[data-theme="dark"]')[0]))
+    assert [style[f"s{n}"] for n in range(1, 10)] == list(ITEMS)
+    names = [series["color"] for series in panels(tmp_path)["loss"]["series"]]
+    assert names == ["ink", "s1", "s2", "s3"]
+    axes = Figures().subplots()
+    draw_accuracy(axes, np.array([1.0, 2.0]), np.array([0.1, 0.2]), np.array([0.1, 0.2]), "mAP50")
+    assert [line.get_color() for line in axes.lines] == [
+        style[s["color"]] for s in panels(tmp_path)["accuracy"]["series"]
+    ]

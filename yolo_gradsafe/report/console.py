@@ -107,7 +107,8 @@ def damaged_records(summary: Summary) -> str:
 def _accuracy(summary: Summary) -> Iterator[str]:
     best, earlier = summary.accuracy, summary.earlier
     if best:
-        yield f"{best.metric} {best.best:.3g} in epoch {best.best_epoch}, {best.last:.3g} in epoch {best.last_epoch}"
+        last = f"{best.last:.3g} in epoch {best.last_epoch}" if best.last_epoch != best.best_epoch else "the last"
+        yield f"{best.metric} {best.best:.3g} in epoch {best.best_epoch}, {last}"
     if best and earlier:
         yield f"{earlier.metric} {earlier.best:.3g} in {shown(earlier.name)}, the last run of the same data and model"
 

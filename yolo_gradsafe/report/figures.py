@@ -5,21 +5,60 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from yolo_gradsafe.report.advice.facts import SCALE_FREE
 from yolo_gradsafe.report.incident_groups import incident_groups
 from yolo_gradsafe.report.parts import Run
 
 if TYPE_CHECKING:
     from yolo_gradsafe.report.summary import Summary
 
-__all__ = ["about", "environment", "figures", "flat"]
+__all__ = ["Figure", "about", "course", "environment", "figures", "flat"]
+
+ACCURACY = (
+    "How well the model does on the validation images: 0 is nothing found, 1 is everything found. It is that of the "
+    "best epoch, whose weights are in best.pt. Care if it stays near 0, or falls far below its best."
+)
+STEPS = (
+    "How often the optimizer was to change the weights. A skipped step changed nothing; an undone one was taken back. "
+    "Care if more than a few were lost."
+)
+NORM = (
+    "The size of the gradient of all weights together: the L2 norm before clipping, without AMP's loss scale. A fall "
+    "in the first epochs is usual. Care if it rises for many steps and the losses rise with it."
+)
+INCIDENTS = (
+    "How often something went wrong that needed a remedy; what happens in one step counts once. Each one is told below "
+    "with its cause. Care if the same cause comes back."
+)
+CLIPPED = (
+    "The share of applied steps whose gradient norm was over the threshold; their gradients were scaled down to it."
+)
+USUAL = "That is usual: Ultralytics adds up the loss over the batch, and clips at 10 without saying so."
+OFTEN = 0.5
+"""Share of clipped steps from which on it is explained what that means."""
 
 
-def figures(summary: Summary) -> list[tuple[str, str, str]]:
-    """Return the figures, accuracy first where it is known: name, value, and what qualifies it."""
+class Figure(NamedTuple):
+    """A number of the first screen."""
+
+    key: str
+    """A word for it that stays the same: ``accuracy``, ``steps``, ``norm``, ``clipped`` or ``incidents``."""
+    name: str
+    value: str
+    detail: str
+    """What qualifies the value."""
+    meaning: str
+    """What the number is, and when to care: sentences."""
+    page: str
+    """The page of the documentation that says more."""
+
+
+def figures(summary: Summary) -> list[Figure]:
+    """Return the figures, accuracy first where it is known."""
     steps, norm, amp = summary.steps, summary.grad_norm, summary.amp
     limit = "clipping is off" if summary.threshold is None else f"threshold {_number(summary.threshold)} at the end"
     spread = f"p95 {_number(norm.p95)}, largest {_number(norm.max)}" if norm else "no step had a finite norm"
@@ -32,23 +71,71 @@ def figures(summary: Summary) -> list[tuple[str, str, str]]:
     else:
         happened = "nothing needed a remedy"
     undone = f", {steps.undone:,} undone" if steps.undone else ""
+    applied = f"{steps.applied:,} applied, {steps.skipped:,} skipped{undone}"
+    median = _number(norm.median) if norm else "–"
+    share = f"{100 * steps.clipped_share:.3g} %"
     return [
         *_accuracy(summary),
-        ("Steps", f"{steps.total:,}", f"{steps.applied:,} applied, {steps.skipped:,} skipped{undone}"),
-        ("Gradient norm, median", _number(norm.median) if norm else "–", spread),
-        ("Clipped", f"{100 * steps.clipped_share:.3g} %", limit),
-        ("Incidents", f"{len(found):,}", happened),
+        Figure("steps", "Steps", f"{steps.total:,}", applied, STEPS, "Verdicts and the ladder"),
+        Figure("norm", "Gradient norm, median", median, spread, NORM, "Read the report"),
+        Figure("clipped", "Clipped", share, limit, _clipping(summary), "It says 100 % clipped"),
+        Figure("incidents", "Incidents", f"{len(found):,}", happened, INCIDENTS, "Verdicts and the ladder"),
     ]
 
 
-def _accuracy(summary: Summary) -> list[tuple[str, str, str]]:
+def course(summary: Summary) -> str:
+    """Say how the accuracy went, in a sentence; empty where it is not known."""
+    found = summary.accuracy
+    if found is None:
+        return ""
+    first = next((epoch for epoch in summary.epochs if epoch.accuracy is not None), None)
+    name = _name(found.metric)
+    if first is None or first.accuracy is None or first.epoch == found.best_epoch:
+        return f"{name} was {found.best:.3g} in epoch {found.best_epoch}."
+    verb = "rose" if found.best > first.accuracy else "went"
+    text = f"{name} {verb} from {first.accuracy:.3g} in epoch {first.epoch} to {found.best:.3g} in epoch "
+    at_the_end = f", and was {found.last:.3g} at the end" if found.last_epoch != found.best_epoch else ""
+    return f"{text}{found.best_epoch}{at_the_end}."
+
+
+def _accuracy(summary: Summary) -> list[Figure]:
     found = summary.accuracy
     if found is None:
         return []
-    name = f"{found.metric[:1].upper()}{found.metric[1:]}" if not found.metric.startswith("m") else found.metric
-    where = f"in epoch {found.best_epoch}"
     at_the_end = f", {found.last:.3g} in the last" if found.last_epoch != found.best_epoch else ", the last"
-    return [(name, f"{found.best:.3g}", where + at_the_end)]
+    where = f"in epoch {found.best_epoch}{at_the_end}" if found.best else f"up to epoch {found.last_epoch}, the last"
+    return [Figure("accuracy", _name(found.metric), f"{found.best:.3g}", where, ACCURACY, "Verdicts and the ladder")]
+
+
+def _name(metric: str) -> str:
+    """Begin a metric's name with a capital letter where it is a word: not mAP50."""
+    return f"{metric[:1].upper()}{metric[1:]}" if metric.split(" ")[0].islower() else metric
+
+
+def _clipping(summary: Summary) -> str:
+    """Say what the share of clipped steps means with this optimizer, and when to care."""
+    if not summary.steps.clipped:
+        none = "Clipping is off." if summary.threshold is None else "No step was over it: there is nothing to change."
+        return f"{CLIPPED} {none}"
+    if summary.steps.clipped_share < OFTEN:
+        return f"{CLIPPED} A few large steps are limited, the others are left as they are: there is nothing to change."
+    return f"{CLIPPED} {USUAL} {_with_optimizer(summary.run.optimizer)}"
+
+
+def _with_optimizer(name: str) -> str:
+    if name in SCALE_FREE:
+        return (
+            f"{name} divides by the size of the gradients anyway, so this changes little: there is hardly ever a "
+            "reason to care."
+        )
+    if name == "MuSGD":
+        return "Clipping does not limit the Muon part of MuSGD. Care if training diverges: then lower lr0."
+    if name == "SGD":
+        return (
+            "With SGD all clipped steps have the same size, which lr0 sets. Care if you raise the threshold: then "
+            "lower lr0 by the same factor."
+        )
+    return "Care if training diverges or hardly learns: then change lr0 first."
 
 
 def about(run: Run) -> list[str]:

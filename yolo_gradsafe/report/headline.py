@@ -149,7 +149,7 @@ def _named(groups: Sequence[IncidentGroup], field: str) -> str:
 _WHAT: dict[str, Callable[[Sequence[IncidentGroup]], str]] = {
     Cause.IMAGE: lambda groups: _images(groups, "a broken image", "{} broken images"),
     Cause.LABEL: lambda groups: _images(groups, "a broken label", "broken labels of {} images"),
-    Cause.PREPROCESSING: lambda groups: "preprocessing that made NaN of good images" + _named(groups, "stage"),
+    Cause.PREPROCESSING: lambda groups: "preprocessing that turned good images into NaN" + _named(groups, "stage"),
     Cause.LOSS: lambda groups: "a loss that was not finite" + (_named(groups, "source") or _named(groups, "term")),
     Cause.PRECISION: lambda groups: "an overflow of low precision" + _named(groups, "failed_in"),
     Cause.ACTIVATIONS: lambda groups: "a layer whose output was not finite" + _named(groups, "layer"),

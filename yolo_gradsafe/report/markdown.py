@@ -32,8 +32,8 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield ""
     yield "| | | |"
     yield "| --- | ---: | --- |"
-    for name, value, detail in figures(summary):
-        yield f"| {name} | **{value}** | {detail} |"
+    for figure in figures(summary):
+        yield f"| {figure.name} | **{figure.value}** | {figure.detail} |"
     if summary.learned == "no":
         yield "\n### Why it did not learn\n"
         yield from (f"- {plain(reason.message)}" for reason in summary.reasons)

@@ -44,10 +44,11 @@ def _parts(summary: Summary) -> Iterator[str]:
     if known := about(summary.run):
         yield f'<div style="{MUTED};margin:3px 0">{_text(" · ".join(known))}</div>'
     cells = "".join(
-        f'<div style="margin-right:28px"><div style="{MUTED}">{_text(name)}</div>'
-        f'<div style="font-size:18px;font-weight:600">{_text(value)}</div>'
-        f'<div style="{MUTED}">{_text(detail)}</div></div>'
-        for name, value, detail in figures(summary)
+        f'<div style="margin-right:28px" title="{_text(figure.meaning)}">'
+        f'<div style="{MUTED}">{_text(figure.name)}</div>'
+        f'<div style="font-size:18px;font-weight:600">{_text(figure.value)}</div>'
+        f'<div style="{MUTED}">{_text(figure.detail)}</div></div>'
+        for figure in figures(summary)
     )
     yield f'<div style="display:flex;flex-wrap:wrap;margin:8px 0">{cells}</div>'
     norms = [epoch.grad_norm_median for epoch in summary.epochs]

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import FuncFormatter
 
-from yolo_gradsafe.report.look import BLUE, DARK, GREEN, GREY, ORANGE, PURPLE, RED, plain_log_ticks, spread
+from yolo_gradsafe.report.look import BLUE, DARK, GREY, ORANGE, PURPLE, RED, plain_log_ticks, spread
 from yolo_gradsafe.report.records import loss_items
 from yolo_gradsafe.report.thin import medians, thin
 
@@ -23,7 +23,7 @@ __all__ = ["GREY", "SKIPPED", "accuracy", "amp_scale", "gradient_norm", "learnin
 
 SKIPPED = RED
 ITEMS = ("#0072b2", "#d98200", "#00896b", "#b8558f", "#7b4f9d", "#4aa3d8", "#8a7a00", "#c4532d", "#7d848b")
-"""Colours of the loss items, those of the page."""
+"""Colours of the loss items and of the accuracy, those of the page."""
 
 LOWERED = 0.5
 """Factor on the learning rate below which its axis is logarithmic: it would look like 0."""
@@ -82,8 +82,8 @@ def accuracy(axes: Axes, x: Array, values: Array, fitness: Array, name: str) -> 
         fitness: What Ultralytics chooses the best epoch by.
         name: What the accuracy is called.
     """
-    _line(axes, x, values, GREEN, name)
-    _line(axes, x, fitness, ITEMS[0], "fitness")
+    _line(axes, x, values, ITEMS[2], name)
+    _line(axes, x, fitness, ITEMS[5], "fitness")
     axes.set_ylim(bottom=0)
     _heading(axes, "accuracy of the validation")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from yolo_gradsafe.report.beside import read_layers
 from yolo_gradsafe.report.console import damaged_records, learned
-from yolo_gradsafe.report.figures import about, environment, figures, flat
+from yolo_gradsafe.report.figures import about, course, environment, figures, flat
 from yolo_gradsafe.report.page.cards import cards
 from yolo_gradsafe.report.page.curves import curves, epoch_starts
 from yolo_gradsafe.report.page.heatmap import heatmap
@@ -43,6 +43,7 @@ def write_page(run: Path, summary: Summary) -> Path:
         about=about(summary.run),
         figures=figures(summary),
         learned=learned(summary),
+        course=course(summary),
         damaged=damaged_records(summary),
         cards=cards(summary.incidents, paths.run.absolute(), summary.outcomes),
         options=flat(summary.options),

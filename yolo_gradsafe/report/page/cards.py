@@ -133,7 +133,7 @@ def outcome_lines(group: IncidentGroup, came: Outcome | None) -> list[tuple[str,
     if Remedy.OBSERVED not in group.main.remedies:
         lines.append(("Did it help?", _sentence(held(came.held, came.healthy_since))))
     if said := stock(came.stock):
-        lines.append(("Stock Ultralytics", said))
+        lines.append(("Stock Ultralytics", _sentence(said)))
     return lines
 
 
@@ -189,4 +189,5 @@ def _short(value: Number) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """Begin a text with a capital letter; a name of something, such as ``box_loss``, stays as it is."""
+    return text[:1].upper() + text[1:] if text.split(" ")[0].rstrip(",;:").isalpha() else text

@@ -10,7 +10,7 @@ import numpy as np
 
 from yolo_gradsafe.report.accuracy import accuracy_by_step
 from yolo_gradsafe.report.compare import Comparison, Member
-from yolo_gradsafe.report.page.curves import COLORS
+from yolo_gradsafe.report.page.curves import COLORS, LOWERED
 from yolo_gradsafe.report.page.series import Panel, Series, column, level, line, marks
 from yolo_gradsafe.report.page.template import render
 from yolo_gradsafe.telemetry.recorder import write_atomically
@@ -81,7 +81,8 @@ def _levels(members: Sequence[Member]) -> list[Panel]:
             if key != "amp" or member.summary.amp.enabled:
                 series += level(member.name, color, column(member.rows, "step"), column(member.rows, name))
         varies = len({value for one in series for value in one.y}) > 1
-        log = key in ("amp", "threshold") and varies
+        lowered = key == "rate" and any((member.rows["lr_factor"] < LOWERED).any() for member in members)
+        log = lowered or (key in ("amp", "threshold") and varies)
         if series and (varies or key == "rate"):
             panels.append(Panel(key, title, about, series, log=log, height=180, base=2 if key == "amp" else 10))
     return panels

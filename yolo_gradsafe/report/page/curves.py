@@ -72,7 +72,13 @@ def _accuracy(rows: pl.DataFrame, summary: Summary) -> Panel:
     x, accuracy, fitness = accuracy_by_step(rows, summary)
     name = summary.accuracy.metric if summary.accuracy else "accuracy"
     series = [*line(name, "s3", x, accuracy), *line("fitness", "s6", x, fitness)]
-    return Panel("accuracy", "Accuracy", "of the validation after each epoch", series, height=200)
+    return Panel(
+        "accuracy",
+        "Accuracy",
+        "of the validation after each epoch; fitness is what best.pt is chosen by",
+        series,
+        height=200,
+    )
 
 
 def _rate(rows: pl.DataFrame) -> Panel:

@@ -40,7 +40,8 @@ def write_postmortem(path: Path, facts: Facts, found: Postmortem) -> Path:
     epochs = np.asarray(facts.epochs, dtype=np.float64)
     bad = sorted({epoch for finding in found.findings if finding.severity == "error" for epoch in finding.epochs})
     panels = [panel for key in BEGINNINGS if (panel := _panel(key, facts, epochs)).series]
-    shown = [{**asdict(panel), "skipped": bad} for panel in panels]
+    key = "; red: epochs with an error" if bad else ""
+    shown = [{**asdict(panel), "about": panel.about + key, "skipped": bad} for panel in panels]
     text = render(
         "postmortem.html.j2",
         found=found,

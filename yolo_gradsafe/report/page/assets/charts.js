@@ -85,12 +85,13 @@ const Charts = (() => {
     return { tickvals, ticktext: tickvals.map((value) => (value >= 1e5 && base === 10 ? value.toExponential(0).replace("e+", "e") : brief(value))) };
   }
 
-  function layout(panel, hidden, last) {
+  function layout(panel, hidden, last, width) {
     const axis = { color: css("muted"), gridcolor: css("grid"), zeroline: false, linecolor: css("line"), tickfont: { size: 11 }, fixedrange: true };
     const y = extent(panel, hidden);
     const ticks = panel.log ? logTicks(y, panel.base) : { nticks: 6 };
     const starts = data.epochs.filter(([step]) => step > range[0] && step < range[1]);
-    const every = Math.max(1, Math.ceil(starts.length / 12));
+    const most = Math.max(2, Math.min(12, Math.floor((width - MARGIN.l - MARGIN.r) / 50))); // names side by side
+    const every = Math.max(1, Math.ceil(starts.length / most));
     const rule = starts.filter((_, i) => i % every === 0).map(([step]) => (
       { type: "line", x0: step - 0.5, x1: step - 0.5, yref: "paper", y0: 0, y1: 1, layer: "below", line: { color: css("line"), width: 1, dash: "dot" } }));
     const labels = rule.map((line, i) => ({
@@ -112,7 +113,7 @@ const Charts = (() => {
     const crowd = panel.series.filter((series) => series.kind === "faint" && !hidden.has(series.name)).length;
     const traces = panel.series.map((series) => trace(series, hidden, panel.log, plot.clientWidth, crowd));
     if (panel.skipped.length) traces.unshift(skips(panel, plot.clientWidth));
-    return Plotly.react(plot, traces, layout(panel, hidden, entry === panels[panels.length - 1]), CONFIG);
+    return Plotly.react(plot, traces, layout(panel, hidden, entry === panels[panels.length - 1], plot.clientWidth), CONFIG);
   }
 
   async function zoom(low, high) {

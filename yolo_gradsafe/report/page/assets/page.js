@@ -38,13 +38,23 @@
     document.querySelector(".panel").scrollIntoView({ block: "start" });
   }));
 
-  let before = null;
+  /* A figure leads to what it means, which is folded away. */
+  each("a.explain", (link) => link.addEventListener("click", () => {
+    document.querySelector(link.hash).closest("details").open = true;
+  }));
+
+  /* Paper cannot be unfolded: everything is open while it prints, and as it was afterwards. */
+  let before = null, closed = [];
   addEventListener("beforeprint", () => {
     before = root.dataset.theme;
-    each("details.card, details.more", (card) => { card.open = true; });
+    closed = [...document.querySelectorAll("details:not([open])")];
+    closed.forEach((fold) => { fold.open = true; });
     theme("light");
   });
-  addEventListener("afterprint", () => theme(before || chosen()));
+  addEventListener("afterprint", () => {
+    closed.forEach((fold) => { fold.open = false; });
+    theme(before || chosen());
+  });
 
   async function unpack(id) {
     const packed = Uint8Array.from(atob(document.getElementById(id).textContent.trim()), (char) => char.charCodeAt(0));
