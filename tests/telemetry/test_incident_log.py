@@ -90,6 +90,47 @@ def test_the_console_warns_once_a_kind():
     assert len(bench.recorded) == 3
 
 
+DIVERGED = Incident(
+    Kind.DIVERGING,
+    loss=9.0,
+    remedies=(Remedy.SKIPPED, Remedy.ROLLED_BACK, Remedy.LR_LOWERED),
+    snapshot=3,
+    undone=2,
+    lr_factor=0.1,
+)
+
+
+def diverge(bench: Bench) -> None:
+    bench.log.log(Kind.ROLLBACK, remedies=(Remedy.ROLLED_BACK,), snapshot=3, undone=2)
+    bench.log.log(Kind.LR_BACKOFF, remedies=(Remedy.LR_LOWERED,), lr_factor=0.1)
+    bench.log.flush(first=DIVERGED)
+
+
+def test_one_event_is_one_warning_and_each_rollback_is_told():
+    bench = Bench()
+    diverge(bench)
+    diverge(bench)
+    assert len(bench.shown) == 2
+    for words in bench.shown:
+        assert "rolled back to the snapshot of step 3" in words
+        assert "lowered the learning rate" in words
+        assert "only recorded" not in words
+    bench.log.log(Kind.LR_BACKOFF, remedies=(Remedy.LR_LOWERED,), lr_factor=0.01)
+    bench.log.flush()
+    assert len(bench.shown) == 2, "its kind was told"
+
+
+def test_a_remedy_that_is_new_is_told_where_its_step_is_of_a_known_kind():
+    bench = Bench()
+    bench.log.flush(first=Incident(Kind.BAD_BATCH, remedies=(Remedy.SKIPPED,)))
+    bench.log.log(Kind.PRECISION, remedies=(Remedy.PRECISION_RAISED,), precision="bf16", precision_before="fp16")
+    bench.log.flush(
+        first=Incident(Kind.BAD_BATCH, remedies=(Remedy.SKIPPED, Remedy.PRECISION_RAISED), precision="bf16")
+    )
+    assert len(bench.shown) == 2
+    assert "bf16" in bench.shown[1]
+
+
 def test_the_culprit_is_named_with_it():
     bench = Bench()
     bench.log.flush(first=Incident(Kind.BAD_BATCH, place=Place.LOSS, culprit="a.jpg holds 1 NaN or Inf pixel"))

@@ -1,17 +1,26 @@
-"""What needed a remedy while a training runs: to the records, and once a kind to the console."""
+"""What needed a remedy while a training runs: to the records, and to the console: once a kind, each rollback."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
 from yolo_gradsafe.telemetry.notify import Notifier
 from yolo_gradsafe.telemetry.recorder import Recorder
-from yolo_gradsafe.telemetry.schema import Incident, Kind
+from yolo_gradsafe.telemetry.schema import Incident, Kind, Remedy
 from yolo_gradsafe.telemetry.sentences import action, message
 
 __all__ = ["IncidentLog", "Progress"]
+
+_PARTS = {
+    Kind.HEALED: Remedy.REPAIRED,
+    Kind.ROLLBACK: Remedy.ROLLED_BACK,
+    Kind.LR_BACKOFF: Remedy.LR_LOWERED,
+    Kind.PRECISION: Remedy.PRECISION_RAISED,
+}
+"""Incidents that the words of a bad step's own incident tell, where it has this remedy: one event is one warning."""
 
 
 @dataclass
@@ -79,9 +88,12 @@ class IncidentLog:
         Args:
             first: An incident that the noted ones are a part of: the step's own, before what was done about it.
         """
-        incidents, self._pending = [*([first] if first else ()), *self._pending], []
-        for incident in map(_in_words, incidents):
-            self._write(incident)
+        noted, self._pending = self._pending, []
+        parts = {kind for kind, remedy in _PARTS.items() if first and remedy in first.remedies}
+        if first:
+            self._write(_in_words(first), parts)
+        for incident in map(_in_words, noted):
+            self._write(incident, told=incident.kind in parts)
 
     def internal_error(self, place: str, trace: str) -> None:
         """Record a fault of the plugin, at once; the recorder itself may be what is broken.
@@ -105,13 +117,22 @@ class IncidentLog:
         now = self._progress
         return Incident(**{"kind": kind, "epoch": now.epoch, "step": now.step, "batch": now.batch, **facts})
 
-    def _write(self, incident: Incident) -> None:
+    def _write(self, incident: Incident, parts: AbstractSet[Kind] = frozenset(), told: bool = False) -> None:
+        """Record an incident, and warn of it where it is the first of its kind, or a rollback.
+
+        Args:
+            incident: The incident, in words.
+            parts: Kinds of incidents that its words tell as well.
+            told: Whether the words of another one have told it.
+        """
         self.written += 1
-        if incident.kind not in self._shown:
-            self._shown.add(incident.kind)
+        kinds, rolled_back = {incident.kind, *parts}, Remedy.ROLLED_BACK in incident.remedies
+        if not told and (rolled_back or not kinds <= self._shown):
             where = f"epoch {incident.epoch}, batch {incident.batch}"
             seen = f"{incident.message} ({incident.culprit})" if incident.culprit else incident.message
-            self._warn(f"{where}: {seen}; {incident.action}. Further incidents of this kind are only recorded.")
+            further = "" if rolled_back else " Further incidents of this kind are only recorded."
+            self._warn(f"{where}: {seen}; {incident.action}.{further}")
+        self._shown |= kinds
         if self._recorder:
             self._recorder.incident(incident)
         if self._notifier:
