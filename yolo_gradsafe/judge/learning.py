@@ -42,6 +42,8 @@ FEWEST_STEPS = 50
 """Optimizer steps that the smallest set takes."""
 ENOUGH_STEPS = 20
 """Steps after which what was so in all of them is no accident."""
+MOVED = 0.01
+"""Share of their size that all steps together move the weights by at least, where anything can be learnt."""
 SILENT = 2e-4
 """Share of the gradient norm that a branch that learns has at least; 0.002 is the least of a healthy one."""
 ABSURD = 1e6
@@ -99,6 +101,8 @@ class Course:
     """Whether the run is over."""
     steps: int = 0
     """Optimizer steps that were taken."""
+    skipped: int = 0
+    """Optimizer steps that were skipped."""
     batches: int = 0
     """Batches that were trained on."""
     warmup_batches: int = 0
@@ -238,6 +242,21 @@ def _rate_too_high(course: Course) -> Finding | None:
     return Finding(Shortfall.RATE_TOO_HIGH, value=course.lr, limit=limit)
 
 
+def _rate_too_low(course: Course) -> Finding | None:
+    """Steps that leave the weights where they are, even if all of them went in the same direction."""
+    if course.steps < ENOUGH_STEPS or not course.steps * course.update_ratio < MOVED:
+        return None
+    return Finding(Shortfall.RATE_TOO_LOW, value=course.lr, limit=course.update_ratio)
+
+
+def _steps_skipped(course: Course) -> Finding | None:
+    """Steps enough, had they not been skipped."""
+    asked = course.steps + course.skipped
+    if course.skipped <= asked / 2 or asked < FEWEST_STEPS:
+        return None
+    return Finding(Shortfall.STEPS_SKIPPED, value=course.skipped, limit=asked)
+
+
 def _too_few_steps(course: Course) -> Finding | None:
     """Training that ended within its warm-up, or that accumulated most of its batches away."""
     within = course.ended and 0 < course.batches <= course.warmup_batches
@@ -328,6 +347,8 @@ _RULES: tuple[Callable[[Course], Finding | None], ...] = (
     _loss_zero,
     _branch_silent,
     _rate_too_high,
+    _rate_too_low,
+    _steps_skipped,
     _too_few_steps,
     _layer_died,
     _validation_loss,
@@ -336,8 +357,15 @@ _RULES: tuple[Callable[[Course], Finding | None], ...] = (
 )
 """The most telling first."""
 _SAYS_MORE = {
+    Shortfall.RATE_TOO_LOW: {Shortfall.RATE_TOO_HIGH},
     Shortfall.OVERFITTING: {Shortfall.RATE_TOO_HIGH, Shortfall.TOO_FEW_STEPS, Shortfall.VALIDATION_LOSS},
-    Shortfall.CONSTANT_PREDICTOR: {Shortfall.TOO_FEW_STEPS, Shortfall.OVERFITTING},
+    Shortfall.TOO_FEW_STEPS: {Shortfall.STEPS_SKIPPED},
+    Shortfall.CONSTANT_PREDICTOR: {
+        Shortfall.RATE_TOO_LOW,
+        Shortfall.STEPS_SKIPPED,
+        Shortfall.TOO_FEW_STEPS,
+        Shortfall.OVERFITTING,
+    },
 }
 """Reasons that explain another one."""
 _PROOFS = {Shortfall.LOSS_ZERO, Shortfall.BRANCH_SILENT, Shortfall.VALIDATION_LOSS, Shortfall.LAYER_DIED}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from yolo_gradsafe.report.advice.facts import Facts
+from yolo_gradsafe.report.advice.facts import OWN, Facts
 from yolo_gradsafe.report.incident_groups import incident_groups
 from yolo_gradsafe.report.parts import LoweredRate
 from yolo_gradsafe.telemetry.schema import Cause
@@ -15,10 +15,12 @@ __all__ = ["lowered_rate"]
 def lowered_rate(facts: Facts) -> LoweredRate | None:
     """Return the learning rate that was lowered; None where it was not, or where it is not known."""
     found = [entry for group in incident_groups(facts.incidents) if (entry := group.lowered_rate)]
-    before, is_lr0 = _before(facts)
-    if not found or not math.isfinite(before):
+    if not found:
         return None
     last = found[-1]
+    before, is_lr0 = _before(facts, last.step)
+    if not math.isfinite(before):
+        return None
     return LoweredRate(
         epoch=last.epoch,
         step=last.step,
@@ -30,9 +32,9 @@ def lowered_rate(facts: Facts) -> LoweredRate | None:
     )
 
 
-def _before(facts: Facts) -> tuple[float, bool]:
-    """Return the rate as it was asked for, and whether that is the user's lr0."""
-    lr0 = facts.arguments.get("lr0")
+def _before(facts: Facts, step: int) -> tuple[float, bool]:
+    """Return the rate as it was asked for at a step, and whether that is the user's lr0."""
+    in_force, lr0 = facts.rate_at([step]), facts.arguments.get("lr0")
     if isinstance(lr0, (int, float)) and lr0 > 0 and facts.arguments.get("optimizer") != "auto":
-        return float(lr0), True
+        return (in_force, False) if in_force > OWN * lr0 else (float(lr0), True)
     return facts.peak_lr, False
