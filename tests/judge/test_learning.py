@@ -136,6 +136,12 @@ def test_a_rate_that_is_not_lr0_is_not_called_so():
     assert found(course(FLAT, lr=0.5, lr0=math.nan))[Shortfall.RATE_TOO_HIGH].names == ()
 
 
+def test_a_model_that_had_learnt_does_not_predict_the_same_for_every_image():
+    lost = judge_learning(course([0.0, 0.2, 0.3, 0.4, *[0.0] * 8], train=[2.0] * 12, validation=FALLING))
+    assert lost.learned is Learned.NO
+    assert [finding.reason for finding in lost.findings] == [Shortfall.COLLAPSED]
+
+
 def test_a_rate_that_moves_nothing():
     low = found(course(FLAT, train=[4.0] * 12, lr=1e-7, update_ratio=3e-6))
     assert low.keys() == {Shortfall.RATE_TOO_LOW, Shortfall.NEVER_ROSE}

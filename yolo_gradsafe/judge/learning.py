@@ -154,7 +154,11 @@ def judge_learning(course: Course) -> Learning:
     """
     if _rose(course):
         fallen = _collapsed(course)
-        return Learning(Learned.NO, (*_causes(course), fallen)) if fallen else Learning(Learned.YES)
+        if fallen is None:
+            return Learning(Learned.YES)
+        # A model whose accuracy rose did not predict the same for every image, whatever the training loss was.
+        causes = [finding for finding in _causes(course) if "training" not in finding.names]
+        return Learning(Learned.NO, (*causes, fallen))
     unclear = _unclear(course)
     if unclear is None:
         return Learning(Learned.NO, (*_causes(course), _never_rose(course)))

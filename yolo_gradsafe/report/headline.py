@@ -69,8 +69,9 @@ def _failed(story: Story) -> str:
 
 def _why(story: Story) -> str:
     """Name what made the last steps fail, where that is known."""
-    last = story.troubles[-1:]
-    return f", because of {_WHAT[last[0].cause](last)}." if last and last[0].cause in _WHAT else "."
+    cause = story.troubles[-1].cause if story.troubles else ""
+    alike = [group for group in story.troubles if group.cause == cause]
+    return f", because of {_WHAT[cause](alike)}." if cause in _WHAT else "."
 
 
 def _unlearned(story: Story) -> str:

@@ -408,8 +408,9 @@ def _validation_loss(found: Finding) -> str:
 
 
 def _constant_predictor(found: Finding) -> str:
-    which = f"the {found.names[0]} loss did not " + ("change" if found.names[0] == "validation" else "fall")
-    return f"{which}: the model predicts the same for every image"
+    if found.names[0] == "training":
+        return "the training loss did not fall"
+    return "the validation loss did not change: the model predicts the same for every image"
 
 
 def _never_rose(found: Finding) -> str:
