@@ -154,6 +154,8 @@ def test_steps_that_were_skipped():
     most = found(course(FLAT, train=[4.0] * 12, steps=8, skipped=112))
     assert most.keys() == {Shortfall.STEPS_SKIPPED, Shortfall.NEVER_ROSE}, "the others follow from it"
     assert (most[Shortfall.STEPS_SKIPPED].value, most[Shortfall.STEPS_SKIPPED].limit) == (112, 120)
+    none = found(course(FLAT, steps=0, skipped=16))
+    assert Shortfall.TOO_FEW_STEPS not in none, "more epochs would not help"
     assert Shortfall.STEPS_SKIPPED not in found(course(FLAT, steps=100, skipped=20))
 
 

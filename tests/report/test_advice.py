@@ -373,6 +373,8 @@ def test_accumulation_that_is_poisoned_often(tmp_path):
     advice = given(tmp_path / "a", steps=200, change=every(4))["accumulation"]
     assert "10 optimizer steps of 200 were skipped, each with 4 batches of 16: 40 batches lost." in advice.evidence
     assert advice.arguments == "nbs=16"
+    most = given(tmp_path / "most", steps=60, change=lambda n: bad(n, batch=4 * n) if n > 20 else row(n, batch=4 * n))
+    assert "accumulation" not in most, "it is not one batch of a window"
     options = "recovery: {isolate: auto}"
     isolating = given(tmp_path / "b", steps=200, change=every(4), options=options)["accumulation"]
     assert (isolating.options, isolating.arguments) == ("recovery: {isolate: always}", "")

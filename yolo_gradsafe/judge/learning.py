@@ -254,9 +254,9 @@ def _rate_too_low(course: Course) -> Finding | None:
 
 
 def _steps_skipped(course: Course) -> Finding | None:
-    """Steps enough, had they not been skipped."""
+    """More steps skipped than taken: that they were too few follows from it."""
     asked = course.steps + course.skipped
-    if course.skipped <= asked / 2 or asked < FEWEST_STEPS:
+    if course.skipped <= asked / 2:
         return None
     return Finding(Shortfall.STEPS_SKIPPED, value=course.skipped, limit=asked)
 

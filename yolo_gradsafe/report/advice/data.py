@@ -57,6 +57,8 @@ def _named(files: list[str]) -> str:
 def accumulation(facts: Facts) -> Advice | None:
     """With accumulation one bad micro-batch costs the gradients of its whole window."""
     skipped = int(facts.rows["skipped"].sum())
+    if 2 * skipped > facts.rows.height:  # then it is not one batch of the window
+        return None
     if facts.accumulate < 2 or skipped < FEWEST or skipped < SHARE * facts.rows.height or not facts.run.batch:
         return None
     recovery = facts.options.get("recovery")
