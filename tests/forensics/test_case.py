@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,6 +48,9 @@ def result(box: float, own: float = 0.0) -> ReplayResult:
     (result(10.0), result(math.nan), False),  # trusted weights fail as well
     (result(2.0, math.inf), result(2.0), False),  # a singularity of one term, and nothing else
     (result(10.0, math.inf), result(2.0), True),  # what is left is several times as high
+    (result(10.0), replace(result(2.0), matched=0.1), False),  # untrained weights, which match no object
+    (result(10.0, math.inf), replace(result(2.0), matched=0.1), False),
+    (replace(result(10.0), matched=0.1), replace(result(2.0), matched=0.1), True),
     (result(math.nan, math.nan), result(2.0), False),  # nothing is left, and no activation is at fault
 ])  # fmt: skip
 def test_weights_are_bad_where_other_images_do_several_times_worse(now, then, bad):

@@ -136,6 +136,29 @@ def test_a_rate_that_is_not_lr0_is_not_called_so():
     assert found(course(FLAT, lr=0.5, lr0=math.nan))[Shortfall.RATE_TOO_HIGH].names == ()
 
 
+def test_a_model_that_had_learnt_does_not_predict_the_same_for_every_image():
+    lost = judge_learning(course([0.0, 0.2, 0.3, 0.4, *[0.0] * 8], train=[2.0] * 12, validation=FALLING))
+    assert lost.learned is Learned.NO
+    assert [finding.reason for finding in lost.findings] == [Shortfall.COLLAPSED]
+
+
+def test_a_rate_that_moves_nothing():
+    low = found(course(FLAT, train=[4.0] * 12, lr=1e-7, update_ratio=3e-6))
+    assert low.keys() == {Shortfall.RATE_TOO_LOW, Shortfall.NEVER_ROSE}
+    assert low[Shortfall.RATE_TOO_LOW].value == 1e-7
+    assert Shortfall.RATE_TOO_LOW not in found(course(FLAT, update_ratio=1e-3))
+    assert Shortfall.RATE_TOO_LOW not in found(course(FLAT)), "not known"
+
+
+def test_steps_that_were_skipped():
+    most = found(course(FLAT, train=[4.0] * 12, steps=8, skipped=112))
+    assert most.keys() == {Shortfall.STEPS_SKIPPED, Shortfall.NEVER_ROSE}, "the others follow from it"
+    assert (most[Shortfall.STEPS_SKIPPED].value, most[Shortfall.STEPS_SKIPPED].limit) == (112, 120)
+    none = found(course(FLAT, steps=0, skipped=16))
+    assert Shortfall.TOO_FEW_STEPS not in none, "more epochs would not help"
+    assert Shortfall.STEPS_SKIPPED not in found(course(FLAT, steps=100, skipped=20))
+
+
 def test_too_few_optimizer_steps():
     few = found(course(FLAT, steps=13))[Shortfall.TOO_FEW_STEPS]
     assert (few.value, few.limit, few.names) == (13, 50, ())

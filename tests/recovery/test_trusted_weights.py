@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from tests.fake_trainer import Core, TwoRanks, batch_of, differing
+from yolo_gradsafe.adapter.replay import ReplayResult
 from yolo_gradsafe.recovery.trusted_weights import in_place, trusted_do_better
 
 
@@ -67,6 +69,15 @@ def test_weights_that_fail_themselves_do_no_better(core):
     batch["target"][0] = torch.nan
     core.raw.model.head.weight.data *= 20
     assert not trusted_do_better(core.trainer, batch, core.rollback.trusted)
+
+
+def test_untrained_weights_which_match_no_object_do_no_better(core, monkeypatch):
+    """Their loss is almost 0, because it is divided by no less than 1; training from there makes it rise at first."""
+    untrained, live = (ReplayResult(1.2, {}, matched=0.02), ReplayResult(40.0, {}))
+    results = iter([live, untrained, live, replace(untrained, matched=1.0)])
+    monkeypatch.setattr("yolo_gradsafe.recovery.trusted_weights.run_fitting", lambda *_, **__: next(results))
+    assert not trusted_do_better(core.trainer, batch_of(0), core.rollback.trusted)
+    assert trusted_do_better(core.trainer, batch_of(0), core.rollback.trusted), "had they matched the objects"
 
 
 def test_without_memory_for_it_the_answer_is_no(core, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -74,6 +75,15 @@ def test_threshold_far_below_the_norms(tmp_path):
     assert "clip_below" not in given(
         tmp_path / "d", steps=300, change=norms(400), options="clip: {mode: none}", incidents=trouble
     )
+
+
+def test_norms_that_grow_without_end_have_no_range(tmp_path):
+    def growing(step):
+        return row(step, grad_norm=10.0 ** (step / 10), clip_scale=1e-3, verdict="clipped", threshold=10.0,
+                   stages={"norm/backbone": math.inf, "norm/neck": 1.0})  # fmt: skip
+
+    given_up = given(tmp_path, steps=300, change=growing, incidents=[event(250, "norm_overflow")])
+    assert not {"clip_below", "stage_dominates"} & set(given_up)
 
 
 def test_threshold_far_above_the_norms_lets_outliers_pass(tmp_path):
@@ -239,6 +249,33 @@ def test_rate_that_no_model_learns_with(tmp_path):
     assert "rate_too_high" not in unlearned(tmp_path / "c")
 
 
+def test_rate_that_moves_nothing(tmp_path):
+    def still(ratio):
+        def change(step):
+            return row(step, lr=1e-7)
+
+        run = tmp_path / f"{ratio}"
+        info = replace(INFO, epochs=12, batches=10, objects=90, validation_objects=30)
+        write(run, 120, change, info=info)
+        recorder = Recorder(run).start(resume=True)
+        recorder.layers([LayerRow(epoch, "model.7", "neck", 9, 1, 1, 1, 1, 0.1, ratio) for epoch in range(1, 13)])
+        (run / "results.csv").write_text(scenes.results([0.0] * 12, [3.0] * 12), encoding="utf-8")
+        (run / "args.yaml").write_text(yaml.safe_dump(ARGUMENTS | {"lr0": 1e-7}), encoding="utf-8")
+        return {advice.rule: advice for advice in summarize(run).advice}
+
+    advice = still(3e-6)
+    assert "rate_too_high" not in advice, "a lower one would be worse"
+    assert advice["rate_too_low"].arguments == "lr0=0.002"
+    assert "rate_too_low" not in still(1e-3)
+
+
+def test_steps_that_were_skipped_are_not_too_few_epochs(tmp_path):
+    loss = [event(n, "bad_batch", cause="loss", source="own.py:3") for n in range(20, 121)]
+    told = unlearned(tmp_path, change=lambda n: row(n) if n < 20 else bad(n), incidents=loss)
+    assert "own_code" in told
+    assert not {"too_few_steps", "never_rose", "rate_too_high"} & set(told)
+
+
 def test_too_few_steps_because_of_accumulation(tmp_path):
     info = replace(INFO, epochs=25, batches=2, batch=4, objects=20, validation_objects=30)
 
@@ -315,6 +352,16 @@ def test_quarantined_files(tmp_path):
     assert advice.command == "gradsafe check d.yaml"
 
 
+def test_files_that_the_users_code_spoilt_are_not_to_be_repaired(tmp_path):
+    own = [event(n, "bad_batch", cause="preprocessing", stage="transforms", images=["/data/a.jpg"]) for n in (20, 30)]
+    write(tmp_path, 60, incidents=own)
+    (tmp_path / "stability" / "quarantine.txt").write_text("/data/a.jpg\n", encoding="utf-8")
+    assert [advice.rule for advice in summarize(tmp_path).advice] == ["own_code"]
+    (tmp_path / "stability" / "quarantine.txt").write_text("/data/a.jpg\n/data/b.jpg\n", encoding="utf-8")
+    advice = summarize(tmp_path).advice[-1]
+    assert "1 file made batches fail and was quarantined: b.jpg." in advice.evidence
+
+
 def test_accumulation_that_is_poisoned_often(tmp_path):
     def every(batches):
         def change(step):
@@ -326,6 +373,8 @@ def test_accumulation_that_is_poisoned_often(tmp_path):
     advice = given(tmp_path / "a", steps=200, change=every(4))["accumulation"]
     assert "10 optimizer steps of 200 were skipped, each with 4 batches of 16: 40 batches lost." in advice.evidence
     assert advice.arguments == "nbs=16"
+    most = given(tmp_path / "most", steps=60, change=lambda n: bad(n, batch=4 * n) if n > 20 else row(n, batch=4 * n))
+    assert "accumulation" not in most, "it is not one batch of a window"
     options = "recovery: {isolate: auto}"
     isolating = given(tmp_path / "b", steps=200, change=every(4), options=options)["accumulation"]
     assert (isolating.options, isolating.arguments) == ("recovery: {isolate: always}", "")
@@ -451,5 +500,7 @@ def test_the_rate_that_was_in_force_counts_and_not_the_argument(tmp_path):
 
     found = [event(50, "diverging"), event(50, "lr_backoff")]
     advice = given(tmp_path, steps=100, change=change, incidents=found)["lr_too_high"]
-    assert advice.arguments == "lr0=0.01"
     assert "The learning rate was 0.1 then, higher than lr0" in advice.evidence
+    assert advice.evidence.endswith("Let it set 0.01 at most.")
+    assert advice.arguments == "", "lr0 is 0.01 already: it is not what the callback sets"
+    assert advice.title == "Lower the learning rate that your schedule or callback sets."

@@ -102,6 +102,9 @@ def test_run_whose_last_steps_were_all_skipped_has_failed(tmp_path):
     assert (summary.status, summary.health) == ("finished", "failed")
     assert summary.headline == "Failed at epoch 3: 12 steps in a row skipped, up to the last of 30."
     assert summarize(write(tmp_path / "short", 3, bad)).health == "failed"
+    loss = [incident(step, cause="loss", source="own.py:6") for step in range(19, 31)]
+    named = summarize(write(tmp_path / "named", 30, lambda step: bad(step) if step > 18 else row(step), loss))
+    assert named.headline.endswith("up to the last of 30, because of a loss that was not finite (own.py:6).")
 
 
 def test_one_bad_batch_at_the_end_is_no_failure(tmp_path):
@@ -258,6 +261,13 @@ def test_the_last_earlier_run_of_the_same_data_is_named(tmp_path):
     assert summarize(tmp_path / "now").earlier.name == "a", "one that cannot be read is passed over"
 
 
+def test_a_validation_set_without_objects_says_nothing_of_the_model(tmp_path):
+    zeros = "epoch,metrics/mAP50(B),metrics/mAP50-95(B)\n" + "".join(f"{epoch},0,0\n" for epoch in range(1, 10))
+    run = write(tmp_path, 90, info=replace(INFO, validation_objects=0))
+    (run / "results.csv").write_text(zeros, encoding="utf-8")
+    assert "accuracy is not known: the validation set has no object" in summarize(run).headline
+
+
 def test_zeros_of_epochs_that_were_not_validated_say_nothing(tmp_path):
     learned(tmp_path, [*[0.0] * 11, 0.5])
     (tmp_path / "args.yaml").write_text("val: false\n", encoding="utf-8")
@@ -327,6 +337,11 @@ def test_a_rate_that_was_lowered_is_named_once_where_the_model_did_not_learn(tmp
     assert one.headline.count("too high") == 1
     assert "lr0=0.3 was too high for this model: lowered to 0.0043 at step 4" in one.headline
     assert "rate_too_high" in [reason.reason for reason in one.reasons], "the reason is on record"
+
+
+def test_a_rate_that_a_callback_had_set_is_named_and_not_lr0(tmp_path):
+    one = lowered(tmp_path, limited(), arguments="lr0: 0.001\noptimizer: AdamW\n")
+    assert one.headline.startswith("Survived: a learning rate of 0.01 was too high for this model: lowered to 0.00014")
 
 
 def test_a_rate_that_was_limited_in_time_is_the_headline(tmp_path):

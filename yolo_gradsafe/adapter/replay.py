@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from ultralytics.utils.tal import TaskAlignedAssigner
 
 from yolo_gradsafe.adapter.autocast import casting
 from yolo_gradsafe.adapter.device_memory import DeviceMemory, out_of_memory
@@ -35,6 +36,17 @@ class ReplayResult:
     """Parts that it was run in, one after the other; several where memory was short."""
     left_out: bool = False
     """Whether gradients were asked for and there was no memory to look at them."""
+    matched: float = 1.0
+    """Sum of the target scores where it is less than 1, of an assigner that found any; see ``level``."""
+
+    @property
+    def level(self) -> float:
+        """The loss to compare with that of other weights on the same batch.
+
+        Ultralytics divides it by the sum of the target scores, but by no less than 1. So weights that match no object,
+        such as untrained ones, have a loss of almost 0 where the same weights on larger objects have a large one.
+        """
+        return self.total / self.matched
 
     @property
     def loss_finite(self) -> bool:
@@ -114,13 +126,17 @@ class Replay:
         """
         precision = precision or self.precision
         with self.rewound():
-            with torch.set_grad_enabled(backward), casting(self.device.type, precision):
+            with (
+                torch.set_grad_enabled(backward),
+                casting(self.device.type, precision),
+                _target_scores(getattr(self.model, "criterion", None)) as scores,
+            ):
                 loss, items = self.model(dict(batch))
                 loss = loss.sum()
-            seen = ReplayResult(float(loss.detach()), self._items(items))
+            seen = ReplayResult(float(loss.detach()), self._items(items), matched=_least(scores))
             if backward and seen.loss_finite and loss.requires_grad:
                 scale = 1.0 if precision == "fp32" else self.amp_scale
-                seen = ReplayResult(seen.total, seen.items, self._bad_gradients(loss * scale))
+                seen = replace(seen, bad_gradients=self._bad_gradients(loss * scale))
         return seen
 
     def split(self, batch: Mapping[str, Any]) -> Split | None:
@@ -254,14 +270,41 @@ def _transforms(transform: Any) -> Iterator[Any]:
         yield from _transforms(part)
 
 
+@contextmanager
+def _target_scores(criterion: object) -> Iterator[list[Tensor]]:
+    """Collect the sums of the target scores, 0-d, that the assigners of a criterion give within the body."""
+    sums: list[Tensor] = []
+
+    def collect(_: nn.Module, __: Any, given: Any) -> None:
+        if isinstance(given, tuple) and len(given) > 2 and isinstance(given[2], Tensor):
+            sums.append(given[2].detach().sum())
+
+    assigners = [thing for thing in _plain_objects(criterion) if isinstance(thing, TaskAlignedAssigner)]
+    handles = [assigner.register_forward_hook(collect) for assigner in assigners]
+    try:
+        yield sums
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _least(scores: Sequence[Tensor]) -> float:
+    """Return the smallest sum of target scores where it is between 0 and 1, else 1. Synchronises."""
+    least = min(map(float, scores), default=1.0)
+    return least if 0 < least < 1 else 1.0
+
+
+_PARTS_OF_A_LOSS = ("ultralytics.utils.loss", "ultralytics.utils.tal")
+
+
 def _plain_objects(root: object) -> list[object]:
-    """Return a criterion and the objects it is made of, as far as they are Ultralytics' and no modules."""
+    """Return a criterion and the objects it is made of, as far as they are Ultralytics' or derived from those."""
     found: list[object] = []
     waiting = [root]
     while waiting:
         thing = waiting.pop()
-        ours = type(thing).__module__.startswith("ultralytics.utils.loss")
-        ours = ours or type(thing).__module__.startswith(("ultralytics.utils.tal", "ultralytics.models"))
+        ours = any(base.__module__.startswith(_PARTS_OF_A_LOSS) for base in type(thing).__mro__)
+        ours = ours or type(thing).__module__.startswith("ultralytics.models")
         if ours and hasattr(thing, "__dict__") and not any(thing is known for known in found):
             found.append(thing)
             waiting += list(vars(thing).values())

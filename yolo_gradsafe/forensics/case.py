@@ -139,9 +139,10 @@ class Case:
             return False
         now = self._full(others)
         if now.loss_finite:
-            return far_above(now.total, then.total)
+            return far_above(now.level, then.level)
         left = [name for name in then.items if math.isfinite(now.items.get(name, math.nan))]
-        if far_above(sum(now.items[name] for name in left), sum(then.items[name] for name in left)):
+        live, good = (sum(seen.items[name] for name in left) / seen.matched for seen in (now, then))
+        if far_above(live, good):
             return True
         hooks = self.watch(others, "fp32")
         return hooks is not None and first_bad(hooks.forward_stats()) is not None

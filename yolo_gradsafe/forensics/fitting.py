@@ -138,4 +138,5 @@ def _joined(results: Sequence[ReplayResult], images: Sequence[int]) -> ReplayRes
         },
         bad_gradients=tuple(bad),
         parts=len(results),
+        matched=min(result.matched for result in results),
     )

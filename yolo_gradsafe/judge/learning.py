@@ -42,6 +42,8 @@ FEWEST_STEPS = 50
 """Optimizer steps that the smallest set takes."""
 ENOUGH_STEPS = 20
 """Steps after which what was so in all of them is no accident."""
+MOVED = 0.01
+"""Share of their size that all steps together move the weights by at least, where anything can be learnt."""
 SILENT = 2e-4
 """Share of the gradient norm that a branch that learns has at least; 0.002 is the least of a healthy one."""
 ABSURD = 1e6
@@ -99,6 +101,8 @@ class Course:
     """Whether the run is over."""
     steps: int = 0
     """Optimizer steps that were taken."""
+    skipped: int = 0
+    """Optimizer steps that were skipped."""
     batches: int = 0
     """Batches that were trained on."""
     warmup_batches: int = 0
@@ -150,7 +154,11 @@ def judge_learning(course: Course) -> Learning:
     """
     if _rose(course):
         fallen = _collapsed(course)
-        return Learning(Learned.NO, (*_causes(course), fallen)) if fallen else Learning(Learned.YES)
+        if fallen is None:
+            return Learning(Learned.YES)
+        # A model whose accuracy rose did not predict the same for every image, whatever the training loss was.
+        causes = [finding for finding in _causes(course) if "training" not in finding.names]
+        return Learning(Learned.NO, (*causes, fallen))
     unclear = _unclear(course)
     if unclear is None:
         return Learning(Learned.NO, (*_causes(course), _never_rose(course)))
@@ -236,6 +244,21 @@ def _rate_too_high(course: Course) -> Finding | None:
     if course.lr <= course.lr0 * (1 + RISE):
         return Finding(Shortfall.RATE_TOO_HIGH, ("lr0",), course.lr0, limit)
     return Finding(Shortfall.RATE_TOO_HIGH, value=course.lr, limit=limit)
+
+
+def _rate_too_low(course: Course) -> Finding | None:
+    """Steps that leave the weights where they are, even if all of them went in the same direction."""
+    if course.steps < ENOUGH_STEPS or not course.steps * course.update_ratio < MOVED:
+        return None
+    return Finding(Shortfall.RATE_TOO_LOW, value=course.lr, limit=course.update_ratio)
+
+
+def _steps_skipped(course: Course) -> Finding | None:
+    """More steps skipped than taken: that they were too few follows from it."""
+    asked = course.steps + course.skipped
+    if course.skipped <= asked / 2:
+        return None
+    return Finding(Shortfall.STEPS_SKIPPED, value=course.skipped, limit=asked)
 
 
 def _too_few_steps(course: Course) -> Finding | None:
@@ -328,6 +351,8 @@ _RULES: tuple[Callable[[Course], Finding | None], ...] = (
     _loss_zero,
     _branch_silent,
     _rate_too_high,
+    _rate_too_low,
+    _steps_skipped,
     _too_few_steps,
     _layer_died,
     _validation_loss,
@@ -336,8 +361,15 @@ _RULES: tuple[Callable[[Course], Finding | None], ...] = (
 )
 """The most telling first."""
 _SAYS_MORE = {
+    Shortfall.RATE_TOO_LOW: {Shortfall.RATE_TOO_HIGH},
     Shortfall.OVERFITTING: {Shortfall.RATE_TOO_HIGH, Shortfall.TOO_FEW_STEPS, Shortfall.VALIDATION_LOSS},
-    Shortfall.CONSTANT_PREDICTOR: {Shortfall.TOO_FEW_STEPS, Shortfall.OVERFITTING},
+    Shortfall.TOO_FEW_STEPS: {Shortfall.STEPS_SKIPPED},
+    Shortfall.CONSTANT_PREDICTOR: {
+        Shortfall.RATE_TOO_LOW,
+        Shortfall.STEPS_SKIPPED,
+        Shortfall.TOO_FEW_STEPS,
+        Shortfall.OVERFITTING,
+    },
 }
 """Reasons that explain another one."""
 _PROOFS = {Shortfall.LOSS_ZERO, Shortfall.BRANCH_SILENT, Shortfall.VALIDATION_LOSS, Shortfall.LAYER_DIED}

@@ -70,5 +70,5 @@ def _losses(trainer: TrainerAdapter, batch: Any, trusted: Snapshot) -> tuple[flo
         then = run_fitting(replay, batch, precision, parts=now.parts)
     if then.parts != now.parts:
         now = run_fitting(replay, batch, precision, parts=then.parts)
-    live, good = (seen.total if seen.loss_finite else math.inf for seen in (now, then))
+    live, good = (seen.level if seen.loss_finite else math.inf for seen in (now, then))
     return live, good

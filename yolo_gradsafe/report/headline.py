@@ -17,8 +17,8 @@ __all__ = ["Story", "headline"]
 
 KEPT = 0.5
 """Share of the best accuracy below which the last one is named as well."""
-_OUTCOMES = {Shortfall.NEVER_ROSE, Shortfall.COLLAPSED}
-"""Reasons that the accuracy in the headline says already."""
+_OUTCOMES = {Shortfall.NEVER_ROSE, Shortfall.COLLAPSED, Shortfall.STEPS_SKIPPED}
+"""Reasons that the headline says already."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,23 @@ def headline(story: Story) -> str:
 
 def _failed(story: Story) -> str:
     what = "" if interrupted(story.run) else story.run.error
-    skipped = f"{_count(story.skipped_at_end, 'step')} in a row skipped, up to the last of {story.steps.total}."
+    skipped = f"{_count(story.skipped_at_end, 'step')} in a row skipped, up to the last of {story.steps.total}"
+    skipped += _why(story)
     what = what or skipped
     where = f"at epoch {story.diverged or story.epoch}" if story.epoch else "at the start"
     text = f"Diverged {where}; lower lr0. {what}" if story.diverged else f"Failed {where}: {what}"
     text = textwrap.shorten(text, 160, placeholder=" ...")
     known = _accuracy(story.accuracy)
-    return f"{text.rstrip('.')}; {known}." if known else text
+    if not known:
+        return text
+    return f"{text if text.endswith('...') else text.rstrip('.')}; {known}."
+
+
+def _why(story: Story) -> str:
+    """Name what made the last steps fail, where that is known."""
+    cause = story.troubles[-1].cause if story.troubles else ""
+    alike = [group for group in story.troubles if group.cause == cause]
+    return f", because of {_WHAT[cause](alike)}." if cause in _WHAT else "."
 
 
 def _unlearned(story: Story) -> str:
@@ -167,7 +177,11 @@ def _healthy(story: Story) -> str:
     so_far, known = _so_far(story.run), _accuracy(story.accuracy)
     if not story.steps.total:
         return f"No step was recorded{so_far}."
-    return f"Healthy{so_far}: {_quiet(story.steps)}{f'; {known}' if known else ''}."
+    # A user who trains without a validation knows it; one whose validation set is empty may not.
+    empty = [reason for reason in story.reasons if reason.reason == Shortfall.NOT_VALIDATED and reason.value == 0]
+    unknown = [reason.message for reason in empty]
+    more = f"; {known}" if known else f"; accuracy is not known: {unknown[0]}" if unknown else ""
+    return f"Healthy{so_far}: {_quiet(story.steps)}{more}."
 
 
 def _so_far(run: Run) -> str:

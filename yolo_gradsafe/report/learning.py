@@ -109,6 +109,7 @@ def course(facts: Facts) -> Course:
         planned=run.epochs,
         ended=bool(run.finished),
         steps=taken.height,
+        skipped=int(rows["skipped"].sum()),
         batches=int(last) * run.batches,
         warmup_batches=run.warmup_batches,
         objects=run.objects,

@@ -242,9 +242,9 @@ class Reason(Part):
     """Why a model did not learn, or why that is not known; what the numbers mean depends on the reason."""
 
     reason: str = Field(
-        description="rate_too_high, too_few_steps, loss_zero, branch_silent, layer_died, validation_loss, "
-        "constant_predictor, overfitting, never_rose, collapsed; or, where it is unknown, too_short, not_validated, "
-        "good_from_the_start"
+        description="rate_too_high, rate_too_low, steps_skipped, too_few_steps, loss_zero, branch_silent, layer_died, "
+        "validation_loss, constant_predictor, overfitting, never_rose, collapsed; or, where it is unknown, too_short, "
+        "not_validated, good_from_the_start"
     )
     message: str = Field(description="the reason, a sentence made of the other fields")
     names: list[str] = Field(default_factory=list, description="loss items, stages or layers that it is about")
@@ -261,7 +261,8 @@ class LoweredRate(Part):
     epoch: int = Field(description="epoch, from 1")
     step: int = Field(description="optimizer step of the run, from 1")
     before: float = Field(
-        description="lr0 as the user set it; the highest rate of the schedule where that is not known"
+        description="lr0 as the user set it; the rate that a schedule or a callback had set where that is higher; the "
+        "highest rate of the schedule where lr0 is not known"
     )
     after: float = Field(description="what that rate was lowered to; it may have grown again since")
     is_lr0: bool = Field(description="whether the rate is the user's lr0")

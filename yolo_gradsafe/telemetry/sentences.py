@@ -135,7 +135,8 @@ _MESSAGES: dict[Kind, Callable[[Incident], str]] = {
     Kind.STOP: _stop,
     Kind.NO_SNAPSHOTS: lambda seen: f"two snapshots do not fit into recovery.snapshot_memory ({seen.detail})",
     Kind.VALIDATION: lambda seen: (
-        f"{seen.term or 'the validation loss'} is not finite, also with trusted weights: the weights are not the cause"
+        f"{seen.term or 'the validation loss'} {'are' if ',' in seen.term else 'is'} not finite, also with trusted "
+        "weights: the weights are not the cause"
     ),
     Kind.INTERNAL_ERROR: _internal_error,
     Kind.NATIVE_RECOVERY: lambda _: "the epoch ended in NaN",
@@ -188,7 +189,7 @@ _ACTIONS: dict[Kind, Callable[[Incident], str]] = {
     Kind.ISOLATED: lambda _: "dropped this batch and kept the others of the window",
     Kind.QUARANTINE: lambda _: "will leave it out of later batches; see quarantine.txt",
     Kind.NO_SNAPSHOTS: lambda _: "bad steps are skipped, but nothing can be repaired or rolled back",
-    Kind.VALIDATION: lambda _: "nothing; check the validation data and the code that computes the validation loss",
+    Kind.VALIDATION: lambda _: "changed nothing; check the validation data and the code that computes this value",
     Kind.INTERNAL_ERROR: lambda done: (
         "gave all ranks the weights of rank 0" if done.place is Place.RANKS else "logged; training continues"
     ),
@@ -407,8 +408,9 @@ def _validation_loss(found: Finding) -> str:
 
 
 def _constant_predictor(found: Finding) -> str:
-    which = f"the {found.names[0]} loss did not " + ("change" if found.names[0] == "validation" else "fall")
-    return f"{which}: the model predicts the same for every image"
+    if found.names[0] == "training":
+        return "the training loss did not fall"
+    return "the validation loss did not change: the model predicts the same for every image"
 
 
 def _never_rose(found: Finding) -> str:
@@ -420,6 +422,10 @@ def _never_rose(found: Finding) -> str:
 
 _SHORTFALLS: dict[Shortfall, Callable[[Finding], str]] = {
     Shortfall.RATE_TOO_HIGH: _rate_too_high,
+    Shortfall.RATE_TOO_LOW: lambda found: (
+        f"a learning rate of {found.value:.2g} is too low: all steps together moved the weights by less than 1 %"
+    ),
+    Shortfall.STEPS_SKIPPED: lambda found: f"{found.value:,.0f} of {_count(found.limit, 'step')} were skipped",
     Shortfall.TOO_FEW_STEPS: _too_few_steps,
     Shortfall.LOSS_ZERO: _loss_zero,
     Shortfall.BRANCH_SILENT: lambda found: (

@@ -20,6 +20,7 @@ RULES: tuple[Callable[[Facts], Advice | None], ...] = (
     learning.loss_zero,
     learning.branch_silent,
     learning.rate,
+    learning.rate_too_low,
     learning.layer_died,
     learning.too_few_steps,
     learning.overfitting,

@@ -14,6 +14,8 @@ FAR_BELOW = 20
 """Median norm over the threshold. Stock's 10 with norms around 100 is common, and trains well."""
 FAR_ABOVE = 10
 """Threshold over the norm of 99 % of the steps."""
+NO_RANGE = 100
+"""Norm of 95 % of the steps over the median: norms that grew by such factors have no range to clip at."""
 OUTLIER = 10
 """Norm over the median that a threshold far above ought to have limited."""
 
@@ -29,6 +31,8 @@ def below(facts: Facts) -> Advice | None:
     if share < 0.95:
         return None
     p95 = rounded(facts.norm_at(0.95))
+    if p95 > NO_RANGE * facts.median:
+        return None
     lr0 = facts.peak_lr * limit / facts.median
     keep = "" if facts.run.optimizer in SCALE_FREE else f"lr0={rounded(lr0):g}"
     return Advice(

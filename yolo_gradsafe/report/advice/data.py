@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PureWindowsPath
 
 from yolo_gradsafe.report.advice.facts import Facts, check_command, plural
+from yolo_gradsafe.report.advice.own_code import is_to_blame
 from yolo_gradsafe.report.parts import Advice
 from yolo_gradsafe.telemetry.schema import Cause
 
@@ -16,8 +17,9 @@ SHARE = 0.01
 
 
 def quarantined(facts: Facts) -> Advice | None:
-    """Files that made a batch fail more than once."""
-    files = facts.quarantined
+    """Files that made a batch fail more than once, and not because of the user's own code."""
+    innocent = {image for incident in facts.incidents if is_to_blame(incident) for image in incident.images}
+    files = [file for file in facts.quarantined if file not in innocent]
     if not files:
         return None
     return Advice(
@@ -55,6 +57,8 @@ def _named(files: list[str]) -> str:
 def accumulation(facts: Facts) -> Advice | None:
     """With accumulation one bad micro-batch costs the gradients of its whole window."""
     skipped = int(facts.rows["skipped"].sum())
+    if 2 * skipped > facts.rows.height:  # then it is not one batch of the window
+        return None
     if facts.accumulate < 2 or skipped < FEWEST or skipped < SHARE * facts.rows.height or not facts.run.batch:
         return None
     recovery = facts.options.get("recovery")

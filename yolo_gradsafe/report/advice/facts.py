@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,13 +15,16 @@ from yolo_gradsafe.judge.learning import UNKNOWN, Learning
 from yolo_gradsafe.report.parts import IncidentEntry, Run
 from yolo_gradsafe.telemetry.schema import Finding, Shortfall, Verdict
 
-__all__ = ["ENOUGH", "SCALE_FREE", "UNPROVEN", "Facts", "check_command", "number", "plural", "rounded"]
+__all__ = ["ENOUGH", "OWN", "SCALE_FREE", "UNPROVEN", "Facts", "check_command", "number", "plural", "rounded"]
 
 ENOUGH = 50
 """Settled steps that a statement on the norms needs at least."""
 
 SCALE_FREE = {"Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSProp", "RMSprop"}
 """Optimizers that divide by the gradient's typical size."""
+
+OWN = 1.5
+"""Rate in force over lr0 from which on the user's own schedule or callback has set it."""
 
 UNPROVEN = 0.3
 """Factor on a learning rate that was too high where the run does not say by how much."""
@@ -92,6 +96,11 @@ class Facts:
         """Highest scheduled learning rate, nan without one."""
         rates = self.scheduled_lr.to_numpy()
         return float(rates.max()) if len(rates) and rates.max() > 0 else math.nan
+
+    def rate_at(self, steps: Sequence[int]) -> float:
+        """Return the highest rate that the schedule, or the user's own code, had set in some steps; 0 when unknown."""
+        rates = self.scheduled_lr.filter(self.rows["step"].is_in(list(steps))).to_numpy()
+        return float(rates.max()) * (1 - 1e-6) if len(rates) else 0.0
 
     def norm_at(self, share: float) -> float:
         """Return the norm that so large a share of the settled steps had at most; nan where there are too few."""

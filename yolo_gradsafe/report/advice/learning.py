@@ -11,7 +11,16 @@ from yolo_gradsafe.report.parts import Advice
 from yolo_gradsafe.telemetry.schema import Finding, Shortfall
 from yolo_gradsafe.telemetry.sentences import shortfall
 
-__all__ = ["branch_silent", "layer_died", "loss_zero", "never_rose", "overfitting", "rate", "too_few_steps"]
+__all__ = [
+    "branch_silent",
+    "layer_died",
+    "loss_zero",
+    "never_rose",
+    "overfitting",
+    "rate",
+    "rate_too_low",
+    "too_few_steps",
+]
 
 USUAL_RATE = {True: 0.002, False: 0.01}
 """Ultralytics' own choice: of optimizers that divide by the gradient's size, and of others."""
@@ -36,6 +45,20 @@ def rate(facts: Facts) -> Advice | None:
         title="Start again with a lower learning rate" + (": some layers stopped learning." if died else "."),
         evidence=". ".join(_sentence(finding) for finding in (found, died) if finding) + ".",
         arguments=f"lr0={lr0:g}" if math.isfinite(lr0) else "",
+    )
+
+
+def rate_too_low(facts: Facts) -> Advice | None:
+    """The weights hardly moved."""
+    found = facts.because(Shortfall.RATE_TOO_LOW)
+    usual = USUAL_RATE[facts.run.optimizer in SCALE_FREE]
+    if found is None:
+        return None
+    return Advice(
+        rule="rate_too_low",
+        title="Raise the learning rate.",
+        evidence=f"{_sentence(found)}.",
+        arguments=f"lr0={usual:g}" if facts.peak_lr < usual else "",
     )
 
 
@@ -82,12 +105,15 @@ def too_few_steps(facts: Facts) -> Advice | None:
 def loss_zero(facts: Facts) -> Advice | None:
     """No object was assigned to a prediction: its labels do not fit, or the loss does not see them."""
     found = facts.because(Shortfall.LOSS_ZERO)
+    matched = found is not None and "box_loss" not in found.names and "box_loss" in facts.rows.columns
     return (
         None
         if found is None
         else Advice(
             rule="loss_zero",
-            title="Check the labels and the loss: no object is matched to a prediction.",
+            title="Check the loss: a part of it is 0 whatever the model predicts, although objects are matched."
+            if matched
+            else "Check the labels and the loss: no object is matched to a prediction.",
             evidence=f"{_sentence(found)}.",
             command=check_command(facts),
         )

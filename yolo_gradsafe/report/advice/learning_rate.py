@@ -6,7 +6,7 @@ import math
 
 import polars as pl
 
-from yolo_gradsafe.report.advice.facts import UNPROVEN, Facts, plural, rounded
+from yolo_gradsafe.report.advice.facts import OWN, UNPROVEN, Facts, plural, rounded
 from yolo_gradsafe.report.health import DIVERGED, ran_away
 from yolo_gradsafe.report.parts import Advice
 
@@ -71,9 +71,12 @@ def _lower(facts: Facts, steps: list[int], rule: str, title: str, evidence: str)
     auto = facts.arguments.get("optimizer") == "auto"
     if auto or not isinstance(base, (int, float)):
         base = facts.peak_lr
-    in_force = _in_force(facts, steps)
+    in_force = facts.rate_at(steps)
+    own = in_force > base * OWN
     if in_force > base:
-        evidence += f" The learning rate was {in_force:.2g} then, higher than lr0."
+        evidence += f" The learning rate was {in_force:.2g} then, higher than lr0" + (
+            ": a schedule or a callback had set it." if own else "."
+        )
         base = in_force
     highest = _highest_after(facts, steps)
     changed = len(lowered) > 0 and _dropped(facts, steps) and highest < FALL * base * (held or 1.0)
@@ -89,13 +92,10 @@ def _lower(facts: Facts, steps: list[int], rule: str, title: str, evidence: str)
     named = f"optimizer={facts.run.optimizer} " if auto and facts.run.optimizer else ""
     if named:
         evidence += " optimizer=auto ignores lr0, so also set the optimizer by name."
+    if own:  # lr0 would not lower it, and may even be lower than this
+        title = "Lower the learning rate that your schedule or callback sets."
+        return Advice(rule=rule, title=title, evidence=f"{evidence} Let it set {lr0:g} at most.")
     return Advice(rule=rule, title=title, evidence=evidence, arguments=f"{named}lr0={lr0:g}")
-
-
-def _in_force(facts: Facts, steps: list[int]) -> float:
-    """Return the highest rate that the schedule, or the user's own code, had set when training ran away."""
-    rates = facts.scheduled_lr.filter(facts.rows["step"].is_in(steps)).to_numpy()
-    return float(rates.max()) * (1 - 1e-6) if len(rates) else 0.0
 
 
 def _dropped(facts: Facts, steps: list[int]) -> bool:

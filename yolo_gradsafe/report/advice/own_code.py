@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from yolo_gradsafe.report.advice.facts import Facts, plural
-from yolo_gradsafe.report.parts import Advice
+from yolo_gradsafe.report.parts import Advice, IncidentEntry
 from yolo_gradsafe.telemetry.schema import Cause
 
-__all__ = ["broken"]
+__all__ = ["broken", "is_to_blame"]
 
 _WHAT = {
     Cause.LOSS: "the loss",
@@ -20,10 +20,16 @@ _OF_OTHERS = ("ultralytics/", "torch/")
 """What the places of lines start with that are not the user's."""
 
 
+def is_to_blame(incident: IncidentEntry) -> bool:
+    """Whether the user's own code made values that are not finite of images that are fine."""
+    if incident.cause not in _WHAT or incident.source.startswith(_OF_OTHERS):
+        return False
+    return bool(incident.source) or incident.cause != Cause.ACTIVATIONS  # a model that diverges overflows as well
+
+
 def broken(facts: Facts) -> Advice | None:
     """A line of code, or at least a part of the training, that made NaN or Inf of finite values."""
-    hit = [i for i in facts.incidents if i.cause in _WHAT and not i.source.startswith(_OF_OTHERS)]
-    hit = [i for i in hit if i.source or i.cause != Cause.ACTIVATIONS]  # a model that diverges overflows as well
+    hit = [i for i in facts.incidents if is_to_blame(i)]
     if not hit:
         return None
     lines = Counter(i.source for i in hit if i.source).most_common(1)

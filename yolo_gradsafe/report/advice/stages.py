@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 
 from yolo_gradsafe.report.advice.facts import ENOUGH, Facts, number, rounded
@@ -25,7 +27,7 @@ def dominating(facts: Facts) -> Advice | None:
     share = facts.settled["clipped"].to_numpy().mean()
     squares = settled.select((pl.col(name) / pl.col("grad_norm")).pow(2).fill_nan(None).median() for name in columns)
     top, value = max(squares.row(0, named=True).items(), key=lambda item: item[1] or 0)
-    if share < 0.5 or not (value or 0) >= DOMINATES:
+    if share < 0.5 or not DOMINATES <= (value or 0) < math.inf:
         return None
     others = settled.select((pl.col("grad_norm").pow(2) - pl.col(top).pow(2)).clip(0).sqrt().median()).item()
     stage = top.removeprefix(STAGE)
