@@ -7,7 +7,9 @@ import dataclasses
 import json
 import random
 from contextlib import nullcontext
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -38,6 +40,18 @@ def test_a_nan_pixel_is_named_by_its_image(labs, model, image):
     assert culprit.indices == (image,)
     assert culprit.proven
     assert culprit.sentence().endswith(".jpg holds 1 NaN or Inf pixel although the file is fine")
+
+
+def test_a_nan_in_the_cached_copy_of_an_image_is_in_its_file(labs, tmp_path):
+    lab = labs(DETECT)
+    batch = lab.with_nan_pixel(0)
+    file = tmp_path / "a.jpg"
+    file.write_bytes(Path(batch["im_file"][0]).read_bytes())
+    np.save(file.with_suffix(".npy"), np.full((4, 4, 3), np.nan, np.float32))
+    batch["im_file"] = [str(file), *batch["im_file"][1:]]
+    found = diagnose(Replay(lab.model), batch)
+    assert (found.cause, found.images) == ("image", (str(file),))
+    assert found.sentence() == "a.jpg holds 1 NaN or Inf pixel in a.npy, the copy of it that Ultralytics cached"
 
 
 def test_a_nan_keypoint_is_named_by_its_image(labs):

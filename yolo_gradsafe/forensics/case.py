@@ -180,7 +180,9 @@ class Case:
             return replace(found, cause=Cause.PREPROCESSING, stage=stage)
         if len(guilty) < len(faults):
             return self.bad_pixels(blank, {place: faults[place] for place in guilty})
-        return replace(found, cause=Cause.IMAGE)
+        cached = [copy.name for name in found.images if _finite(copy := Path(name).with_suffix(".npy")) is False]
+        where = f" in {cached[0]}, the copy of it that Ultralytics cached" if cached else ""
+        return replace(found, cause=Cause.IMAGE, detail=found.detail + where)
 
     def bad_labels(self, diagnosis: Diagnosis) -> Diagnosis | None:
         """Blame labels that cannot be trained on, of the images that fail or else of any."""
@@ -226,8 +228,15 @@ def _tensor_finite(value: Any) -> bool:
 
 
 def _file_finite(name: str) -> bool | None:
-    """Whether an image's file holds finite values only; None when it cannot be read."""
-    path = Path(name)
+    """Whether an image's file, and the copy that Ultralytics reads in its place, hold finite values only.
+
+    None when the file cannot be read.
+    """
+    return _finite(Path(name)) if _finite(Path(name).with_suffix(".npy")) is not False else False
+
+
+def _finite(path: Path) -> bool | None:
+    """Whether a file with an image holds finite values only; None when it cannot be read."""
     try:
         if path.suffix == ".npy":
             image: Any = np.load(path, allow_pickle=False)
