@@ -35,10 +35,11 @@ BLAMELESS = 0.3
 """A bearable factor above this clears the learning rate."""
 _RETRY = 0.3
 """Of a rate that has diverged a second time, the most that is ever tried again."""
-_HOLD_SHARE = 0.1
-"""Share of a training for which a lowered rate is held at most,"""
+_HOLD_SHARE = 1 / 3
+"""Share of a training for which a lowered rate is held at most. With a tenth the rate grew as
+fast as the schedule fell, and the weights never came to rest;"""
 _SHORTEST_HOLD = 10
-"""and the fewest steps that are worth calling a hold."""
+"""the fewest steps that are worth calling a hold."""
 
 
 def hold_steps(wanted: int, planned: int) -> int:

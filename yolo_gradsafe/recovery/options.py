@@ -84,7 +84,7 @@ class RecoveryOptions(Section):
         default=100,
         ge=1,
         description="(int) >= 1, healthy steps after which a lowered learning rate rises again, by 2 % a step (in a "
-        "short training after a tenth of its steps); a rate at which training diverged twice is not used again",
+        "short training after a third of its steps); a rate at which training diverged twice is not used again",
     )
     reset_moments: bool = Field(
         default=False, description="(bool) reset the optimizer's moments in a rollback instead of restoring them"
