@@ -36,10 +36,10 @@ BLAMELESS = 0.3
 _RETRY = 0.3
 """Of a rate that has diverged a second time, the most that is ever tried again."""
 _HOLD_SHARE = 1 / 3
-"""Share of a training for which a lowered rate is held at most. With a tenth the rate grew as
-fast as the schedule fell, and the weights never came to rest;"""
+"""Share of a training for which a lowered rate is held at most. After a tenth it would grow as fast as the schedule
+falls, so that the weights never come to rest."""
 _SHORTEST_HOLD = 10
-"""the fewest steps that are worth calling a hold."""
+"""Fewest steps that are worth calling a hold."""
 
 
 def hold_steps(wanted: int, planned: int) -> int:
