@@ -200,6 +200,7 @@ def test_a_folder_without_records_cannot_be_reported(tmp_path):
     assert str(tmp_path) in done.stderr
 
 
+@pytest.mark.slow
 def test_probe(drawn, tmp_path):
     words = [
         f"model={DETECT}",

@@ -124,11 +124,10 @@ class UpdateRatioSampler:
             return UNKNOWN_UPDATE, None
         count = 2 * len(self._matrices)
         weights, changes = np.split(np.asarray(values[:count], dtype=np.float64), 2)
-        return Update(_median(weights, changes), self._rate), self._by_layer(values[count:])
+        layers = self._by_layer(values[count:]) if len(values) > count else None
+        return Update(_median(weights, changes), self._rate), layers
 
-    def _by_layer(self, values: Sequence[float]) -> NDArray[np.float64] | None:
-        if not values:
-            return None
+    def _by_layer(self, values: Sequence[float]) -> NDArray[np.float64]:
         weights, changes = np.split(np.asarray(values, dtype=np.float64), 2)
         change, _ = self._grouping.norms(self._names, list(changes * self._weight))
         weight, _ = self._grouping.norms(self._names, list(weights * self._weight))
