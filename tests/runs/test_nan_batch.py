@@ -72,8 +72,17 @@ def test_nan_pixel_in_real_images(train, coco, task, where, scaler):
         assert (result.run / name).is_file()
 
 
-@pytest.mark.parametrize("scaler", [None, 1024.0], ids=["no-scaler", "scaler"])
-@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", pytest.param("MuSGD", marks=[needs_musgd, pytest.mark.slow])])
+@pytest.mark.parametrize(
+    ("optimizer", "scaler"),
+    [
+        pytest.param("SGD", None, id="SGD-no-scaler"),
+        pytest.param("SGD", 1024.0, id="SGD-scaler", marks=pytest.mark.slow),
+        pytest.param("AdamW", None, id="AdamW-no-scaler", marks=pytest.mark.slow),
+        pytest.param("AdamW", 1024.0, id="AdamW-scaler"),
+        pytest.param("MuSGD", None, id="MuSGD-no-scaler", marks=[needs_musgd, pytest.mark.slow]),
+        pytest.param("MuSGD", 1024.0, id="MuSGD-scaler", marks=[needs_musgd, pytest.mark.slow]),
+    ],
+)
 def test_the_run_equals_the_run_without_that_batch(train, drawn, optimizer, scaler):
     args = {"optimizer": optimizer, "lr0": 0.001}
     oracle = train(Arm(str(drawn["detect"]), args=args, undo=[(2, 1)], scaler=scaler), "oracle")

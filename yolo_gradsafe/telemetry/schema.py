@@ -227,7 +227,7 @@ class Shortfall(Word):
     RATE_TOO_LOW = "rate_too_low"
     """All steps together moved the weights by less than a hundredth of their size."""
     STEPS_SKIPPED = "steps_skipped"
-    """Most steps had to be skipped; the incidents say why."""
+    """Most steps were skipped; the incidents say why."""
     TOO_FEW_STEPS = "too_few_steps"
     """Training ended before its warm-up was over, or took too few optimizer steps."""
     LOSS_ZERO = "loss_zero"
