@@ -9,10 +9,10 @@ demo: $(VENV)/.installed
 	$(BIN)/gradsafe demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 # Before a release: all slow tests, and the tests that depend on the version under the oldest supported one.
 release: slow
