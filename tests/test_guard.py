@@ -198,7 +198,9 @@ def test_an_option_that_only_the_model_can_show_to_be_wrong_fails_before_trainin
 
 
 @needs_musgd
-@pytest.mark.parametrize(("clip", "level"), [({}, "INFO"), ({"max_norm": 1.0}, "WARNING")])
+@pytest.mark.parametrize(
+    ("clip", "level"), [pytest.param({}, "INFO", marks=pytest.mark.slow), ({"max_norm": 1.0}, "WARNING")]
+)
 def test_that_clipping_cannot_limit_muon_is_said(tiny, caplog, clip, level):
     GradSafe(clip=clip).attach(ultralytics.YOLO(DETECT)).train(**{**tiny, "optimizer": "MuSGD"})
     said = [record for record in caplog.records if "does not limit the Muon part" in record.message]

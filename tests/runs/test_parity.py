@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 from tests.arm import DETECT, POSE, Arm, needs_musgd
@@ -15,9 +17,17 @@ def assert_same(guarded, stock) -> None:
     assert guarded.losses() == stock.losses()
 
 
-@pytest.mark.parametrize("nbs", [4, 8], ids=["every-batch", "accumulated"])
-@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "auto"])
-@pytest.mark.parametrize("task", ["detect", "pose"])
+QUICK = {("detect", "auto", 8), ("pose", "auto", 4)}
+"""What every run of the tests has of ``auto``, which comes to one of the others."""
+
+
+@pytest.mark.parametrize(
+    ("task", "optimizer", "nbs"),
+    [
+        pytest.param(*case, marks=() if case[1] != "auto" or case in QUICK else pytest.mark.slow)
+        for case in product(("detect", "pose"), ("SGD", "AdamW", "auto"), (4, 8))
+    ],
+)
 def test_healthy_run_equals_stock(train, drawn, task, optimizer, nbs):
     args = {"optimizer": optimizer, "nbs": nbs, "lr0": 0.001}
     stock = train(Arm(str(drawn[task]), MODELS[task], args), "stock")
