@@ -27,6 +27,7 @@ QUICK = {("detect", "auto", 8), ("pose", "auto", 4)}
         pytest.param(*case, marks=() if case[1] != "auto" or case in QUICK else pytest.mark.slow)
         for case in product(("detect", "pose"), ("SGD", "AdamW", "auto"), (4, 8))
     ],
+    ids=lambda value: {4: "every-batch", 8: "accumulated"}.get(value, value),
 )
 def test_healthy_run_equals_stock(train, drawn, task, optimizer, nbs):
     args = {"optimizer": optimizer, "nbs": nbs, "lr0": 0.001}

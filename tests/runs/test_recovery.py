@@ -52,7 +52,8 @@ WINDOWS = {"batch": 1, "nbs": 4, "warmup_epochs": 0}
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "scaler"), [("SGD", None), ("AdamW", 1024.0), pytest.param("MuSGD", None, marks=needs_musgd)]
+    ("optimizer", "scaler"),
+    [("SGD", None), ("AdamW", 1024.0), pytest.param("MuSGD", None, marks=[needs_musgd, pytest.mark.slow])],
 )
 def test_the_window_equals_the_one_without_the_bad_micro_batch(train, drawn, optimizer, scaler):
     args = {**WINDOWS, "optimizer": optimizer, "lr0": 0.001}
