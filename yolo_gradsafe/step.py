@@ -70,7 +70,8 @@ class GuardedStep:
             metrics, gradients = self._measure()
             signals = self.history.observe(metrics)
             suspect = self.recovery.suspects(metrics, signals)
-            outcome = replace(UNASSESSED, apply=not (suspect and self.driver.acts))
+            if suspect and self.driver.acts:
+                outcome = replace(UNASSESSED, apply=False)
             with self.sync.ranks.collective() if suspect else nullcontext():
                 evidence = self.recovery.examine(metrics, signals, self.window.content)
                 verdict = judge(metrics, signals, evidence, self.recovery.options.scale_floor)
