@@ -315,7 +315,7 @@ def bad_step(core: Core, device: FakeCuda, at: int | None = None) -> int:
     return device.allocations - start
 
 
-SHARE = [pytest.param(12, id="some"), pytest.param(10**6, id="all", marks=pytest.mark.slow)]
+SHARE = [pytest.param(24, id="some"), pytest.param(10**6, id="all", marks=pytest.mark.slow)]
 """Allocations that fail in turn: so many, evenly spaced, or every one."""
 
 

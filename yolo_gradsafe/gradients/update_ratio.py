@@ -78,7 +78,7 @@ class UpdateRatioSampler:
         shares = [p.numel() / min(p.numel(), _ELEMENTS) for p in self._parameters]
         self._weight = np.sqrt(np.array(shares))
         self._live: list[Tensor] = []
-        self._before = torch.empty(0)
+        self._before: Tensor | None = None
         self._all_live: list[Tensor] = []
         self._all_before: list[Tensor] = []
         self._rate = 1.0
@@ -138,26 +138,24 @@ class UpdateRatioSampler:
     def _sample(self, every_tensor: bool) -> None:
         """Copy the elements before a step: one launch for the matrices, one more for all tensors."""
         if self._matrices:
-            if not self._live:
-                self._live = [_middle(matrix) for matrix in self._matrices]
-                self._before = self._live[0].new_empty(len(self._live) * _ELEMENTS)
-            torch.cat(self._live, out=self._before)
+            self._live = self._live or [_middle(matrix) for matrix in self._matrices]
+            self._before = torch.cat(self._live)
         if every_tensor:
             self._all_live = self._all_live or [_middle(parameter) for parameter in self._parameters]
             self._all_before = list(torch._foreach_mul(self._all_live, 1.0))
 
     @torch.no_grad()
     def _compare(self) -> list[Tensor]:
-        """Return what ``take`` returns."""
+        """Return what ``take`` returns; the copies are let go."""
         found = []
-        if self._matrices:
-            moved = torch.cat(self._live).sub_(self._before)
-            both = (self._before.view(-1, _ELEMENTS), moved.view(-1, _ELEMENTS))
-            found += [torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32) for rows in both]
+        if self._before is not None:
+            both = (self._before, torch.cat(self._live) - self._before)
+            self._before = None
+            found += [torch.linalg.vector_norm(e.view(-1, _ELEMENTS), dim=1, dtype=torch.float32) for e in both]
         if self._all_before:
             changes = torch._foreach_norm(torch._foreach_sub(self._all_live, self._all_before))
             found.append(torch.stack([*torch._foreach_norm(self._all_before), *changes]).float())
-            self._all_before = []  # rare: not worth the memory until the next time
+            self._all_before = []
         return found
 
 
