@@ -23,9 +23,9 @@ from ultralytics.cfg import get_cfg
 from ultralytics.utils import LOGGER, TQDM
 from ultralytics.utils.callbacks.base import get_default_callbacks
 from ultralytics.utils.files import increment_path
-from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_gradsafe.adapter.callbacks import without_integrations
+from yolo_gradsafe.adapter.trainer_info import TrainerInfo
 
 __all__ = ["ProbeTrainer", "fresh_folder", "progress", "unchanged"]
 
@@ -46,7 +46,7 @@ FORCED: dict[str, Any] = {
 """Arguments that keep the trainer quiet, repeatable and inside its folder, whatever the user's are."""
 
 
-class ProbeTrainer:
+class ProbeTrainer(TrainerInfo):
     """A trainer that is ready to train, with the user's data, loss, optimizer, batch and accumulation.
 
     Its weights are its own: the user's file is read, never written.
@@ -83,28 +83,12 @@ class ProbeTrainer:
                 self.trainer.model = self.trainer.get_model(weights=weights, cfg=wrapper.model.yaml, verbose=False)
             self.trainer._setup_train()
         self.trainer.ema = None
-        self.model: nn.Module = unwrap_model(self.trainer.model)
         groups = self.trainer.optimizer.param_groups
         self.lr0 = float(min(group["initial_lr"] for group in groups if group["params"]))
-        peak = _peak(self.trainer)
+        peak = self._peak()
         self._ratios = [float(group["initial_lr"]) / self.lr0 * peak for group in groups]
         self._weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self._batches = self._endless()
-
-    @property
-    def task(self) -> str:
-        """Task as Ultralytics names it."""
-        return str(self.trainer.args.task)
-
-    @property
-    def optimizer_name(self) -> str:
-        """Class of the optimizer."""
-        return type(self.trainer.optimizer).__name__
-
-    @property
-    def batch_size(self) -> int:
-        """Images a batch."""
-        return int(self.trainer.batch_size)
 
     @property
     def image_size(self) -> int:
@@ -112,19 +96,9 @@ class ProbeTrainer:
         return int(self.trainer.args.imgsz)
 
     @property
-    def planned_steps(self) -> int:
-        """Optimizer steps of the training that was asked for, without those that warm-up adds."""
-        return int(self.trainer.epochs * len(self.trainer.train_loader) // self.accumulate)
-
-    @property
     def accumulate(self) -> int:
         """Batches an optimizer step, after warm-up."""
         return int(self.trainer.accumulate)
-
-    @property
-    def device(self) -> str:
-        """Device of the experiment."""
-        return str(self.trainer.device)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters in the order in which stock's clip sees them."""
@@ -200,6 +174,12 @@ class ProbeTrainer:
         while True:
             yield from self.trainer.train_loader
 
+    def _peak(self) -> float:
+        """Return the largest learning rate of a training over lr0: a short one decays before it has warmed up."""
+        warm = max(self.warmup_batches, 1)
+        warmed = [min(1.0, (epoch + 1) * self.batches / warm) for epoch in range(self.epochs)]
+        return float(max(share * self.trainer.lf(epoch) for epoch, share in enumerate(warmed)))
+
 
 def fresh_folder(base: Path) -> Path:
     """Make a folder, numbered as Ultralytics numbers its runs where there is one already."""
@@ -237,17 +217,6 @@ def unchanged() -> Iterator[None]:
             del os.environ[name]
         os.environ.update(environment)
         os.chdir(folder)
-
-
-def _peak(trainer: Any) -> float:
-    """Return the largest learning rate of a training over lr0: a short one decays before it has warmed up."""
-    batches, epochs = len(trainer.train_loader), int(trainer.epochs)
-    if hasattr(trainer, "_get_warmup_iterations"):
-        warm = int(trainer._get_warmup_iterations(batches))
-    else:  # older versions warm up for 100 batches at least
-        warm = max(round(trainer.args.warmup_epochs * batches), 100) if trainer.args.warmup_epochs > 0 else 0
-    warmed = [min(1.0, (epoch + 1) * batches / max(warm, 1)) for epoch in range(epochs)]
-    return float(max(share * trainer.lf(epoch) for epoch, share in enumerate(warmed)))
 
 
 def _devices(device: list[Any] | tuple[Any, ...] | str) -> list[Any]:

@@ -174,13 +174,14 @@ class Case:
         loaded_fine = self._loaded_fine("img")
         if loaded_fine:
             return replace(found, cause=Cause.PREPROCESSING, stage="preprocess_batch")
-        guilty = [place for place, name in zip(faults, found.images, strict=True) if not _file_finite(name)]
+        bad_files = [_bad_file(name) for name in found.images]
+        guilty = [place for place, file in zip(faults, bad_files, strict=True) if file]
         if not guilty:
             stage = "transforms" if loaded_fine is False else "preprocess_batch" if self.around.loaded else ""
             return replace(found, cause=Cause.PREPROCESSING, stage=stage)
         if len(guilty) < len(faults):
             return self.bad_pixels(blank, {place: faults[place] for place in guilty})
-        cached = [copy.name for name in found.images if _finite(copy := Path(name).with_suffix(".npy")) is False]
+        cached = [file.name for file, name in zip(bad_files, found.images, strict=True) if file and file != Path(name)]
         where = f" in {cached[0]}, the copy of it that Ultralytics cached" if cached else ""
         return replace(found, cause=Cause.IMAGE, detail=found.detail + where)
 
@@ -227,12 +228,15 @@ def _tensor_finite(value: Any) -> bool:
     return not (isinstance(value, Tensor) and value.is_floating_point()) or bool(torch.isfinite(value).all())
 
 
-def _file_finite(name: str) -> bool | None:
-    """Whether an image's file, and the copy that Ultralytics reads in its place, hold finite values only.
+def _bad_file(name: str) -> Path | None:
+    """Return the file of an image that does not hold finite values only, or cannot be read.
 
-    None when the file cannot be read.
+    That may be the copy that Ultralytics cached and reads in its place.
     """
-    return _finite(Path(name)) if _finite(Path(name).with_suffix(".npy")) is not False else False
+    image, copy = Path(name), Path(name).with_suffix(".npy")
+    if _finite(copy) is False:
+        return copy
+    return None if _finite(image) else image
 
 
 def _finite(path: Path) -> bool | None:
