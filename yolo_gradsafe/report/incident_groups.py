@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from yolo_gradsafe.report.parts import IncidentEntry
-from yolo_gradsafe.telemetry.schema import Kind, Place, Remedy
+from yolo_gradsafe.telemetry.schema import SAID_BY_STEP, Kind, Place, Remedy
 
 __all__ = ["IncidentGroup", "incident_groups", "troubles"]
 
@@ -24,11 +25,7 @@ REMEDIES = {
 GOOD_NEWS = {Kind.LR_RAMP, Kind.NO_SNAPSHOTS, Kind.QUARANTINE}
 """Kinds that are no trouble when they stand alone: a remedy taken back, and book-keeping."""
 
-SAID: dict[str, str] = {
-    Kind.ROLLBACK: Remedy.ROLLED_BACK,
-    Kind.LR_BACKOFF: Remedy.LR_LOWERED,
-    Kind.STOP: Remedy.STOPPED,
-}
+SAID: Mapping[Any, Remedy] = {**SAID_BY_STEP, Kind.STOP: Remedy.STOPPED}
 """Kinds of which the incident that they follow from says everything already, where it has the remedy."""
 
 

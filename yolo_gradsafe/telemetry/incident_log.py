@@ -9,18 +9,13 @@ from typing import Any
 
 from yolo_gradsafe.telemetry.notify import Notifier
 from yolo_gradsafe.telemetry.recorder import Recorder
-from yolo_gradsafe.telemetry.schema import Incident, Kind, Remedy
+from yolo_gradsafe.telemetry.schema import SAID_BY_STEP, Incident, Kind, Remedy
 from yolo_gradsafe.telemetry.sentences import action, message
 
 __all__ = ["IncidentLog", "Progress"]
 
-_PARTS = {
-    Kind.HEALED: Remedy.REPAIRED,
-    Kind.ROLLBACK: Remedy.ROLLED_BACK,
-    Kind.LR_BACKOFF: Remedy.LR_LOWERED,
-    Kind.PRECISION: Remedy.PRECISION_RAISED,
-}
-"""Incidents that the words of a bad step's own incident tell, where it has this remedy: one event is one warning."""
+_PARTS = {**SAID_BY_STEP, Kind.HEALED: Remedy.REPAIRED, Kind.PRECISION: Remedy.PRECISION_RAISED}
+"""The same for a warning, which is shorter than a report: one event is one warning."""
 
 
 @dataclass

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "SAID_BY_STEP",
     "SCHEMA_VERSION",
     "Cause",
     "Finding",
@@ -176,6 +177,10 @@ class Remedy(Word):
     LEFT_TO_ULTRALYTICS = "left_to_ultralytics"
     OBSERVED = "observed"
     """Nothing: recovery is off."""
+
+
+SAID_BY_STEP = {Kind.ROLLBACK: Remedy.ROLLED_BACK, Kind.LR_BACKOFF: Remedy.LR_LOWERED}
+"""Kinds of incidents of which that of a bad step says everything already, where it has the remedy."""
 
 
 class Held(Word):
