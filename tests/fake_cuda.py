@@ -108,10 +108,13 @@ class FakeTensor(Tensor):
         self.owner.wait("tolist")
         return self.host.tolist()
 
-    def numpy(self, *_: Any, **__: Any) -> Any:
+    def numpy(self, *, force: bool = False) -> Any:
+        if force:
+            return self.detach().cpu().numpy()
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu()")
 
-    __array__ = numpy
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        return self.numpy()
 
     def is_pinned(self, *_: Any) -> bool:
         return False

@@ -155,13 +155,17 @@ def test_a_sample_of_the_weights_comes_with_the_next_step_once(tmp_path):
     core = Core(tmp_path)
     updates = core.step.measurement.updates
     updates._every = 1
-    with updates.sampling(1, taken=True), torch.no_grad():
-        core.raw.model.head.weight *= 1.25
     with_gradients(core)
+    measure(core)
+    with torch.no_grad():
+        core.raw.model.head.weight *= 1.25
+    updates._every = 0
+    updates.note_step(taken=True)
     ratios = measure(core).update_ratios
     weight, bias = core.raw.model.head.weight.detach() / 1.25, core.raw.model.head.bias.detach()
     change, size = 0.25 * float(weight.norm()), math.hypot(*weight.flatten().tolist(), *bias.tolist())
     assert ratios.tolist() == pytest.approx([0.0, 0.0, change / size], rel=1e-5)
+    updates.note_step(taken=False)
     assert measure(core).update_ratios is None
 
 

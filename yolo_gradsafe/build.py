@@ -72,7 +72,7 @@ def build_session(trainer: TrainerAdapter, config: Config, on_incident: Listener
     driver: StepDriver = StockStep(trainer, clipper, scale) if trainer.step_is_stock else OwnStep(trainer, scale)
     if not options.enabled:
         driver = ObserveOnly(driver, trainer)
-    updates = UpdateRatioSampler(parameters, groups, telemetry.update_ratio_steps, boundary)
+    updates = UpdateRatioSampler(parameters, groups, telemetry.update_ratio_steps)
     measurement = Measurement(trainer, window, groups, savepoint, history.batchnorm, updates)
     sync = RankSync(trainer, boundary, rollback, registry, incidents)
     log = RunLog(trainer, config, recorder, incidents, groups, boundary)

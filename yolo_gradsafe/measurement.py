@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from yolo_gradsafe.adapter import TrainerAdapter
 from yolo_gradsafe.adapter.device_memory import second_try
@@ -32,7 +31,7 @@ class Measurement:
         groups: Which parameters are a layer, which layers a stage.
         savepoint: Gathers the batch-norm statistics; they are looked at with the gradients.
         monitor: Knows how large their norm usually is.
-        updates: Samples of weights that wait to be read.
+        updates: Samples the weights.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class Measurement:
     def measure(
         self, step: int, unscaled: bool, piggyback: Sequence[float] = ()
     ) -> tuple[StepMetrics, Gradients, list[float]]:
-        """Read gradients, losses, statistics, loss scale and waiting samples. Synchronises, once.
+        """Read gradients, losses, statistics, loss scale and a sample of the weights. Synchronises, once.
 
         Collective: one message, the only one of a healthy step.
 
@@ -67,25 +66,26 @@ class Measurement:
         Returns:
             The metrics, the gradients where they lie, and the largest of each piggyback number over the ranks.
         """
-        samples = self.updates.take()
         with self.trainer.ranks.collective(closing=False):
-            metrics, gradients = second_try(partial(self._read, step, unscaled, samples))
+            metrics, gradients = second_try(partial(self._read, step, unscaled))
         metrics, agreed = self._over_ranks(metrics, piggyback)
-        return self._finish(metrics, gradients, unscaled), gradients, agreed
+        return self._true_norm(metrics, gradients, unscaled), gradients, agreed
 
-    def _read(self, step: int, unscaled: bool, samples: Sequence[Tensor]) -> tuple[StepMetrics, Gradients]:
+    def _read(self, step: int, unscaled: bool) -> tuple[StepMetrics, Gradients]:
         """Read what this rank knows of the step. May be called again."""
         trainer, window = self.trainer, self.window
         window.set_loss(trainer.loss)
         names, items = trainer.loss_items()
-        losses = torch.stack([loss.reshape(()) for loss in window.losses or [trainer.loss]])
+        losses = window.losses or [trainer.loss]
         scale = trainer.amp_scale
         gradients, reading = self._meter.measure(
-            [self.savepoint.observe(), scale, losses, items, *samples], None if unscaled else scale
+            [self.savepoint.observe(), scale, *losses, *items], None if unscaled else scale, self.updates.sample(step)
         )
         batchnorm_norm, amp_scale, *values = reading.scalars
         values, rest = values[: len(losses)], values[len(losses) :]
-        update, update_ratios = self.updates.read(rest[len(names) :])
+        update, update_ratios = self.updates.read(reading.sample)
+        layer_norms, stage_norms = self.groups.norms(gradients.names, reading.tensor_norms)
+        bad_tensors = _bad_tensors(gradients, reading)
         metrics = StepMetrics(
             epoch=trainer.epoch,
             step=step,
@@ -99,12 +99,14 @@ class Measurement:
             image_loss=self._image_loss(values),
             grad_norm=reading.norm,
             losses_finite=all(map(math.isfinite, values)),
-            grads_finite=True,
+            grads_finite=not bad_tensors,
             batchnorm=self._batchnorm_health(batchnorm_norm),
             scaler=trainer.scaler_enabled,
             amp_scale=amp_scale,
-            bad_tensors=_bad_tensors(gradients, reading),
+            bad_tensors=bad_tensors,
             tensor_norms=reading.tensor_norms,
+            layer_norms=layer_norms,
+            stage_norms=stage_norms,
             batchnorm_norm=batchnorm_norm,
             update=update,
             update_ratios=update_ratios,
@@ -112,12 +114,14 @@ class Measurement:
         return metrics, gradients
 
     def _over_ranks(self, local: StepMetrics, piggyback: Sequence[float]) -> tuple[StepMetrics, list[float]]:
-        """Return what holds on all ranks: one message."""
+        """Return what holds on all ranks: one message; what a rank by itself knows holds."""
         trainer = self.trainer
+        if not trainer.ranks.several:
+            return local, list(piggyback)
         losses_bad, grads_bad, batchnorm, image_loss, ratio, most, least, *agreed = trainer.ranks.all_reduce_max(
             [
                 not local.losses_finite,
-                bool(local.bad_tensors),
+                not local.grads_finite,
                 local.batchnorm,
                 local.image_loss,
                 0.0 if math.isnan(local.update.ratio) else local.update.ratio,
@@ -127,7 +131,7 @@ class Measurement:
             ]
         )
         # Gradients that were scaled differently were added up: nothing can be made of them.
-        scales_differ = trainer.ranks.several and most != -least
+        scales_differ = most != -least
         metrics = replace(
             local,
             losses_finite=not losses_bad,
@@ -139,15 +143,13 @@ class Measurement:
         )
         return metrics, agreed
 
-    def _finish(self, metrics: StepMetrics, gradients: Gradients, unscaled: bool) -> StepMetrics:
-        """Add what follows on the host; only a norm that overflows is read from the device again."""
-        overflow = metrics.grads_finite and not math.isfinite(metrics.grad_norm)
-        norm = metrics.grad_norm
-        if overflow:
-            peak, relative = scaled_norm(gradients.tensors)
-            norm = peak * relative / (1.0 if unscaled else metrics.amp_scale)
-        layers, stages = self.groups.norms(gradients.names, metrics.tensor_norms)
-        return replace(metrics, grad_norm=norm, norm_overflow=overflow, layer_norms=layers, stage_norms=stages)
+    def _true_norm(self, metrics: StepMetrics, gradients: Gradients, unscaled: bool) -> StepMetrics:
+        """Measure again, by other means, a norm whose squares overflow fp32; every other is left as it is."""
+        if not metrics.grads_finite or math.isfinite(metrics.grad_norm):
+            return metrics
+        peak, relative = scaled_norm(gradients.tensors)
+        norm = peak * relative / (1.0 if unscaled else metrics.amp_scale)
+        return replace(metrics, grad_norm=norm, norm_overflow=True)
 
     def _image_loss(self, losses: Sequence[float]) -> float:
         images = self.window.images_kept

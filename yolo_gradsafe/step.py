@@ -81,13 +81,12 @@ class GuardedStep:
                     decided = self._clip(metrics, gradients, verdict)
             self.savepoint.settle(decided)
             outcome = decided  # not before all ranks have come so far
-        rate = metrics.lr_share * outcome.lr_factor if outcome.assessed else 1.0
-        with self.measurement.updates.sampling(self.progress.step, outcome.assessed and outcome.apply, rate):
-            self.driver.finish(outcome)
+        self.driver.finish(outcome)
         if not outcome.assessed and not outcome.apply:
             self.recovery.isolation.arm()
         elif outcome.assessed:
             with self.sync.local("look after the training"):
+                self.measurement.updates.note_step(outcome.apply, metrics.lr_share * outcome.lr_factor)
                 self._learn(metrics, verdict, signals, outcome)
             self.stopped = self.stopped or outcome.stop
             with self.sync.boundary("record an optimizer step"):

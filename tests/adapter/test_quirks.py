@@ -48,13 +48,13 @@ def shown(**trainer) -> TrainerDisplay:
 def test_loss_items_of_either_form(trainer):
     host = shown(**trainer)
     names, values = host.loss_items()
-    assert (names, values.tolist()) == (("box_loss", "cls_loss"), [1.0, 2.0])
+    assert (names, torch.cat([v.reshape(-1) for v in values]).tolist()) == (("box_loss", "cls_loss"), [1.0, 2.0])
     assert type(host.unknown_running_loss()) is type(trainer["loss_items"])
 
 
 def test_one_loss_that_is_named_by_a_word():
     names, values = shown(loss_items=torch.tensor(1.0), loss_names="loss").loss_items()
-    assert (names, values.tolist()) == (("loss",), [1.0])
+    assert (names, torch.cat([v.reshape(-1) for v in values]).tolist()) == (("loss",), [1.0])
 
 
 # An epoch that Ultralytics redoes: without a step up to 8.4.171, and with an EMA that is another object.

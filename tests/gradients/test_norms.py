@@ -67,8 +67,14 @@ def test_scalars_ride_along_and_the_scale_is_divided_out():
     for parameter in model.parameters():
         parameter.grad *= 1024
     _, reading = meter(model).measure([torch.tensor([1.0, 2.0]), torch.tensor(3.0)], grad_scale=torch.tensor(1024.0))
-    assert reading.scalars == [1.0, 2.0, 3.0]
+    assert (reading.scalars, reading.sample) == ([1.0, 2.0, 3.0], None)
     assert reading.norm == pytest.approx(unscaled.norm, rel=1e-6)
+
+
+def test_a_sample_rides_along_behind_them():
+    sample = torch.tensor([4.0, 5.0], dtype=torch.bfloat16)
+    _, reading = meter(model_with_grads()).measure([torch.tensor(3.0)], sample=sample)
+    assert (reading.scalars, reading.sample.tolist()) == ([3.0], [4.0, 5.0])
 
 
 def test_one_read_and_no_scalar_read():
@@ -76,7 +82,7 @@ def test_one_read_and_no_scalar_read():
     with HostReads() as reads:
         gradients, reading = meter(model).measure([torch.ones(3)])
         clip_by_norm_(gradients, reading.norm, 1.0)
-    assert reads.count == 0, "everything comes from one tolist()"
+    assert reads.count == 0, "everything comes from one copy"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,20 +21,21 @@ def model():
     return nn.Sequential(nn.Conv2d(8, 32, 3), nn.Conv2d(32, 4, 1).to(memory_format=torch.channels_last))
 
 
-@contextmanager
-def unguarded(place: str):
-    yield
-
-
 def sampler(model: nn.Module, every: int = 1) -> UpdateRatioSampler:
     named = list(model.named_parameters())
-    return UpdateRatioSampler(named, LayerGroups([name for name, _ in named], Layout(0, 0)), every, unguarded)
+    return UpdateRatioSampler(named, LayerGroups([name for name, _ in named], Layout(0, 0)), every)
 
 
-def read(probe: UpdateRatioSampler) -> tuple[Update, np.ndarray | None]:
-    waiting = probe.take()
-    assert not probe.take(), "a sample is read once"
-    return probe.read(torch.cat(waiting).tolist() if waiting else [])
+def read(probe: UpdateRatioSampler, step: int = 1) -> tuple[Update, np.ndarray | None]:
+    sample = probe.sample(step)
+    return probe.read(None if sample is None else sample.numpy())
+
+
+@contextmanager
+def sampling(probe: UpdateRatioSampler, step: int, taken: bool = True, rate: float = 1.0) -> Iterator[None]:
+    read(probe, step)
+    yield
+    probe.note_step(taken, rate)
 
 
 def move(model: nn.Module, times: float) -> None:
@@ -47,7 +49,7 @@ def move(model: nn.Module, times: float) -> None:
 
 def test_a_known_change_is_found(model):
     probe = sampler(model)
-    with probe.sampling(1, taken=True):
+    with sampling(probe, 1):
         move(model[0], 1.01)
     np.testing.assert_allclose(read(probe)[1], [0.01, 0.0], rtol=1e-3)
 
@@ -55,7 +57,7 @@ def test_a_known_change_is_found(model):
 def test_the_sample_stands_for_all_elements(model):
     probe = sampler(model)
     before = torch.cat([p.detach().flatten() for p in model[0].parameters()])
-    with probe.sampling(1, taken=True), torch.no_grad():
+    with sampling(probe, 1), torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 1e-3)
     ratio = read(probe)[1][0]
@@ -67,13 +69,13 @@ def test_weights_that_are_zero_have_no_ratio(model):
     nn.init.zeros_(model[1].weight)
     nn.init.zeros_(model[1].bias)
     probe = sampler(model)
-    with probe.sampling(1, taken=True):
+    with sampling(probe, 1):
         pass
     assert np.isnan(read(probe)[1][1])
 
 
 def sampled(probe: UpdateRatioSampler, step: int) -> bool:
-    with probe.sampling(step, taken=True):
+    with sampling(probe, step):
         pass
     return read(probe)[1] is not None
 
@@ -94,7 +96,7 @@ def deep() -> nn.Module:
 def test_the_median_of_the_matrices_is_known_of_every_step():
     model = deep()
     probe = sampler(model, every=0)
-    with probe.sampling(1, taken=True, rate=0.5):
+    with sampling(probe, 1, rate=0.5):
         for number, layer in enumerate(model):
             move(layer, 1 + number / 100)
     update, layers = read(probe)
@@ -106,31 +108,50 @@ def test_the_median_of_the_matrices_is_known_of_every_step():
 def test_what_is_frozen_does_not_count():
     model = deep()
     probe = sampler(model, every=0)
-    with probe.sampling(1, taken=True):
+    with sampling(probe, 1):
         move(model[8], 1.5)
     assert read(probe)[0].ratio == pytest.approx(0.5, rel=1e-3)
-    with probe.sampling(2, taken=True):
+    with sampling(probe, 2):
         pass
     assert math.isnan(read(probe)[0].ratio), "nothing moved: the rate was 0, or GradScaler skipped the step"
 
 
 def test_a_model_of_a_few_matrices_has_no_median(model):
     probe = sampler(model)
-    with probe.sampling(1, taken=True):
+    with sampling(probe, 1):
         move(model, 3.0)
     assert math.isnan(read(probe)[0].ratio)
 
 
 def test_a_step_that_is_not_taken_is_not_sampled():
     probe = sampler(deep())
-    with probe.sampling(1, taken=False):
+    with sampling(probe, 1, taken=False):
         pass
     assert read(probe) == (UNKNOWN_UPDATE, None)
+
+
+def test_what_somebody_else_has_changed_since_is_not_the_steps():
+    model = deep()
+    probe = sampler(model)
+    with sampling(probe, 1):
+        move(model, 1.01)
+    move(model, 1.5)
+    assert read(probe) == (UNKNOWN_UPDATE, None)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_left_out_of_the_median(bad):
+    model = deep()
+    probe = sampler(model)
+    nn.init.constant_(model[8].weight, bad)
+    with sampling(probe, 1):
+        move(model, 1.1)
+    assert read(probe)[0].ratio == pytest.approx(0.1, rel=1e-3)
 
 
 def test_a_rate_of_zero_is_no_division_by_zero():
     model = deep()
     probe = sampler(model)
-    with probe.sampling(1, taken=True, rate=0.0):
+    with sampling(probe, 1, rate=0.0):
         move(model, 1.1)
     assert math.isfinite(read(probe)[0].at_peak)

@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_training_alone(train, drawn)
 def test_a_sample_that_cannot_be_read_costs_its_own_step_only(train, drawn):
     code = (
         "import yolo_gradsafe.gradients.update_ratio as m\n"
-        "def broken(self, values): raise RuntimeError('planted')\n"
+        "def broken(*_): raise RuntimeError('planted')\n"
         "m.UpdateRatioSampler._by_layer = broken"
     )
     result = train(Arm(str(drawn["detect"]), guard={"telemetry": {"update_ratio_steps": 4}}, code=code))

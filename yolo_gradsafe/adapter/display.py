@@ -31,17 +31,16 @@ class TrainerDisplay:
         """Replace the loss that the trainer shows to its own recovery and to the loggers."""
         self.trainer.loss = loss
 
-    def loss_items(self) -> tuple[tuple[str, ...], Tensor]:
-        """Return the names and the values, a detached vector, of the newest batch's loss items.
+    def loss_items(self) -> tuple[tuple[str, ...], list[Tensor]]:
+        """Return the names of the newest batch's loss items, and the tensors that hold their values in this order.
 
         They are a dict from 8.4.104 on and a tensor before, with the names on the trainer.
         """
         items = ask(self.trainer, "loss_items")
         if isinstance(items, dict):
-            values = [value.detach().reshape(()).float() for value in items.values()]
-            return tuple(items), torch.stack(values) if values else self.loss.new_zeros(0)
+            return tuple(items), list(items.values())
         names = ask(self.trainer, "loss_names")
-        return (names,) if isinstance(names, str) else tuple(names), items.detach().reshape(-1).float()
+        return (names,) if isinstance(names, str) else tuple(names), [items]
 
     @property
     def running_loss(self) -> Any:

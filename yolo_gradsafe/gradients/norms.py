@@ -11,7 +11,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 __all__ = ["GradientMeter", "Gradients", "Reading", "clip_by_norm_", "scaled_norm"]
@@ -54,6 +56,8 @@ class Reading:
     """L2 norm of each gradient tensor, in the order of ``Gradients.names``."""
     scalars: list[float]
     """The values of the scalars that were given to ``GradientMeter.measure``."""
+    sample: NDArray[np.float32] | None
+    """The values of the sample that was given to it."""
 
 
 class GradientMeter:
@@ -64,10 +68,14 @@ class GradientMeter:
     """
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-        self.parameters = list(parameters)
+        named = list(parameters)
+        self._names = [name for name, _ in named]
+        self._parameters = [parameter for _, parameter in named]
 
     @torch.no_grad()
-    def measure(self, scalars: Sequence[Tensor], grad_scale: Tensor | None = None) -> tuple[Gradients, Reading]:
+    def measure(
+        self, scalars: Sequence[Tensor], grad_scale: Tensor | None = None, sample: Tensor | None = None
+    ) -> tuple[Gradients, Reading]:
         """Measure the gradients as they are now.
 
         The total equals ``torch.nn.utils.get_total_norm`` bit for bit (same operations in the same order), so that
@@ -76,6 +84,7 @@ class GradientMeter:
         Args:
             scalars: Tensors of any shape to read along, flattened in this order.
             grad_scale: Loss scale that the gradients still carry, 0-d; None when they are unscaled already.
+            sample: More numbers to read along, shape (N,).
 
         Returns:
             The gradients with their total norm on the device, and the reading on the host.
@@ -83,22 +92,24 @@ class GradientMeter:
         Note:
             Synchronises host and device exactly once.
         """
-        found = [(name, p, grad) for name, p in self.parameters if (grad := p.grad) is not None]
-        tensors = [grad for _, _, grad in found]
-        count = len(tensors)
-        if not tensors:
-            nothing = Gradients([], [], [], torch.zeros(0), torch.zeros(()))
-            return nothing, Reading(0.0, [], _pack(scalars, torch.device("cpu")).tolist())
-        norms = torch.stack(torch._foreach_norm(tensors)).float()
-        if grad_scale is not None:
+        names, parameters, found = self._names, self._parameters, [p.grad for p in self._parameters]
+        tensors = [grad for grad in found if grad is not None]
+        if len(tensors) < len(found):
+            have = [i for i, grad in enumerate(found) if grad is not None]
+            names, parameters = [names[i] for i in have], [parameters[i] for i in have]
+        norms = torch.stack(torch._foreach_norm(tensors)).float() if tensors else torch.zeros(0)
+        if grad_scale is not None and tensors:
             norms = norms / grad_scale
         total = torch.linalg.vector_norm(norms)
-        values = _pack([norms, total, *scalars], norms.device).tolist()
-        names, parameters = [name for name, _, _ in found], [p for _, p, _ in found]
+        rest = [] if sample is None else [sample]
+        host = _pack([norms, total, *scalars, *rest], norms.device).numpy(force=True)
+        end = len(host) - (0 if sample is None else len(sample))
+        count, values = len(tensors), host[:end].tolist()
         return Gradients(names, parameters, tensors, norms, total), Reading(
             norm=values[count],
             tensor_norms=values[:count],
             scalars=values[count + 1 :],
+            sample=None if sample is None else host[end:],
         )
 
 

@@ -7,8 +7,7 @@ one that fits. A copy of all weights would cost their memory; a few elements of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,123 +49,114 @@ UNKNOWN_UPDATE = Update()
 
 
 class UpdateRatioSampler:
-    """Samples the weights before and after a step: some matrices of every step, all tensors of one in so many.
+    """Compares elements of the weights before and after a step: of some matrices always, of all tensors now and then.
 
-    Nothing here synchronises: what is found stays on the device, to be read with the next step's numbers.
+    The elements are read with the numbers of each step, before it is taken; so those after a step come with the next
+    one's. Nothing is kept on the device.
 
     Args:
         parameters: Named parameters of the model; they are only ever written in place.
         grouping: Which of them are a layer.
         every: Sample all tensors of one step in so many, for the ratio of each layer; 0 for none.
-        boundary: Contains a fault of the sampler.
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[tuple[str, nn.Parameter]],
-        grouping: LayerGroups,
-        every: int,
-        boundary: Callable[[str], AbstractContextManager[None]],
-    ) -> None:
-        named = list(parameters)
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], grouping: LayerGroups, every: int) -> None:
+        named = [(name, parameter) for name, parameter in parameters if parameter.numel()]
         self._names = [name for name, _ in named]
         self._parameters = [parameter for _, parameter in named]
         self._matrices = _spread(_alike([p for p in self._parameters if p.ndim > 1 and p.numel() >= _ELEMENTS]))
         self._grouping = grouping
         self._every = every
-        self._boundary = boundary
-        shares = [p.numel() / min(p.numel(), _ELEMENTS) for p in self._parameters]
-        self._weight = np.sqrt(np.array(shares))
+        counts = [min(p.numel(), _ELEMENTS) for p in self._parameters]
+        self._starts = np.cumsum([0, *counts[:-1]])
+        self._shares = np.array([p.numel() for p in self._parameters]) / np.maximum(counts, 1)
         self._live: list[Tensor] = []
-        self._before: Tensor | None = None
         self._all_live: list[Tensor] = []
-        self._all_before: list[Tensor] = []
+        self._now: NDArray[np.float32] | None = None
+        self._before: NDArray[np.float32] | None = None
         self._rate = 1.0
-        self._waiting: list[Tensor] = []
+        self._version = 0
 
-    @contextmanager
-    def sampling(self, step: int, taken: bool, rate: float = 1.0) -> Iterator[None]:
-        """Note how far a step moves the weights. A fault of ours stays ours.
+    @torch.no_grad()
+    def sample(self, step: int) -> Tensor | None:
+        """Gather the elements before a step. One launch; does not synchronise.
 
         Args:
-            step: Number of the step that the body takes.
-            taken: Whether the body calls the optimizer.
+            step: Number of the step.
+
+        Returns:
+            Elements, on the weights' device, shape (64 * matrices,), and behind them those of all tensors when they
+            are due, before a step in so many and after it; None where there is nothing to sample.
+        """
+        self._live = self._live or [_middle(matrix) for matrix in self._matrices]
+        after_all = self._before is not None and len(self._before) > len(self._matrices) * _ELEMENTS
+        if after_all or (self._every and step % self._every == 0):
+            self._all_live = self._all_live or [_middle(parameter) for parameter in self._parameters]
+            return torch.cat([*self._live, *self._all_live])
+        return torch.cat(self._live) if self._live else None
+
+    def read(self, elements: NDArray[np.float32] | None) -> tuple[Update, NDArray[np.float64] | None]:
+        """Compare elements with those before the last step.
+
+        Args:
+            elements: What ``sample`` returned, on the host.
+
+        Returns:
+            The update, not known where somebody else has changed the weights since; and the ratio of each layer, nan
+            where its weights are zero, None where not all tensors were sampled.
+        """
+        self._now = elements
+        before, count = self._before, len(self._matrices) * _ELEMENTS
+        if elements is None or before is None or self._version != self._versions():
+            return UNKNOWN_UPDATE, None
+        with np.errstate(invalid="ignore", over="ignore"):
+            changes = elements[: len(before)] - before[: len(elements)]
+            update = Update(_median(before[:count], changes[:count]), self._rate)
+        return update, self._by_layer(before[count:], changes[count:]) if len(changes) > count else None
+
+    def note_step(self, taken: bool, rate: float = 1.0) -> None:
+        """Note that a step is over.
+
+        Args:
+            taken: Whether the optimizer was called.
             rate: ``Update.rate`` of the step.
         """
-        sampled = False
-        if taken:
-            with self._boundary("sample the updates"):
-                self._sample(every_tensor=self._every > 0 and step % self._every == 0)
-                sampled = True
-        yield
-        if sampled:
-            with self._boundary("sample the updates"):
-                self._waiting = self._compare()
-                self._rate = max(rate, _TINY)
+        self._before = self._now if taken else None
+        self._rate, self._version = max(rate, _TINY), self._versions()
 
-    def take(self) -> list[Tensor]:
-        """Return the sample that waits to be read, if there is one, once.
-
-        Returns:
-            Nothing; or norms of the weights and of their changes, fp32: those of the matrices, shape (2 * matrices,),
-            and after them, where all tensors were sampled, theirs, shape (2 * tensors,).
-        """
-        waiting, self._waiting = self._waiting, []
-        return waiting
-
-    def read(self, values: Sequence[float]) -> tuple[Update, NDArray[np.float64] | None]:
-        """Turn the values of what ``take`` returned into numbers.
-
-        Returns:
-            The update, and the ratio of each layer, nan where its weights are zero; None where it was not sampled.
-        """
-        if not values:
-            return UNKNOWN_UPDATE, None
-        count = 2 * len(self._matrices)
-        weights, changes = np.split(np.asarray(values[:count], dtype=np.float64), 2)
-        layers = self._by_layer(values[count:]) if len(values) > count else None
-        return Update(_median(weights, changes), self._rate), layers
-
-    def _by_layer(self, values: Sequence[float]) -> NDArray[np.float64]:
-        weights, changes = np.split(np.asarray(values, dtype=np.float64), 2)
-        change, _ = self._grouping.norms(self._names, list(changes * self._weight))
-        weight, _ = self._grouping.norms(self._names, list(weights * self._weight))
+    def _by_layer(self, weights: NDArray[np.float32], changes: NDArray[np.float32]) -> NDArray[np.float64]:
+        change, _ = self._grouping.norms(self._names, self._norms(changes))
+        weight, _ = self._grouping.norms(self._names, self._norms(weights))
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(weight > 0, change / weight, np.nan)
 
-    @torch.no_grad()
-    def _sample(self, every_tensor: bool) -> None:
-        """Copy the elements before a step: one launch for the matrices, one more for all tensors."""
-        if self._matrices:
-            self._live = self._live or [_middle(matrix) for matrix in self._matrices]
-            self._before = torch.cat(self._live)
-        if every_tensor:
-            self._all_live = self._all_live or [_middle(parameter) for parameter in self._parameters]
-            self._all_before = list(torch._foreach_mul(self._all_live, 1.0))
+    def _norms(self, elements: NDArray[np.float32]) -> list[float]:
+        """Return the norm of each whole tensor, as far as its elements tell."""
+        squares: NDArray[np.float64] = np.add.reduceat(np.square(elements, dtype=np.float64), self._starts)
+        squares *= self._shares
+        return list(np.sqrt(squares))
 
-    @torch.no_grad()
-    def _compare(self) -> list[Tensor]:
-        """Return what ``take`` returns; the copies are let go."""
-        found = []
-        if self._before is not None:
-            both = (self._before, torch.cat(self._live) - self._before)
-            self._before = None
-            found += [torch.linalg.vector_norm(e.view(-1, _ELEMENTS), dim=1, dtype=torch.float32) for e in both]
-        if self._all_before:
-            changes = torch._foreach_norm(torch._foreach_sub(self._all_live, self._all_before))
-            found.append(torch.stack([*torch._foreach_norm(self._all_before), *changes]).float())
-            self._all_before = []
-        return found
+    def _versions(self) -> int:
+        """Return how often some of the matrices have been written to; ``.data`` goes past that count."""
+        return sum(matrix._version for matrix in self._matrices[:: _MOST // 2])
 
 
-def _median(weights: NDArray[np.float64], changes: NDArray[np.float64]) -> float:
+def _median(weights: NDArray[np.float32], changes: NDArray[np.float32]) -> float:
     """Return the median ratio of those that moved; nan where there are too few matrices for one."""
-    if len(weights) < _FEWEST:
+    if len(weights) < _FEWEST * _ELEMENTS:
         return math.nan
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = changes / weights
-    ratios = np.sort(ratios[(changes > 0) & ~np.isnan(ratios)])
-    return float(ratios[(len(ratios) - 1) // 2]) if len(ratios) else math.nan
+    pairs = zip(_squares(weights), _squares(changes), strict=True)
+    ratios = sorted(
+        change / weight if weight else math.inf for weight, change in pairs if change > 0 and weight < math.inf
+    )
+    return math.sqrt(ratios[(len(ratios) - 1) // 2]) if ratios else math.nan
+
+
+def _squares(elements: NDArray[np.float32]) -> list[float]:
+    """Return the sum of the squares of each matrix's elements."""
+    by_matrix = elements.reshape(-1, _ELEMENTS)
+    sums: list[float] = np.einsum("ij,ij->i", by_matrix, by_matrix).tolist()
+    return sums
 
 
 def _alike(matrices: list[nn.Parameter]) -> list[nn.Parameter]:

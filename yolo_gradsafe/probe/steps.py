@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from yolo_gradsafe.gradients.layer_groups import LayerGroups, Layout
@@ -97,7 +98,12 @@ def _step_and_measure(trainer: Trainable) -> float:
         trainer.step()
         return math.nan
     layers = LayerGroups([name for name, _ in named], Layout(backbone=0, layers=0))
-    sampler = UpdateRatioSampler(named, layers, every=0, boundary=lambda _: nullcontext())
-    with sampler.sampling(0, taken=True):
-        trainer.step()
-    return sampler.read(torch.cat(sampler.take()).tolist())[0].ratio
+    sampler = UpdateRatioSampler(named, layers, every=0)
+    sampler.read(_on_host(sampler.sample(0)))
+    trainer.step()
+    sampler.note_step(taken=True)
+    return sampler.read(_on_host(sampler.sample(1)))[0].ratio
+
+
+def _on_host(elements: Tensor | None) -> NDArray[np.float32] | None:
+    return None if elements is None else elements.float().numpy(force=True)
