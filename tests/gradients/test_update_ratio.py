@@ -74,15 +74,28 @@ def test_weights_that_are_zero_have_no_ratio(model):
     assert np.isnan(read(probe)[1][1])
 
 
-def sampled(probe: UpdateRatioSampler, step: int) -> bool:
-    with sampling(probe, step):
-        pass
-    return read(probe)[1] is not None
+def sampled(probe: UpdateRatioSampler, steps: range) -> list[int]:
+    found = []
+    for step in steps:
+        if read(probe, step)[1] is not None:
+            found.append(step - 1)
+        probe.note_step(taken=True)
+    return found
 
 
-def test_one_step_in_so_many_is_sampled_in_full(model):
-    assert [step for step in range(1, 10) if sampled(sampler(model, every=4), step)] == [4, 8]
-    assert not any(sampled(sampler(model, every=0), step) for step in range(1, 10))
+@pytest.mark.parametrize(("every", "steps"), [(0, []), (1, [*range(1, 9)]), (4, [4, 8]), (9, [])])
+def test_one_step_in_so_many_is_sampled_in_full(model, every, steps):
+    assert sampled(sampler(model, every), range(1, 10)) == steps
+
+
+def test_all_tensors_are_read_before_and_after_such_a_step_alone():
+    probe = sampler(deep(), every=4)
+    sizes = []
+    for step in range(1, 9):
+        sizes.append(len(probe.sample(step)))
+        probe.note_step(taken=True)
+    few, all_of_them = 9 * 64, 9 * (64 + 4)
+    assert sizes == [few, few, few, few + all_of_them, few + all_of_them, few, few, few + all_of_them]
 
 
 # All matrices, each step ---------------------------------------------------------------------------------------------

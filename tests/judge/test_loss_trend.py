@@ -103,3 +103,10 @@ def test_it_goes_on_from_its_state():
 ])  # fmt: skip
 def test_a_loss_is_far_above_its_usual_also_where_that_is_negative(loss, usual, far):
     assert far_above(loss, usual) is far
+
+
+def test_the_usual_range_is_looked_at_once_in_ten_norms_however_long_the_training(monkeypatch):
+    looks = []
+    monkeypatch.setattr(LossTrendMonitor, "_refresh", lambda self: (looks.append(1), setattr(self, "_new_norms", 0)))
+    settled(steps=500)
+    assert len(looks) == 49, "from the twentieth on"

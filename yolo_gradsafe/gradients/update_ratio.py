@@ -74,6 +74,7 @@ class UpdateRatioSampler:
         self._all_live: list[Tensor] = []
         self._now: NDArray[np.float32] | None = None
         self._before: NDArray[np.float32] | None = None
+        self._due = self._was_due = False
         self._rate = 1.0
         self._version = 0
 
@@ -89,8 +90,8 @@ class UpdateRatioSampler:
             are due, before a step in so many and after it; None where there is nothing to sample.
         """
         self._live = self._live or [_middle(matrix) for matrix in self._matrices]
-        after_all = self._before is not None and len(self._before) > len(self._matrices) * _ELEMENTS
-        if after_all or (self._every and step % self._every == 0):
+        self._due = self._every > 0 and step % self._every == 0
+        if self._due or self._was_due:
             self._all_live = self._all_live or [_middle(parameter) for parameter in self._parameters]
             return torch.cat([*self._live, *self._all_live])
         return torch.cat(self._live) if self._live else None
@@ -112,7 +113,7 @@ class UpdateRatioSampler:
         with np.errstate(invalid="ignore", over="ignore"):
             changes = elements[: len(before)] - before[: len(elements)]
             update = Update(_median(before[:count], changes[:count]), self._rate)
-        return update, self._by_layer(before[count:], changes[count:]) if len(changes) > count else None
+        return update, self._by_layer(before[count:], changes[count:]) if self._was_due else None
 
     def note_step(self, taken: bool, rate: float = 1.0) -> None:
         """Note that a step is over.
@@ -121,7 +122,7 @@ class UpdateRatioSampler:
             taken: Whether the optimizer was called.
             rate: ``Update.rate`` of the step.
         """
-        self._before = self._now if taken else None
+        self._before, self._was_due = (self._now, self._due) if taken else (None, False)
         self._rate, self._version = max(rate, _TINY), self._versions()
 
     def _by_layer(self, weights: NDArray[np.float32], changes: NDArray[np.float32]) -> NDArray[np.float64]:

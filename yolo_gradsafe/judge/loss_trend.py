@@ -33,6 +33,7 @@ _SPIKE_FLOOR = 0.35
 _SETTLED = 20
 """Steps after which norms have a usual range."""
 _REFRESH = 10
+"""Norms from one look at the usual range to the next: it sorts all of them."""
 
 
 def far_above(loss: float, usual: float) -> bool:
@@ -64,6 +65,7 @@ class LossTrendMonitor:
         self._losses: deque[float] = deque(maxlen=50)
         self._norms: deque[float] = deque(maxlen=200)
         self._largest_norm = math.inf
+        self._new_norms = 0
         self._vanished = 0
 
     @property
@@ -93,7 +95,8 @@ class LossTrendMonitor:
         spike = excess > math.log(EXCESS) or norm > self._largest_norm
         if 0 < norm < math.inf and not vanished:
             self._norms.append(norm)
-            if len(self._norms) >= _SETTLED and len(self._norms) % _REFRESH == 0:
+            self._new_norms += 1
+            if len(self._norms) >= _SETTLED and self._new_norms >= _REFRESH:
                 self._refresh()
         return LossTrend(
             spike=spike,
@@ -115,7 +118,7 @@ class LossTrendMonitor:
     def state_dict(self) -> dict[str, Any]:
         """Return what was learnt, as plain numbers."""
         kept = {"losses": list(self._losses), "norms": list(self._norms)}
-        return {"sum": self.sum, "vanished": self._vanished, **kept}
+        return {"sum": self.sum, "vanished": self._vanished, "new_norms": self._new_norms, **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
@@ -126,9 +129,11 @@ class LossTrendMonitor:
         self._norms.extend(map(float, state["norms"]))
         if len(self._norms) >= _SETTLED:
             self._refresh()
+        self._new_norms = int(state.get("new_norms", 0))
 
     def _norm_vanished(self, norm: float) -> bool:
         return bool(self._norms) and norm < statistics.median(self._norms) * _VANISHED
 
     def _refresh(self) -> None:
+        self._new_norms = 0
         self._largest_norm = usual_range(self._norms, _SPIKE_DEVIATIONS, _SPIKE_FLOOR)[1]
