@@ -84,10 +84,10 @@ class Bench:
         """Let it look into a bad step, the first of its row."""
         return self.investigator.step(metrics, verdict, around, row)
 
-    def another_rank(self, found=None, finite=True, **facts) -> None:
+    def another_rank(self, found=None, finite=True, sound=(), **facts) -> None:
         """Let the trainer be rank 0 of two, of which the other gives this account."""
         account = {"place": "window", "loss": 7.0, "images": ["theirs.jpg"], "cause": "unknown", **facts}
-        self.core.among(TwoRanks()).objects.append([finite, found and found.record(), "", account])
+        self.core.among(TwoRanks()).objects.append([finite, found and found.record(), "", account, list(sound)])
 
 
 @pytest.fixture
@@ -302,6 +302,27 @@ def test_offences_are_counted_on_all_ranks(bench):
     ]
 
 
+def test_a_healthy_step_wipes_out_what_the_loss_made_of_an_image(bench):
+    made = bench(Diagnosis(Cause.LOSS, images=("/data/a.jpg",), proven=True))
+    made.core.step.window.batches[-1].images = ("/data/a.jpg", "/data/b.jpg")
+    for _ in range(3):
+        made.step()
+        made.investigator.observe({"box_loss": 2.0})
+    assert made.investigator.quarantine.images == []
+    made.step()
+    made.step()
+    assert made.investigator.quarantine.images == ["/data/a.jpg"]
+
+
+def test_what_was_healthy_on_another_rank_counts_as_well(bench):
+    made = bench(Diagnosis(Cause.LOSS, images=("/data/a.jpg",), proven=True))
+    made.another_rank()
+    made.step()
+    made.another_rank(sound=["/data/a.jpg"])
+    made.step()
+    assert made.investigator.quarantine.images == []
+
+
 def test_the_quarantine_may_be_off(bench):
     made = bench(quarantine=0)
     for _ in range(3):
@@ -332,6 +353,17 @@ def test_a_resumed_run_goes_on_with_budget_medians_and_offences(bench):
     assert other.state_dict() == state
     other.step(NAN, Verdict.BAD_BATCH, NOTHING, 1)
     assert other.quarantine.images == ["/data/a.jpg"], "the second offence"
+
+
+def test_a_resumed_run_knows_which_suspects_were_sound(bench):
+    made = bench(Diagnosis(Cause.LOSS, images=("/data/a.jpg",), proven=True))
+    made.core.step.window.batches[-1].images = ("/data/a.jpg",)
+    made.step()
+    made.investigator.observe({"box_loss": 2.0})
+    other = bench(made.found).investigator
+    other.load_state_dict(json.loads(json.dumps(made.investigator.state_dict(), allow_nan=False)))
+    other.step(NAN, Verdict.BAD_BATCH, NOTHING, 1)
+    assert other.quarantine.images == []
 
 
 def test_the_evidence_of_an_earlier_run_goes_with_the_start(tmp_path):

@@ -15,10 +15,11 @@ from tests.forensics.test_slicing import collated
 from yolo_gradsafe.adapter.replay import Replay
 from yolo_gradsafe.forensics.diagnosis import Diagnosis
 from yolo_gradsafe.forensics.quarantine import Quarantine
+from yolo_gradsafe.telemetry.schema import Cause
 
 
-def guilty(*images: str, proven: bool = True) -> Diagnosis:
-    return Diagnosis("image", images, proven=proven)
+def guilty(*images: str, proven: bool = True, cause: str = "image") -> Diagnosis:
+    return Diagnosis(Cause(cause), images, proven=proven)
 
 
 def holding(*images: str) -> Quarantine:
@@ -40,6 +41,30 @@ def test_an_image_is_quarantined_at_its_second_proven_offence(tmp_path):
     assert path.read_text(encoding="utf-8") == "/a b/ü.jpg\nother.jpg\n"
     assert quarantine.images == ["/a b/ü.jpg", "other.jpg"]
     assert [p.name for p in path.parent.iterdir()] == ["quarantine.txt"]
+
+
+@pytest.mark.parametrize("cause", ["loss", "activations", "preprocessing"])
+def test_an_image_that_trains_well_in_between_is_not_poisonous(cause):
+    quarantine = Quarantine(None)
+    for _ in range(3):
+        assert quarantine.record_offence(guilty("a.jpg", cause=cause)) == []
+        assert quarantine.suspects == {"a.jpg"}
+        quarantine.acquit(["a.jpg", "b.jpg"])
+        assert quarantine.suspects == set()
+    quarantine.record_offence(guilty("a.jpg", cause=cause))
+    assert quarantine.record_offence(guilty("a.jpg", cause=cause)) == ["a.jpg"], "it fails each time"
+
+
+@pytest.mark.parametrize("cause", ["image", "label"])
+def test_a_bad_file_stays_bad_where_a_step_with_it_was_healthy(cause):
+    quarantine = Quarantine(None)
+    quarantine.record_offence(guilty("a.jpg", cause=cause))
+    assert quarantine.suspects == set()
+    quarantine.acquit(["a.jpg"])
+    again = Quarantine(None)
+    again.load_state_dict(json.loads(json.dumps(quarantine.state_dict())))
+    again.acquit(["a.jpg"])
+    assert again.record_offence(guilty("a.jpg", cause=cause)) == ["a.jpg"]
 
 
 def test_a_name_with_a_line_break_stays_one_line(tmp_path):

@@ -57,6 +57,7 @@ class FaultInvestigator:
         self._evidence = Evidence(folder / "batches", options.pictures, options.archive, trainer.rank)
         self.quarantine = Quarantine(folder / "quarantine.txt" if trainer.is_main else None, max(options.quarantine, 1))
         self._usual: dict[str, deque[float]] = {}
+        self._sound: set[str] = set()
         self._looked = self._transients = 0
         self._cause = Cause.UNKNOWN
 
@@ -65,7 +66,9 @@ class FaultInvestigator:
         self._evidence.remove_after(self._trainer.epochs_done if self._trainer.resumed else 0)
 
     def observe(self, items: Mapping[str, float]) -> None:
-        """Remember the loss items of a healthy step, to know an outlier by."""
+        """Remember the loss items of a healthy step, to know an outlier by, and which suspects it was made of."""
+        if suspects := self.quarantine.suspects:
+            self._sound |= suspects.intersection(name for batch in self._window.kept for name in batch.images)
         for name, value in items.items():
             if math.isfinite(value):
                 self._usual.setdefault(name, deque(maxlen=_REMEMBERED)).append(value)
@@ -192,8 +195,12 @@ class FaultInvestigator:
     ) -> dict[str, Any]:
         """Hear what every rank found, count the offences on all, and return the facts of the rank that knows best."""
         ranks = self._trainer.ranks
-        accounts = ranks.gather_objects([finite, None if found is None else found.record(), picture, facts])
+        record = None if found is None else found.record()
+        accounts = ranks.gather_objects([finite, record, picture, facts, sorted(self._sound)])
         diagnoses = [None if record is None else Diagnosis.from_record(record) for _, record, *_ in accounts]
+        for *_, sound in accounts:
+            self.quarantine.acquit(sound)
+        self._sound.clear()
         for diagnosis in diagnoses:
             if diagnosis is not None:
                 self._count_offences(diagnosis)
@@ -203,7 +210,7 @@ class FaultInvestigator:
             return 2 * (not accounts[rank][0]) + (one is not None and one.names_something), -rank
 
         rank = max(range(len(accounts)), key=weight)
-        *_, picture, told = accounts[rank]
+        *_, picture, told, _ = accounts[rank]
         told |= {"place": Place(told["place"]), "cause": Cause(told["cause"]), "picture": picture}
         if ranks.several:
             told["rank"] = rank
@@ -223,6 +230,7 @@ class FaultInvestigator:
             "looked": self._looked,
             "transients": self._transients,
             "usual": usual,
+            "sound": sorted(self._sound),
             "quarantine": self.quarantine.state_dict(),
         }
 
@@ -230,6 +238,7 @@ class FaultInvestigator:
         """Go on from what ``state_dict`` returned."""
         self._looked, self._transients = int(state["looked"]), int(state.get("transients", 0))
         self._usual = {name: deque(map(float, values), _REMEMBERED) for name, values in state["usual"].items()}
+        self._sound = set(map(str, state.get("sound", ())))
         self.quarantine.load_state_dict(state["quarantine"])
 
 

@@ -2,8 +2,11 @@
 
 An offence counts only when it is proven: the image fails by itself and in full precision. Under mosaic or mixup a batch
 names only the first of several images, so a composed image that fails is recorded but not counted, unless the file
-named was tried alone, without augmentation, and failed as well. A quarantined image is replaced wherever a batch names
-it; as a later source of a mosaic it is not named and cannot be seen.
+named was tried alone, without augmentation, and failed as well. Where the file is fine, and the user's loss or
+preprocessing failed on it, a healthy step with that image wipes its offences out: it is not poisonous by itself.
+
+A quarantined image is replaced wherever a batch names it; as a later source of a mosaic it is not named and cannot be
+seen.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,12 @@ from torch import Tensor
 
 from yolo_gradsafe.forensics.diagnosis import Diagnosis
 from yolo_gradsafe.forensics.slicing import images_in, pick
+from yolo_gradsafe.telemetry.schema import Cause
 
 __all__ = ["Quarantine"]
+
+_IN_THE_FILE = (Cause.IMAGE, Cause.LABEL)
+"""Causes that an image still has where it happened to pass, such as cropped."""
 
 GREY = 114
 """Ultralytics' padding colour, of 255."""
@@ -40,12 +47,23 @@ class Quarantine:
         self._path = path
         self._limit = offences
         self._counts: Counter[str] = Counter()
+        self._spoilt: dict[str, None] = {}
         self._banned: dict[str, None] = {}
 
     @property
     def images(self) -> list[str]:
         """Image files in quarantine, in the order in which they came there."""
         return list(self._banned)
+
+    @property
+    def suspects(self) -> set[str]:
+        """Images with offences that a healthy step wipes out."""
+        return self._counts.keys() - self._spoilt.keys() - self._banned.keys()
+
+    def acquit(self, images: Iterable[str]) -> None:
+        """Wipe out the offences of images that a healthy step was made of; of those with a bad file nothing."""
+        for image in self.suspects.intersection(images):
+            del self._counts[image]
 
     def record_offence(self, culprit: Diagnosis) -> list[str]:
         """Count the offences of a diagnosis.
@@ -56,6 +74,8 @@ class Quarantine:
         if not culprit.proven:
             return []
         self._counts.update(set(culprit.images))
+        if culprit.cause in _IN_THE_FILE:
+            self._spoilt.update(dict.fromkeys(culprit.images))
         new = [i for i in dict.fromkeys(culprit.images) if self._counts[i] >= self._limit and i not in self._banned]
         self._banned.update(dict.fromkeys(new))
         if new:
@@ -89,7 +109,7 @@ class Quarantine:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run goes on from, as JSON can hold it."""
-        return {"offences": dict(self._counts), "images": self.images}
+        return {"offences": dict(self._counts), "spoilt": list(self._spoilt), "images": self.images}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` returned.
@@ -99,6 +119,7 @@ class Quarantine:
             ValueError: A count is no number.
         """
         self._counts = Counter({str(image): int(count) for image, count in state["offences"].items()})
+        self._spoilt = dict.fromkeys(map(str, state.get("spoilt", ())))
         self._banned = dict.fromkeys(map(str, state["images"]))
         if self._banned or (self._path is not None and self._path.is_file()):
             self._write()  # an epoch that is trained once more may have put images there
