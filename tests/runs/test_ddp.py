@@ -48,11 +48,14 @@ STRUCK = [
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(made_once):
     """What became of the trainings, by name."""
-    folder = tmp_path_factory.mktemp("ddp")
-    data = {"detect": draw_detect(folder / "data", train=16, val=4, size=64)}
-    return run_ranks(TRAININGS, data, folder)
+
+    def train(folder):
+        data = {"detect": draw_detect(folder / "data", train=16, val=4, size=64)}
+        return run_ranks(TRAININGS, data, folder)
+
+    return made_once("ddp", train)
 
 
 def test_a_healthy_step_costs_one_message(two):

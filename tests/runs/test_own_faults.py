@@ -35,9 +35,9 @@ BROKEN = {
 
 
 @pytest.fixture(scope="module")
-def stock(drawn, tmp_path_factory):
+def stock(drawn, made_once):
     """The training without the plugin."""
-    return run_arm(Arm(str(drawn["detect"])), tmp_path_factory.mktemp("stock"))
+    return made_once("stock", lambda folder: run_arm(Arm(str(drawn["detect"])), folder / "run"))
 
 
 @pytest.mark.parametrize("part", BROKEN)
