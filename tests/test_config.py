@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from yolo_gradsafe.config import Config, ConfigError, option_names, parse_value, preset_lines, preset_names, preset_path
+from yolo_gradsafe.config import Config, option_names, parse_value, preset_lines, preset_names, preset_path
+from yolo_gradsafe.config_errors import ConfigError
 
 EVERYTHING = {
     "clip": {

@@ -55,6 +55,12 @@ def test_a_guard_adds_its_options_to_what_ultralytics_imports():
     assert not {f"yolo_gradsafe.{part}" for part in LATER} & modules
 
 
+@pytest.mark.parametrize("name", ["GradSafe", "YOLO", "ConfigError"])
+def test_an_import_brings_no_package_that_ultralytics_has_not_brought(name):
+    modules = imported("from ultralytics import RTDETR, YOLO", f"from yolo_gradsafe import {name}")
+    assert not packages(modules), "not even what checks the options, before there are any"
+
+
 def test_a_summary_is_read_without_what_makes_one():
     modules = imported("import typing", "from yolo_gradsafe import Summary")
     assert not packages(modules) & (HEAVY | {"cv2", "numpy", "torch", "ultralytics"})

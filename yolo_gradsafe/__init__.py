@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from yolo_gradsafe._version import __version__
-    from yolo_gradsafe.config import Config, ConfigError
+    from yolo_gradsafe.config import Config
+    from yolo_gradsafe.config_errors import ConfigError
     from yolo_gradsafe.guard import GradSafe
     from yolo_gradsafe.models import RTDETR, YOLO
     from yolo_gradsafe.report.summary import Summary
@@ -20,7 +21,7 @@ __all__ = ["RTDETR", "YOLO", "Config", "ConfigError", "GradSafe", "Summary", "__
 
 _HOMES = {
     "Config": "config",
-    "ConfigError": "config",
+    "ConfigError": "config_errors",
     "GradSafe": "guard",
     "RTDETR": "models",
     "Summary": "report.summary",

@@ -18,15 +18,14 @@ from pydantic import BaseModel, Field, ValidationError
 
 from yolo_gradsafe.clipping.clip_options import ClipOptions
 from yolo_gradsafe.clipping.registry import aliases, mode_names
-from yolo_gradsafe.config_base import ConfigError, Section, nearest
+from yolo_gradsafe.config_base import Section
+from yolo_gradsafe.config_errors import ConfigError, nearest
 from yolo_gradsafe.forensics.options import ForensicsOptions
 from yolo_gradsafe.loggers.steps import LoggersOptions
 from yolo_gradsafe.recovery.options import RecoveryOptions
 
 __all__ = [
     "Config",
-    "ConfigError",
-    "nearest",
     "option_names",
     "parse_value",
     "preset_lines",

@@ -26,15 +26,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from yolo_gradsafe import adapter
-from yolo_gradsafe.config import Config, ConfigError, Source
+from yolo_gradsafe.config_errors import ConfigError
 from yolo_gradsafe.error_boundary import ErrorBoundary
-from yolo_gradsafe.telemetry.notify import Listener
-from yolo_gradsafe.trainers import guarded
 
-# What only a training needs is imported when one starts, so that importing the package stays fast.
+# What a guard needs is imported when one is made, and what a training needs when one starts: the import stays fast.
 if TYPE_CHECKING:
+    from yolo_gradsafe.config import Source
     from yolo_gradsafe.report.summary import Summary
     from yolo_gradsafe.session import Session
+    from yolo_gradsafe.telemetry.notify import Listener
 
 __all__ = ["GradSafe"]
 
@@ -76,6 +76,8 @@ class GradSafe(adapter.Guard):
     """
 
     def __init__(self, source: Source = None, **overrides: Any) -> None:
+        from yolo_gradsafe.config import Config
+
         self._on_incident: Listener | None = None
         if callable(overrides.get("on_incident")):
             self._on_incident = overrides.pop("on_incident")
@@ -131,6 +133,8 @@ class GradSafe(adapter.Guard):
             >>> guard = GradSafe()
             >>> YOLO("yolo26n.yaml").train(trainer=guard.trainer(DetectionTrainer), data="coco8.yaml", device=[0, 1])
         """
+        from yolo_gradsafe.trainers import guarded
+
         return guarded(base, self, self.config)
 
     def detach(self, target: Any = None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from yolo_gradsafe import adapter
 from yolo_gradsafe.adapter import stock_models
 from yolo_gradsafe.adapter.launch import TUNE
-from yolo_gradsafe.config import ConfigError, nearest
+from yolo_gradsafe.config_errors import ConfigError, nearest
 from yolo_gradsafe.guard import GradSafe
 
 __all__ = ["RTDETR", "YOLO", "Callbacks"]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.clipping.measured import STAGES, clipper, measure, norm64
-from yolo_gradsafe.config import ConfigError
+from yolo_gradsafe.config_errors import ConfigError
 
 SHAPES = {"a.weight": (6, 3, 3, 3), "b.weight": (6, 3, 3, 3), "c.weight": (6,), "d.weight": (4, 5), "e": ()}
 OPTIONS = {"clip_factor": 0.05, "eps": 1e-3, "exclude": []}

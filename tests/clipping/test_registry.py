@@ -20,7 +20,8 @@ from yolo_gradsafe import clipping
 from yolo_gradsafe.clipping import Clip, build, register, rules
 from yolo_gradsafe.clipping.registry import RuleSection, built_in, mode_names
 from yolo_gradsafe.clipping.rules import BUILT_IN
-from yolo_gradsafe.config import Config, ConfigError
+from yolo_gradsafe.config import Config
+from yolo_gradsafe.config_errors import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.clipping.measured import STAGES, clipper, feed, measure, step
-from yolo_gradsafe.config import ConfigError
+from yolo_gradsafe.config_errors import ConfigError
 
 POSE = {
     "model.0.weight": "backbone",

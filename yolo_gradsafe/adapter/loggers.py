@@ -10,10 +10,12 @@ import sys
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yolo_gradsafe.adapter.log import warn
-from yolo_gradsafe.loggers.steps import Sink
+
+if TYPE_CHECKING:
+    from yolo_gradsafe.loggers.steps import Sink
 
 __all__ = ["active_loggers", "name_epoch_axis"]
 

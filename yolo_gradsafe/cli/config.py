@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from yolo_gradsafe.cli.app import app, explained
-from yolo_gradsafe.config import Config, ConfigError, parse_value, preset_lines, preset_names
+from yolo_gradsafe.config import Config, parse_value, preset_lines, preset_names
+from yolo_gradsafe.config_errors import ConfigError
 
 config_app = typer.Typer(help="Print, check or export the options.", no_args_is_help=True)
 app.add_typer(config_app, name="config")

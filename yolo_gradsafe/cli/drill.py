@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from yolo_gradsafe.cli.app import FAILED, KEY_VALUE, app, explained, pairs
-from yolo_gradsafe.config import ConfigError, nearest
+from yolo_gradsafe.config_errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

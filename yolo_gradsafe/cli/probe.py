@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from yolo_gradsafe.cli.app import KEY_VALUE, app, explained, pairs
-from yolo_gradsafe.config import ConfigError, parse_value
+from yolo_gradsafe.config import parse_value
+from yolo_gradsafe.config_errors import ConfigError
 
 
 @app.command(

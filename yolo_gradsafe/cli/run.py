@@ -16,7 +16,8 @@ from typing import Annotated, Any
 import typer
 
 from yolo_gradsafe.cli.app import app, explained
-from yolo_gradsafe.config import Config, ConfigError, parse_value, preset_names
+from yolo_gradsafe.config import Config, parse_value, preset_names
+from yolo_gradsafe.config_errors import ConfigError
 from yolo_gradsafe.environment import guarded_environment
 
 __all__ = ["isolated"]

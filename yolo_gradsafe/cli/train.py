@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from yolo_gradsafe.cli.app import FAILED, INTERRUPTED, KEY_VALUE, WRONG, app, explained
-from yolo_gradsafe.config import Config, ConfigError, option_names, parse_value
+from yolo_gradsafe.config import Config, option_names, parse_value
+from yolo_gradsafe.config_errors import ConfigError
 
 _OURS = {*Config.model_fields, "max_norm", "preset"}
 """First parts of the guard's options, none of which is an argument of Ultralytics."""

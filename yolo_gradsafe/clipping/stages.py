@@ -12,7 +12,7 @@ from yolo_gradsafe.clipping import state as check
 from yolo_gradsafe.clipping.base import NOT_CLIPPED, Clip, Clipper, Observation
 from yolo_gradsafe.clipping.registry import Stages
 from yolo_gradsafe.clipping.scaling import true_norms
-from yolo_gradsafe.config_base import ConfigError, nearest
+from yolo_gradsafe.config_errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from yolo_gradsafe.gradients.norms import Gradients

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from yolo_gradsafe.config import nearest
+from yolo_gradsafe.config_errors import nearest
 from yolo_gradsafe.drill import faults
 from yolo_gradsafe.drill.faults import Fault
 from yolo_gradsafe.drill.scenario import Promise, Scenario
