@@ -32,6 +32,6 @@ class ForensicsOptions(Section):
     quarantine: int = Field(
         default=2,
         ge=0,
-        description="(int) >= 0, an image that made this many batches fail is left out of later batches; if its file is "
-        "fine, a healthy step with it starts the count anew; 0: never",
+        description="(int) >= 0, an image that made this many batches fail is left out of later batches; if its "
+        "file is fine, a healthy step with it starts the count anew; 0: never",
     )
