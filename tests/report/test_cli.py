@@ -19,7 +19,7 @@ from yolo_gradsafe.telemetry import Recorder, RunPaths
 
 ROOT = Path(__file__).parents[2]
 SCENES = {
-    "healthy": "Healthy: 300 steps, none skipped, 1.0 % clipped.",
+    "healthy": "Healthy: 300 steps, none skipped.",
     "sick": "Did not learn: model.5 had no gradient at all after epoch 25. 40 incidents: 40 of 2000 steps were "
     "skipped.",
     "crashed": "Survived 1 incident so far: 1 of 119 steps was skipped.",

@@ -13,7 +13,7 @@ from yolo_gradsafe.report.summarize import summarize
 
 def test_table_of_a_healthy_run(tmp_path):
     assert table(summarize(write(tmp_path, 30))).splitlines() == [
-        "Healthy: 30 steps, none skipped, 0.0 % clipped.",
+        "Healthy: 30 steps, none skipped.",
         "  steps           30 applied, 0 clipped (0.0 %), 0 skipped",
         "  gradient norm   median 4.132, p95 5.949, max 5.981",
         "  threshold       10",

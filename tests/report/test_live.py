@@ -28,7 +28,7 @@ def shown(run, width=110):
 
 def test_healthy_run(tmp_path):
     text = shown(scenes.healthy(tmp_path / "train"))
-    assert text.startswith("train  Healthy: 300 steps, none skipped, 1.0 % clipped.")
+    assert text.startswith("train  Healthy: 300 steps, none skipped.")
     assert "finished" in text
     assert "gradient norm" in text
     assert "300 applied, 3 clipped (1.0 %), 0 skipped" in text

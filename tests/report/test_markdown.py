@@ -10,7 +10,7 @@ from yolo_gradsafe.report.summarize import summarize
 
 def test_healthy_run(tmp_path):
     text = markdown(summarize(scenes.healthy(tmp_path)))
-    assert text.startswith("## Healthy: 300 steps, none skipped, 1.0 % clipped.\n")
+    assert text.startswith("## Healthy: 300 steps, none skipped.\n")
     assert "| Steps | **300** | 300 applied, 0 skipped |" in text
     assert "### " not in text
 

@@ -53,7 +53,7 @@ def test_folder_without_records_is_named(run, name):
 def test_running_or_killed_run(tmp_path):
     summary = summarize(write(tmp_path, 12, info=None, options=None))
     assert (summary.status, summary.health, summary.options) == ("unfinished", "healthy", {})
-    assert summary.headline == "Healthy so far: 12 steps, none skipped, 0.0 % clipped."
+    assert summary.headline == "Healthy so far: 12 steps, none skipped."
     assert summary.files == ["stability/steps.csv"]
 
 

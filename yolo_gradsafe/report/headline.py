@@ -191,7 +191,7 @@ def _so_far(run: Run) -> str:
 
 
 def _quiet(steps: Steps) -> str:
-    return f"{_count(steps.total, 'step')}, none skipped, {100 * steps.clipped_share:.1f} % clipped"
+    return f"{_count(steps.total, 'step')}, none skipped"
 
 
 def _accuracy(found: Accuracy | None) -> str:
