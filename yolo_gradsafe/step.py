@@ -75,6 +75,8 @@ class GuardedStep:
             with self.sync.ranks.collective() if suspect else nullcontext():
                 evidence = self.recovery.examine(metrics, signals, self.window.content)
                 verdict = judge(metrics, signals, evidence, self.recovery.options.scale_floor)
+                if self.driver.acts:
+                    self.recovery.limit_lr(metrics, signals)
                 if verdict.bad:
                     decided = self._recover(metrics, gradients, verdict, evidence)
                 else:

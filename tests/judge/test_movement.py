@@ -31,8 +31,13 @@ def test_a_step_of_half_the_weights_size_is_broken_at_once():
     assert observe(MovementMonitor(), 29.0, math.inf)[1] == Movement(too_far=True, broken=True)
 
 
+def test_steps_in_a_row_that_come_to_a_third_are_broken_together():
+    seen = observe(MovementMonitor(), 0.2, 0.01, 0.2, 0.05, 0.1, 0.01)
+    assert [movement.broken for movement in seen] == [False, False, False, False, True, False]
+
+
 def test_it_goes_on_from_its_state():
     monitor, other = MovementMonitor(), MovementMonitor()
-    observe(monitor, 0.06)
+    observe(monitor, 0.2)
     other.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
-    assert observe(other, 0.06) == [Movement(too_far=True)]
+    assert observe(other, 0.15) == [Movement(too_far=True, broken=True)]

@@ -249,22 +249,28 @@ def test_it_is_not_taken_back_where_nothing_may_be_or_can_be(tmp_path, options):
     assert core.recovery.examine(moved(3.0), BROKEN, None) == Evidence()
 
 
-def test_steps_that_move_the_weights_too_far_limit_the_rate_of_the_next_ones_and_are_kept(tmp_path):
+def test_steps_that_move_the_weights_too_far_limit_the_rate_before_the_next_one_and_are_kept(tmp_path):
     core = Core(tmp_path)
     core.train(4)
     then = core.raw.state()
-    core.recovery.count_safe_step(moved(0.06, rate=0.1), TOO_FAR, Outcome())
+    core.recovery.limit_lr(moved(0.06, rate=0.1), TOO_FAR)
     assert core.recovery.lr_factor == pytest.approx(0.015 / 0.6)
     assert not differing(core.raw.state(), then)
-    core.recovery.count_safe_step(moved(0.06, rate=0.1), TOO_FAR, Outcome())
-    (incident,) = core.incidents()  # the next measurement is of a step from before
+    core.recovery.limit_lr(moved(0.06, rate=0.1), TOO_FAR)
+    (incident,) = core.incidents()  # the same limit again is none
     assert (incident.kind, incident.cause, incident.update_ratio) == (Kind.LR_BACKOFF, Cause.LEARNING_RATE, 0.06)
 
 
 @pytest.mark.parametrize("options", [{"lr_backoff": 1.0}, {"divergence": False}])
 def test_the_rate_is_not_limited_where_the_options_say_so(tmp_path, options):
     core = Core(tmp_path, **options)
-    core.recovery.count_safe_step(moved(0.06), TOO_FAR, Outcome())
+    core.recovery.limit_lr(moved(0.06), TOO_FAR)
+    assert core.recovery.lr_factor == 1.0
+
+
+def test_a_step_that_is_taken_back_is_limited_with_its_rollback(tmp_path):
+    core = Core(tmp_path)
+    core.recovery.limit_lr(moved(0.6), Signals(movement=Movement(too_far=True, broken=True)))
     assert core.recovery.lr_factor == 1.0
 
 
@@ -315,7 +321,7 @@ def test_absurd_losses_of_a_validation_lower_the_rate_at_the_first_return(tmp_pa
 def test_a_rate_that_was_lowered_since_the_snapshot_is_not_lowered_again_for_the_same_steps(tmp_path):
     core = Core(tmp_path)
     core.train(4)
-    core.recovery.count_safe_step(moved(0.3, step=4), TOO_FAR, Outcome())
+    core.recovery.limit_lr(moved(0.3, step=4), TOO_FAR)
     limited = core.recovery.lr_factor
     move(core, 30.0)
     assert core.recovery.rescue_validation(4, []) is None, "absurd losses get time"

@@ -285,8 +285,7 @@ def test_a_jump_by_a_million_is_in_the_headline_although_clipping_bore_it(tmp_pa
     summary = summarize(write(tmp_path / "a", 30, change))
     assert (summary.health, summary.spike.what, summary.spike.step, summary.spike.epoch) == ("healthy", "loss", 21, 3)
     assert summary.headline == (
-        "Healthy: 30 steps, none skipped. The loss jumped to 3.0e+09 at step 21 (epoch 3), "
-        "4e+07 times its usual value."
+        "Healthy: 30 steps, none skipped. The loss jumped to 3.0e+09 at step 21 (epoch 3), 4e+07 times its usual value."
     )
     small = summarize(write(tmp_path / "b", 30, lambda n: clipped(25, 2e6) if n == 25 else row(n)))
     assert small.spike is None, "half a million times"

@@ -21,7 +21,9 @@ _TOO_FAR = 0.04
 """Twice what steps of trainings from random weights that go well come to."""
 _IN_A_ROW = 2
 _BROKEN = 0.5
-"""A step that moves the weights by half their norm leaves nothing of them."""
+"""A step that moves the weights by half their norm leaves nothing of them;"""
+_BROKEN_IN_A_ROW = 0.3
+"""nor do steps in a row that move them too far, and that far together."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Movement:
     too_far: bool = False
     """Steps in a row have moved the weights too far."""
     broken: bool = False
-    """The last step has replaced the weights rather than moved them: it has to be taken back."""
+    """The last steps have replaced the weights rather than moved them: they have to be taken back."""
 
 
 NO_MOVEMENT = Movement()
@@ -41,17 +43,19 @@ class MovementMonitor:
     """Follows the update-to-weight ratio. Plain numbers; knows no trainer."""
 
     def __init__(self) -> None:
-        self._too_far = 0
+        self._row: list[float] = []
 
     def observe(self, update: Update) -> Movement:
         """Take in the update of the step before, and say how it looks; nothing when it is not known."""
-        self._too_far = self._too_far + 1 if update.ratio > _TOO_FAR else 0
-        return Movement(too_far=self._too_far >= _IN_A_ROW, broken=update.ratio > _BROKEN)
+        self._row = [*self._row, update.ratio] if update.ratio > _TOO_FAR else []
+        too_far = len(self._row) >= _IN_A_ROW
+        broken = update.ratio > _BROKEN or (too_far and sum(self._row) > _BROKEN_IN_A_ROW)
+        return Movement(too_far, broken)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was learnt, as plain numbers."""
-        return {"too_far": self._too_far}
+        return {"row": list(self._row)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
-        self._too_far = int(state["too_far"])
+        self._row = [float(ratio) for ratio in state.get("row", ())]

@@ -216,6 +216,16 @@ class RecoveryManager:
             numbers["precision"] = self._trainer.forward_precision
         return done, numbers
 
+    def limit_lr(self, metrics: StepMetrics, signals: Signals) -> None:
+        """Lower the learning rate before a step is taken, where those before it moved the weights too far.
+
+        Args:
+            metrics: The step.
+            signals: What the steps before say of it.
+        """
+        if signals.movement.too_far and self.options.divergence and not self._replaced(signals):
+            self._limit_lr(metrics)
+
     def _limit_lr(self, metrics: StepMetrics) -> bool:
         """Lower the learning rate to what moves the weights as it should; return whether that is lower."""
         if self.options.lr_backoff == 1 or not self._lr.limit(metrics.update):
@@ -334,8 +344,6 @@ class RecoveryManager:
         self._lr.follow(metrics.lr_peak)
         elevated, share = self._history.loss.loss_elevated, metrics.lr_share
         self.rollback.count_safe_step(metrics.step, share * outcome.lr_factor, elevated)
-        if signals.movement.too_far and self.options.divergence:
-            self._limit_lr(metrics)
         if elevated:
             return
         if self._lr.count_safe_step(metrics.update, share):
