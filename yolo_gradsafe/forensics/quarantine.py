@@ -47,7 +47,7 @@ class Quarantine:
         self._path = path
         self._limit = offences
         self._counts: Counter[str] = Counter()
-        self._spoilt: dict[str, None] = {}
+        self._bad_files: dict[str, None] = {}
         self._banned: dict[str, None] = {}
 
     @property
@@ -58,7 +58,7 @@ class Quarantine:
     @property
     def suspects(self) -> set[str]:
         """Images with offences that a healthy step wipes out."""
-        return self._counts.keys() - self._spoilt.keys() - self._banned.keys()
+        return self._counts.keys() - self._bad_files.keys() - self._banned.keys()
 
     def acquit(self, images: Iterable[str]) -> None:
         """Wipe out the offences of images that a healthy step was made of; of those with a bad file nothing."""
@@ -75,7 +75,7 @@ class Quarantine:
             return []
         self._counts.update(set(culprit.images))
         if culprit.cause in _IN_THE_FILE:
-            self._spoilt.update(dict.fromkeys(culprit.images))
+            self._bad_files.update(dict.fromkeys(culprit.images))
         new = [i for i in dict.fromkeys(culprit.images) if self._counts[i] >= self._limit and i not in self._banned]
         self._banned.update(dict.fromkeys(new))
         if new:
@@ -109,7 +109,7 @@ class Quarantine:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run goes on from, as JSON can hold it."""
-        return {"offences": dict(self._counts), "spoilt": list(self._spoilt), "images": self.images}
+        return {"offences": dict(self._counts), "bad_files": list(self._bad_files), "images": self.images}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` returned.
@@ -119,7 +119,7 @@ class Quarantine:
             ValueError: A count is no number.
         """
         self._counts = Counter({str(image): int(count) for image, count in state["offences"].items()})
-        self._spoilt = dict.fromkeys(map(str, state.get("spoilt", ())))
+        self._bad_files = dict.fromkeys(map(str, state.get("bad_files", ())))
         self._banned = dict.fromkeys(map(str, state["images"]))
         if self._banned or (self._path is not None and self._path.is_file()):
             self._write()  # an epoch that is trained once more may have put images there
