@@ -57,3 +57,14 @@ def test_weights_are_bad_where_other_images_do_several_times_worse(now, then, ba
     replay = TwoWeights(now, then)
     case = Case(replay, OTHERS, False, Surroundings(trusted=replay.trusted), Budget(60.0, 10))
     assert case.weights_are_bad(OTHERS) is bad
+
+
+@pytest.mark.parametrize(("then", "bad"), [
+    (result(2.0), True),
+    (replace(result(2.0), matched=0.1), False),  # untrained weights: losses rise until they match objects
+    (result(math.nan), False),
+])  # fmt: skip
+def test_losses_that_were_rising_are_evidence_from_weights_that_matched_objects(then, bad):
+    replay = TwoWeights(result(math.nan), then)
+    case = Case(replay, OTHERS, False, Surroundings(trusted=replay.trusted, elevated=True), Budget(60.0, 10))
+    assert case.weights_are_bad(None) is bad

@@ -125,6 +125,32 @@ def test_weights_whose_activations_are_not_finite_on_other_images_are_to_blame(m
     assert diagnose(Replay(model), batch_of(0), around=known, cap=BRIEF).cause is Cause.WEIGHTS
 
 
+def test_a_module_that_fails_on_activations_of_the_usual_size_is_at_fault_itself(model):
+    known = around(model)
+    model.conv.weight.data += 0.01
+    exact, forward = model.conv.weight.detach().clone(), model.conv.forward
+
+    def singular(images):  # other images fail as well, and trusted weights pass
+        gap = (model.conv.weight.detach() - exact).abs().sum()
+        return forward(images) * (gap / gap)
+
+    model.conv.forward = singular
+    with known.trusted():
+        assert Replay(model).run(batch_of(0)).finite
+    found = diagnose(Replay(model), batch_of(0), around=known, cap=BRIEF)
+    assert (found.cause, found.layer) == (Cause.ACTIVATIONS, "conv")
+
+
+@pytest.mark.parametrize("times", [3.0, 100.0])
+def test_it_is_the_weights_fault_where_they_have_grown(model, times):
+    known = around(model)
+    model.conv.weight.data *= times
+    limit, forward = float(model.conv.weight.abs().max()), model.conv.forward
+    model.conv.forward = lambda images: forward(images) + (math.inf if model.conv.weight.abs().max() >= limit else 0)
+    found = diagnose(Replay(model), batch_of(0), around=known, cap=BRIEF)
+    assert found.cause is (Cause.WEIGHTS if times > 10 else Cause.ACTIVATIONS)
+
+
 def test_that_older_weights_pass_the_batch_is_no_evidence(model):
     known = around(model)
     model.head.weight.data += 0.01

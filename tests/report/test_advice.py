@@ -217,11 +217,16 @@ def test_layer_that_died(tmp_path, before, after, dead):
 
 
 def unlearned(
-    folder: Path, arguments: dict[str, object] | None = None, fitness: float = 0.0, **run: object
+    folder: Path,
+    arguments: dict[str, object] | None = None,
+    fitness: float = 0.0,
+    validation: float | None = None,
+    **run: object,
 ) -> dict[str, Advice]:
     """Write a run of 12 epochs whose accuracy stays where it is, and return its advice by rule."""
     write(folder, 120, **{"info": replace(INFO, epochs=12, batches=10, objects=90, validation_objects=30), **run})  # type: ignore[arg-type]
-    (folder / "results.csv").write_text(scenes.results([fitness] * 12), encoding="utf-8")
+    losses = None if validation is None else [validation] * 12
+    (folder / "results.csv").write_text(scenes.results([fitness] * 12, validation=losses), encoding="utf-8")
     (folder / "args.yaml").write_text(yaml.safe_dump(ARGUMENTS | (arguments or {})), encoding="utf-8")
     return {advice.rule: advice for advice in summarize(folder).advice}
 
@@ -247,6 +252,16 @@ def test_rate_that_no_model_learns_with(tmp_path):
     told = unlearned(tmp_path / "b", {"lr0": 0.3}, change=lambda n: row(n, lr=0.3), incidents=ran_away)
     assert told.keys() == {"lr_too_high"}, "one rule names the rate"
     assert "rate_too_high" not in unlearned(tmp_path / "c")
+
+
+def test_a_validation_that_fails_in_the_users_own_code_says_nothing_of_the_rate(tmp_path):
+    own = [event(n, "bad_batch", cause="activations", source="own.py:8", layer="model.9") for n in (20, 40)]
+    told = unlearned(
+        tmp_path / "a", validation=math.nan, change=lambda n: bad(n) if n in (20, 40) else row(n), incidents=own
+    )
+    assert "own_code" in told
+    assert "rate_too_high" not in told
+    assert "rate_too_high" in unlearned(tmp_path / "b", validation=math.nan)
 
 
 def test_rate_that_moves_nothing(tmp_path):

@@ -28,6 +28,9 @@ __all__ = ["Case", "Surroundings"]
 
 Batch = Mapping[str, Any]
 
+_GROWN = 10.0
+"""Times their magnitude under trusted weights from which weights or activations have grown."""
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -121,8 +124,9 @@ class Case:
         """Whether there is positive evidence against the live weights. That older ones pass the batch proves nothing.
 
         A singularity of a loss, such as 0 / 0 where boxes coincide, is met by good predictions only. So the evidence is
-        that losses were rising before; or that on other images activations are not finite, or the loss, or what is left
-        of it where a term is not finite, is several times that of trusted weights.
+        that losses were rising before, from weights that matched objects; or that on other images the loss, or what is
+        left of it where a term is not finite, is several times that of trusted weights, or activations are not finite
+        where these or the weights have grown. A module that fails on activations of the usual size is at fault itself.
 
         Args:
             others: Other images; None without any.
@@ -130,8 +134,10 @@ class Case:
         trusted = self.around.trusted
         if trusted is None:
             return False
-        if self.around.elevated and self._full(self.batch, trusted).loss_finite:
-            return True
+        if self.around.elevated:
+            then = self._full(self.batch, trusted)
+            if then.loss_finite and then.matched >= 1:
+                return True
         if others is None:
             return False
         then = self._full(others, trusted)
@@ -142,10 +148,26 @@ class Case:
             return far_above(now.level, then.level)
         left = [name for name in then.items if math.isfinite(now.items.get(name, math.nan))]
         live, good = (sum(seen.items[name] for name in left) / seen.matched for seen in (now, then))
-        if far_above(live, good):
-            return True
+        return far_above(live, good) or self._grown(others, trusted)
+
+    def _grown(self, others: Batch, trusted: Callable[[], AbstractContextManager[None]]) -> bool:
+        """Whether a module's activations are not finite, and they or the weights are far larger than trusted ones."""
         hooks = self.watch(others, "fp32")
-        return hooks is not None and first_bad(hooks.forward_stats()) is not None
+        bad = None if hooks is None else first_bad(hooks.forward_stats())
+        if bad is None:
+            return False
+        weights = self._largest_weights()
+        with trusted():
+            weights_then, hooks = self._largest_weights(), self.watch(others, "fp32")
+        if any(now > _GROWN * then > 0 for now, then in zip(weights, weights_then, strict=True)):
+            return True
+        usual = max((one.peak for one in hooks.forward_stats() if one.name == bad.name), default=0.0) if hooks else 0.0
+        return bad.peak > _GROWN * usual
+
+    def _largest_weights(self) -> list[float]:
+        """Return the largest magnitude in each tensor of the weights. Synchronises, once."""
+        norms = torch._foreach_norm(list(self.replay.model.parameters()), ord=math.inf)
+        return torch.stack([norm.float() for norm in norms]).tolist() if norms else []
 
     def _full(self, batch: Batch, weights: Callable[[], AbstractContextManager[None]] = nullcontext) -> ReplayResult:
         """Run a batch in fp32, forward only."""

@@ -6,6 +6,7 @@ import math
 
 from yolo_gradsafe.report.advice.facts import SCALE_FREE, UNPROVEN, Facts, check_command, plural, rounded
 from yolo_gradsafe.report.advice.learning_rate import muon, too_high, warm_up
+from yolo_gradsafe.report.advice.own_code import broken
 from yolo_gradsafe.report.advice.stages import vanishing
 from yolo_gradsafe.report.parts import Advice
 from yolo_gradsafe.telemetry.schema import Finding, Shortfall
@@ -34,6 +35,8 @@ _BY_RATE = (Shortfall.RATE_TOO_HIGH, Shortfall.COLLAPSED, Shortfall.VALIDATION_L
 def rate(facts: Facts) -> Advice | None:
     """The weights moved too far; where another rule has found out by how much, that one speaks."""
     found = next((finding for reason in _BY_RATE if (finding := facts.because(reason))), None)
+    if found is not None and found.reason == Shortfall.VALIDATION_LOSS and broken(facts):
+        return None  # the user's code fails on validation images as well
     if found is None or too_high(facts) or muon(facts) or warm_up(facts):
         return None
     if facts.because(Shortfall.LOSS_ZERO) or (facts.because(Shortfall.TOO_FEW_STEPS) and not _proven(facts)):
