@@ -116,7 +116,9 @@ RUNS = {
     "segment": ((segment_set, SEGMENT, {}, ""), ("finished", "healthy", set())),
     "classify": ((classify_set, CLASSIFY, {}, ""), ("finished", "healthy", set())),
     "no validation": ((detect, DETECT, {"val": False, "epochs": 6}, ""), ("finished", "healthy", set())),
-    "patience": ((detect, DETECT, {"patience": 1, "epochs": 8}, ""), ("finished", "healthy", set())),
+    "patience": (
+        (larger, DETECT, {**FAST, "epochs": 8, "lr0": 0.01, "patience": 1}, ""), ("finished", "healthy", set())
+    ),
     "nan for good": ((detect, DETECT, {"epochs": 5}, NAN_FROM_EPOCH_2), ("unfinished", "healthy", set())),
     "nan once": ((detect, DETECT, {"epochs": 4}, NAN_ONCE), ("finished", "healthy", set())),
     "killed": ((detect, DETECT, {"epochs": 6}, KILLED), ("unfinished", "healthy", set())),
