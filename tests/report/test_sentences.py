@@ -15,7 +15,7 @@ from yolo_gradsafe.report.incident_groups import incident_groups
 from yolo_gradsafe.report.summarize import summarize
 from yolo_gradsafe.telemetry import Incident, RunPaths
 from yolo_gradsafe.telemetry.schema import Finding, Kind, Place, Remedy, Shortfall
-from yolo_gradsafe.telemetry.sentences import action, message, shortfall
+from yolo_gradsafe.telemetry.sentences import action, begun, message, shortfall
 
 SENTENCES = ("message", "action", "culprit")
 
@@ -118,3 +118,16 @@ def test_every_reason_not_to_have_learned_has_its_sentence(reason, names):
     assert said.strip()
     assert "nan" not in said
     assert not said.endswith(".")
+
+
+@pytest.mark.parametrize(("text", "sentence"), [
+    ("the loss was nan", "The loss was nan"),
+    ("yes: 12 steps", "Yes: 12 steps"),
+    ("box_loss was 0", "box_loss was 0"),
+    ("lr0=0.3 is too high", "lr0=0.3 is too high"),
+    ("mAP50 0.9", "mAP50 0.9"),
+    ("pose mAP50", "Pose mAP50"),
+    ("", ""),
+])  # fmt: skip
+def test_a_sentence_begins_with_a_capital_letter_unless_it_is_a_name(text, sentence):
+    assert begun(text) == sentence

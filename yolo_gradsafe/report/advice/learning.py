@@ -9,8 +9,8 @@ from yolo_gradsafe.report.advice.learning_rate import muon, too_high, warm_up
 from yolo_gradsafe.report.advice.own_code import broken
 from yolo_gradsafe.report.advice.stages import vanishing
 from yolo_gradsafe.report.parts import Advice
-from yolo_gradsafe.telemetry.schema import Finding, Shortfall
-from yolo_gradsafe.telemetry.sentences import shortfall
+from yolo_gradsafe.telemetry.schema import Shortfall
+from yolo_gradsafe.telemetry.sentences import begun, shortfall
 
 __all__ = [
     "branch_silent",
@@ -46,7 +46,7 @@ def rate(facts: Facts) -> Advice | None:
     return Advice(
         rule="rate_too_high",
         title="Start again with a lower learning rate" + (": some layers stopped learning." if died else "."),
-        evidence=". ".join(_sentence(finding) for finding in (found, died) if finding) + ".",
+        evidence=". ".join(begun(shortfall(finding)) for finding in (found, died) if finding) + ".",
         arguments=f"lr0={lr0:g}" if math.isfinite(lr0) else "",
     )
 
@@ -60,7 +60,7 @@ def rate_too_low(facts: Facts) -> Advice | None:
     return Advice(
         rule="rate_too_low",
         title="Raise the learning rate.",
-        evidence=f"{_sentence(found)}.",
+        evidence=f"{begun(shortfall(found))}.",
         arguments=f"lr0={usual:g}" if facts.peak_lr < usual else "",
     )
 
@@ -75,7 +75,7 @@ def layer_died(facts: Facts) -> Advice | None:
     return Advice(
         rule="layer_dead",
         title="Start again with a lower learning rate: a layer stopped learning.",
-        evidence=f"{_sentence(found)}; it had one before.",
+        evidence=f"{begun(shortfall(found))}; it had one before.",
         arguments="" if spoken or not math.isfinite(lr0) else f"lr0={rounded(lr0):g}",
     )
 
@@ -117,7 +117,7 @@ def loss_zero(facts: Facts) -> Advice | None:
             title="Check the loss: a part of it is 0 whatever the model predicts, although objects are matched."
             if matched
             else "Check the labels and the loss: no object is matched to a prediction.",
-            evidence=f"{_sentence(found)}.",
+            evidence=f"{begun(shortfall(found))}.",
             command=check_command(facts),
         )
     )
@@ -134,7 +134,7 @@ def branch_silent(facts: Facts) -> Advice | None:
         title="Restore the usual loss weight: a part of the model is not trained."
         if low
         else "Check the loss: a part of the model gets no gradient from it.",
-        evidence=f"{_sentence(found)}.",
+        evidence=f"{begun(shortfall(found))}.",
         arguments=" ".join(f"{name}={usual:g}" for name, usual in low.items()),
     )
 
@@ -148,7 +148,7 @@ def overfitting(facts: Facts) -> Advice | None:
         else Advice(
             rule="overfitting",
             title="Use more images, and check that training and validation images are alike.",
-            evidence=f"{_sentence(found)}.",
+            evidence=f"{begun(shortfall(found))}.",
             command=check_command(facts),
         )
     )
@@ -162,7 +162,7 @@ def never_rose(facts: Facts) -> Advice | None:
     return Advice(
         rule="never_rose",
         title="Check the labels; if they are right, train for longer.",
-        evidence=f"{_sentence(found)}, and the records do not say why.",
+        evidence=f"{begun(shortfall(found))}, and the records do not say why.",
         command=check_command(facts),
     )
 
@@ -184,8 +184,3 @@ def _is_low(gain: object, usual: float) -> bool:
 def _nbs(facts: Facts) -> int:
     nbs = facts.arguments.get("nbs")
     return nbs if isinstance(nbs, int) else 0
-
-
-def _sentence(finding: Finding) -> str:
-    text = shortfall(finding)
-    return text if finding.names else text[:1].upper() + text[1:]
