@@ -39,6 +39,12 @@ def test_table_of_a_sick_run_is_short_and_narrow(tmp_path):
     assert "/far/away" not in text
 
 
+def test_what_was_done_further_follows_in_its_own_words(tmp_path):
+    found = [incident(3), incident(3, kind="quarantine", action="left out of later batches")]
+    lines = table(summarize(write(tmp_path, 9, incidents=found))).splitlines()
+    assert [line.split()[0] for line in lines if "batches" in line] == ["then:"]
+
+
 def test_table_of_a_mixed_precision_run(tmp_path):
     run = write(
         tmp_path,

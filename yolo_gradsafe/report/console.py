@@ -136,7 +136,7 @@ def _incidents(found: list[IncidentGroup], outcomes: list[Outcome]) -> Iterator[
             more = len(incident.images) - MOST_IMAGES
             yield f"  images: {names}{f' and {more} more' if more > 0 else ''}"
         yield f"  action: {shown(incident.action)}"
-        yield from (f"  {remedy.kind}: {shown(remedy.action)}" for remedy in group.done[1:])
+        yield from (f"  then: {shown(remedy.action)}" for remedy in group.done[1:])
         if number < len(outcomes) and group.is_trouble and Remedy.OBSERVED not in incident.remedies:
             yield f"  {held(outcomes[number].held, outcomes[number].healthy_since)}"
     more = len(found) - MOST_INCIDENTS
