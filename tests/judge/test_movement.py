@@ -41,3 +41,10 @@ def test_it_goes_on_from_its_state():
     observe(monitor, 0.2)
     other.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
     assert observe(other, 0.15) == [Movement(too_far=True, broken=True)]
+
+
+def test_a_row_of_any_length_is_two_numbers():
+    monitor = MovementMonitor()
+    observe(monitor, *[math.inf, 0.06] * 500)
+    state = json.loads(json.dumps(monitor.state_dict(), allow_nan=False))
+    assert state == {"row": 1000, "moved": pytest.approx(500 * 1.06)}

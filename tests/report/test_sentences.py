@@ -15,7 +15,7 @@ from yolo_gradsafe.report.incident_groups import incident_groups
 from yolo_gradsafe.report.summarize import summarize
 from yolo_gradsafe.telemetry import Incident, RunPaths
 from yolo_gradsafe.telemetry.schema import Finding, Kind, Place, Remedy, Shortfall
-from yolo_gradsafe.telemetry.sentences import action, begun, message, shortfall
+from yolo_gradsafe.telemetry.sentences import action, capitalized, message, shortfall
 
 SENTENCES = ("message", "action", "culprit")
 
@@ -130,4 +130,4 @@ def test_every_reason_not_to_have_learned_has_its_sentence(reason, names):
     ("", ""),
 ])  # fmt: skip
 def test_a_sentence_begins_with_a_capital_letter_unless_it_is_a_name(text, sentence):
-    assert begun(text) == sentence
+    assert capitalized(text) == sentence

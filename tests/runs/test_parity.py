@@ -45,14 +45,16 @@ def test_healthy_run_equals_stock(train, drawn, task, optimizer, nbs):
 
 @needs_musgd
 @pytest.mark.parametrize(
-    "args", [{"epochs": 1, "fraction": 0.5}, pytest.param({}, marks=pytest.mark.slow)], ids=["two-steps", "all"]
+    ("args", "steps"),
+    [({"epochs": 2, "fraction": 0.5, "warmup_epochs": 0}, 2), pytest.param({}, 6, marks=pytest.mark.slow)],
+    ids=["two-steps", "all"],
 )
-def test_musgd_equals_stock(train, drawn, args):
+def test_musgd_equals_stock(train, drawn, args, steps):
     args = {"optimizer": "MuSGD", **args}  # a step takes seconds where the processor has no bfloat16
-    assert_same(
-        train(Arm(str(drawn["detect"]), args=args, guard={}), "guarded"),
-        train(Arm(str(drawn["detect"]), args=args), "stock"),
-    )
+    guarded = train(Arm(str(drawn["detect"]), args=args, guard={}), "guarded")
+    assert_same(guarded, train(Arm(str(drawn["detect"]), args=args), "stock"))
+    assert [float(row["lr"]) > 0 for row in guarded.steps[-2:]] == [True, True], "the weights are moved"
+    assert len(guarded.steps) == steps
 
 
 def test_a_threshold_that_is_not_reached_equals_stock_unclipped(train, drawn):

@@ -161,8 +161,8 @@ class Case:
             weights_then, hooks = self._largest_weights(), self.watch(others, "fp32")
         if any(now > _GROWN * then > 0 for now, then in zip(weights, weights_then, strict=True)):
             return True
-        usual = max((one.peak for one in hooks.forward_stats() if one.name == bad.name), default=0.0) if hooks else 0.0
-        return bad.peak > _GROWN * usual
+        usual = [one.peak for one in hooks.forward_stats() if one.name == bad.name] if hooks else []
+        return bool(usual) and bad.peak > _GROWN * max(usual)
 
     def _largest_weights(self) -> list[float]:
         """Return the largest magnitude in each tensor of the weights. Synchronises, once."""

@@ -69,7 +69,7 @@ class UpdateRatioSampler:
         self._every = every
         counts = [min(p.numel(), _ELEMENTS) for p in self._parameters]
         self._starts = np.cumsum([0, *counts[:-1]])
-        self._shares = np.array([p.numel() for p in self._parameters]) / np.maximum(counts, 1)
+        self._shares = np.array([p.numel() for p in self._parameters]) / np.array(counts)
         self._live: list[Tensor] = []
         self._all_live: list[Tensor] = []
         self._now: NDArray[np.float32] | None = None

@@ -43,19 +43,23 @@ class MovementMonitor:
     """Follows the update-to-weight ratio. Plain numbers; knows no trainer."""
 
     def __init__(self) -> None:
-        self._row: list[float] = []
+        self._row = 0
+        self._moved = 0.0
 
     def observe(self, update: Update) -> Movement:
         """Take in the update of the step before, and say how it looks; nothing when it is not known."""
-        self._row = [*self._row, update.ratio] if update.ratio > _TOO_FAR else []
-        too_far = len(self._row) >= _IN_A_ROW
-        broken = update.ratio > _BROKEN or (too_far and sum(self._row) > _BROKEN_IN_A_ROW)
+        if update.ratio > _TOO_FAR:
+            self._row, self._moved = self._row + 1, self._moved + min(update.ratio, 1.0)
+        else:
+            self._row, self._moved = 0, 0.0
+        too_far = self._row >= _IN_A_ROW
+        broken = update.ratio > _BROKEN or (too_far and self._moved > _BROKEN_IN_A_ROW)
         return Movement(too_far, broken)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was learnt, as plain numbers."""
-        return {"row": list(self._row)}
+        return {"row": self._row, "moved": self._moved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
-        self._row = [float(ratio) for ratio in state.get("row", ())]
+        self._row, self._moved = int(state.get("row", 0)), float(state.get("moved", 0.0))

@@ -118,7 +118,7 @@ class Evidence:
     trusted_do_better: bool = False
     """Whether weights of not long ago do several times better on the same batch, or the model has collapsed."""
     replaced: bool = False
-    """Whether the step before has replaced the weights rather than moved them, and can be taken back."""
+    """Whether the steps before have replaced the weights rather than moved them, and can be taken back."""
 
 
 NO_EVIDENCE = Evidence()
@@ -136,7 +136,7 @@ def judge(
         scale_floor: AMP scale at or below which an overflow is no longer the GradScaler's search for a scale.
 
     Returns:
-        ``diverging`` for any step after one that replaced the weights. For a finite step ``poisoned`` when batch-norm
+        ``diverging`` for any step after some that replaced the weights. For a finite step ``poisoned`` when batch-norm
         statistics alone are damaged, else ``diverging``, ``spike``, ``stalled`` or ``ok``. Statistics that stay damaged
         step after step are those of the data when they are finite, and come from weights that went bad (``diverging``)
         when they are not. For a step that is not finite ``poisoned`` when the state behind it is damaged,

@@ -99,7 +99,7 @@ class RecoveryManager:
         return Evidence(trusted_do_better=self._diverging(metrics, signals, batch))
 
     def _replaced(self, signals: Signals) -> bool:
-        """Whether the step before has replaced the weights, and there are others to go back to."""
+        """Whether the steps before have replaced the weights, and there are others to go back to."""
         return signals.movement.broken and self.options.divergence and self.rollback.trusted is not None
 
     def _suspects_divergence(self, signals: Signals) -> bool:

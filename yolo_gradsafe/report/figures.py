@@ -12,7 +12,7 @@ import yaml
 from yolo_gradsafe.report.advice.facts import SCALE_FREE
 from yolo_gradsafe.report.incident_groups import incident_groups
 from yolo_gradsafe.report.parts import Run
-from yolo_gradsafe.telemetry.sentences import begun
+from yolo_gradsafe.telemetry.sentences import capitalized
 
 if TYPE_CHECKING:
     from yolo_gradsafe.report.summary import Summary
@@ -90,7 +90,7 @@ def course(summary: Summary) -> str:
     if found is None:
         return ""
     first = next((epoch for epoch in summary.epochs if epoch.accuracy is not None), None)
-    name = begun(found.metric)
+    name = capitalized(found.metric)
     if first is None or first.accuracy is None or first.epoch == found.best_epoch:
         return f"{name} was {found.best:.3g} in epoch {found.best_epoch}."
     verb = "rose" if found.best > first.accuracy else "went"
@@ -105,7 +105,9 @@ def _accuracy(summary: Summary) -> list[Figure]:
         return []
     at_the_end = f", {found.last:.3g} in the last" if found.last_epoch != found.best_epoch else ", the last"
     where = f"in epoch {found.best_epoch}{at_the_end}" if found.best else f"up to epoch {found.last_epoch}, the last"
-    return [Figure("accuracy", begun(found.metric), f"{found.best:.3g}", where, ACCURACY, "Verdicts and the ladder")]
+    return [
+        Figure("accuracy", capitalized(found.metric), f"{found.best:.3g}", where, ACCURACY, "Verdicts and the ladder")
+    ]
 
 
 def _clipping(summary: Summary) -> str:

@@ -12,7 +12,7 @@ from yolo_gradsafe.report.health import Health, RunVerdict, interrupted, status,
 from yolo_gradsafe.report.incident_groups import IncidentGroup
 from yolo_gradsafe.report.parts import Accuracy, LoweredRate, Reason, Run, Spike, Steps
 from yolo_gradsafe.telemetry.schema import Cause, Learned, Shortfall
-from yolo_gradsafe.telemetry.sentences import begun
+from yolo_gradsafe.telemetry.sentences import capitalized
 
 __all__ = ["Story", "headline"]
 
@@ -94,7 +94,7 @@ def _unlearned(story: Story) -> str:
 def _events(story: Story) -> str:
     what = _count(len(story.troubles), "incident") if story.troubles else "Bad batches"
     text = _happened(story) or f"{what}: {_counted(story)}"
-    return f"{begun(text)}."
+    return f"{capitalized(text)}."
 
 
 def _survived(story: Story) -> str:

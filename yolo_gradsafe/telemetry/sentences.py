@@ -8,10 +8,10 @@ from pathlib import Path
 
 from yolo_gradsafe.telemetry.schema import Cause, Finding, Held, Incident, Kind, Place, Remedy, Shortfall, Stock
 
-__all__ = ["action", "begun", "culprit", "held", "message", "shortfall", "stock"]
+__all__ = ["action", "capitalized", "culprit", "held", "message", "shortfall", "stock"]
 
 
-def begun(text: str) -> str:
+def capitalized(text: str) -> str:
     """Begin a text with a capital letter, where it begins with a word; a name, such as ``box_loss``, stays as it is."""
     first = text.split(" ")[0].rstrip(",;:")
     return text[:1].upper() + text[1:] if first.isalpha() and first.islower() else text

@@ -7,7 +7,7 @@ import re
 from yolo_gradsafe.report.advice.facts import Facts, plural
 from yolo_gradsafe.report.parts import Advice
 from yolo_gradsafe.telemetry.schema import Kind, Remedy
-from yolo_gradsafe.telemetry.sentences import begun
+from yolo_gradsafe.telemetry.sentences import capitalized
 
 __all__ = ["overflows", "wider"]
 
@@ -38,7 +38,7 @@ def overflows(facts: Facts) -> Advice | None:
     return Advice(
         rule="amp_overflow",
         title="Train in a precision with a larger range.",
-        evidence=f"{begun(text)}. Each of them lost its optimizer step.",
+        evidence=f"{capitalized(text)}. Each of them lost its optimizer step.",
         arguments=wider(facts),
     )
 

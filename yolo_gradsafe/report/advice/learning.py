@@ -6,11 +6,11 @@ import math
 
 from yolo_gradsafe.report.advice.facts import SCALE_FREE, UNPROVEN, Facts, check_command, plural, rounded
 from yolo_gradsafe.report.advice.learning_rate import muon, too_high, warm_up
-from yolo_gradsafe.report.advice.own_code import broken
+from yolo_gradsafe.report.advice.own_code import is_to_blame
 from yolo_gradsafe.report.advice.stages import vanishing
 from yolo_gradsafe.report.parts import Advice
 from yolo_gradsafe.telemetry.schema import Shortfall
-from yolo_gradsafe.telemetry.sentences import begun, shortfall
+from yolo_gradsafe.telemetry.sentences import capitalized, shortfall
 
 __all__ = [
     "branch_silent",
@@ -35,7 +35,7 @@ _BY_RATE = (Shortfall.RATE_TOO_HIGH, Shortfall.COLLAPSED, Shortfall.VALIDATION_L
 def rate(facts: Facts) -> Advice | None:
     """The weights moved too far; where another rule has found out by how much, that one speaks."""
     found = next((finding for reason in _BY_RATE if (finding := facts.because(reason))), None)
-    if found is not None and found.reason == Shortfall.VALIDATION_LOSS and broken(facts):
+    if found is not None and found.reason == Shortfall.VALIDATION_LOSS and any(map(is_to_blame, facts.incidents)):
         return None  # the user's code fails on validation images as well
     if found is None or too_high(facts) or muon(facts) or warm_up(facts):
         return None
@@ -46,7 +46,7 @@ def rate(facts: Facts) -> Advice | None:
     return Advice(
         rule="rate_too_high",
         title="Start again with a lower learning rate" + (": some layers stopped learning." if died else "."),
-        evidence=". ".join(begun(shortfall(finding)) for finding in (found, died) if finding) + ".",
+        evidence=". ".join(capitalized(shortfall(finding)) for finding in (found, died) if finding) + ".",
         arguments=f"lr0={lr0:g}" if math.isfinite(lr0) else "",
     )
 
@@ -60,7 +60,7 @@ def rate_too_low(facts: Facts) -> Advice | None:
     return Advice(
         rule="rate_too_low",
         title="Raise the learning rate.",
-        evidence=f"{begun(shortfall(found))}.",
+        evidence=f"{capitalized(shortfall(found))}.",
         arguments=f"lr0={usual:g}" if facts.peak_lr < usual else "",
     )
 
@@ -75,7 +75,7 @@ def layer_died(facts: Facts) -> Advice | None:
     return Advice(
         rule="layer_dead",
         title="Start again with a lower learning rate: a layer stopped learning.",
-        evidence=f"{begun(shortfall(found))}; it had one before.",
+        evidence=f"{capitalized(shortfall(found))}; it had one before.",
         arguments="" if spoken or not math.isfinite(lr0) else f"lr0={rounded(lr0):g}",
     )
 
@@ -117,7 +117,7 @@ def loss_zero(facts: Facts) -> Advice | None:
             title="Check the loss: a part of it is 0 whatever the model predicts, although objects are matched."
             if matched
             else "Check the labels and the loss: no object is matched to a prediction.",
-            evidence=f"{begun(shortfall(found))}.",
+            evidence=f"{capitalized(shortfall(found))}.",
             command=check_command(facts),
         )
     )
@@ -134,7 +134,7 @@ def branch_silent(facts: Facts) -> Advice | None:
         title="Restore the usual loss weight: a part of the model is not trained."
         if low
         else "Check the loss: a part of the model gets no gradient from it.",
-        evidence=f"{begun(shortfall(found))}.",
+        evidence=f"{capitalized(shortfall(found))}.",
         arguments=" ".join(f"{name}={usual:g}" for name, usual in low.items()),
     )
 
@@ -148,7 +148,7 @@ def overfitting(facts: Facts) -> Advice | None:
         else Advice(
             rule="overfitting",
             title="Use more images, and check that training and validation images are alike.",
-            evidence=f"{begun(shortfall(found))}.",
+            evidence=f"{capitalized(shortfall(found))}.",
             command=check_command(facts),
         )
     )
@@ -162,7 +162,7 @@ def never_rose(facts: Facts) -> Advice | None:
     return Advice(
         rule="never_rose",
         title="Check the labels; if they are right, train for longer.",
-        evidence=f"{begun(shortfall(found))}, and the records do not say why.",
+        evidence=f"{capitalized(shortfall(found))}, and the records do not say why.",
         command=check_command(facts),
     )
 

@@ -10,7 +10,7 @@ from yolo_gradsafe.report.incident_groups import IncidentGroup, incident_groups
 from yolo_gradsafe.report.page.pictures import Album
 from yolo_gradsafe.report.parts import IncidentEntry, Number, Outcome
 from yolo_gradsafe.telemetry.schema import Cause, Remedy
-from yolo_gradsafe.telemetry.sentences import begun, held, stock
+from yolo_gradsafe.telemetry.sentences import capitalized, held, stock
 
 __all__ = ["LABELS", "MOST", "Card", "Cards", "cards", "label", "outcome_lines"]
 
@@ -131,9 +131,9 @@ def outcome_lines(group: IncidentGroup, came: Outcome | None) -> list[tuple[str,
         return []
     lines = [("Cost", f"{came.steps_lost:,} step{'s' * (came.steps_lost != 1)} lost" if came.steps_lost else "no step")]
     if Remedy.OBSERVED not in group.main.remedies:
-        lines.append(("Did it help?", begun(held(came.held, came.healthy_since))))
+        lines.append(("Did it help?", capitalized(held(came.held, came.healthy_since))))
     if said := stock(came.stock):
-        lines.append(("Stock Ultralytics", begun(said)))
+        lines.append(("Stock Ultralytics", capitalized(said)))
     return lines
 
 
@@ -149,8 +149,8 @@ def _card(group: IncidentGroup, album: Album, came: Outcome | None, is_open: boo
         place=f"epoch {main.epoch}, batch {main.batch}, step {main.step:,}",
         message=main.message,
         open=is_open,
-        why=begun(_first(everything, "culprit") or CAUSES.get(group.cause, group.cause)),
-        done=[begun(main.action), *(f"{label(entry.kind)}: {entry.action}" for entry in group.done[1:])],
+        why=capitalized(_first(everything, "culprit") or CAUSES.get(group.cause, group.cause)),
+        done=[capitalized(main.action), *(f"{label(entry.kind)}: {entry.action}" for entry in group.done[1:])],
         outcome=outcome_lines(group, came),
         source=(_first(everything, "source"), _first(everything, "source_text")),
         change=came if advised else None,
