@@ -48,7 +48,7 @@ def test_the_numbers_of_a_known_gradient(tmp_path):
     assert (metrics.scaler, metrics.amp_scale, metrics.norm_overflow, metrics.bad_tensors) == (False, 1.0, False, [])
     # Two means of 0, two variances of 1, and a count of batches, which is no floating-point number.
     assert metrics.batchnorm_norm == pytest.approx(math.sqrt(2))
-    assert metrics.update_ratios is None
+    assert metrics.layer_update_ratios is None
 
 
 def test_parameters_without_a_gradient_are_left_out(tmp_path):
@@ -161,12 +161,12 @@ def test_a_sample_of_the_weights_comes_with_the_next_step_once(tmp_path):
         core.raw.model.head.weight *= 1.25
     updates._every = 0
     updates.note_step(taken=True)
-    ratios = measure(core).update_ratios
+    ratios = measure(core).layer_update_ratios
     weight, bias = core.raw.model.head.weight.detach() / 1.25, core.raw.model.head.bias.detach()
     change, size = 0.25 * float(weight.norm()), math.hypot(*weight.flatten().tolist(), *bias.tolist())
     assert ratios.tolist() == pytest.approx([0.0, 0.0, change / size], rel=1e-5)
     updates.note_step(taken=False)
-    assert measure(core).update_ratios is None
+    assert measure(core).layer_update_ratios is None
 
 
 # Ranks ---------------------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_the_rank_whose_weights_moved_furthest_counts(tmp_path):
     core = Core(tmp_path)
     core.among(TwoRanks(said(ratio=0.5)))
     with_gradients(core)
-    assert measure(core).update.ratio == 0.5
+    assert measure(core).update_ratio == 0.5
 
 
 @pytest.mark.parametrize(("scale", "finite", "expected"), [(1.0, True, 1.0), (4.0, False, 0.0), (0.5, False, 0.0)])

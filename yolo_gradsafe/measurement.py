@@ -83,7 +83,7 @@ class Measurement:
         )
         batchnorm_norm, amp_scale, *values = reading.scalars
         values, rest = values[: len(losses)], values[len(losses) :]
-        update, update_ratios = self.updates.read(reading.sample)
+        update_ratio, layer_update_ratios = self.updates.read(reading.sample)
         layer_norms, stage_norms = self.groups.norms(gradients.names, reading.tensor_norms)
         bad_tensors = _bad_tensors(gradients, reading)
         metrics = StepMetrics(
@@ -108,8 +108,9 @@ class Measurement:
             layer_norms=layer_norms,
             stage_norms=stage_norms,
             batchnorm_norm=batchnorm_norm,
-            update=update,
-            update_ratios=update_ratios,
+            update_ratio=update_ratio,
+            update_rate=self.updates.rate,
+            layer_update_ratios=layer_update_ratios,
         )
         return metrics, gradients
 
@@ -124,7 +125,7 @@ class Measurement:
                 not local.grads_finite,
                 local.batchnorm,
                 local.image_loss,
-                0.0 if math.isnan(local.update.ratio) else local.update.ratio,
+                0.0 if math.isnan(local.update_ratio) else local.update_ratio,
                 local.amp_scale,
                 -local.amp_scale,
                 *piggyback,
@@ -138,7 +139,7 @@ class Measurement:
             grads_finite=not grads_bad and not scales_differ,
             batchnorm=BatchNormHealth(int(batchnorm)),
             image_loss=image_loss,
-            update=replace(local.update, ratio=ratio or math.nan),
+            update_ratio=ratio or math.nan,
             amp_scale=0.0 if scales_differ else most,
         )
         return metrics, agreed

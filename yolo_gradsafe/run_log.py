@@ -86,8 +86,8 @@ class RunLog:
         """Record a step that was taken or left, with its incident."""
         if metrics.finite:
             self._layers.observe(metrics.layer_norms)
-        if metrics.update_ratios is not None:
-            self._layers.observe_update(metrics.update_ratios)
+        if metrics.layer_update_ratios is not None:
+            self._layers.observe_update(metrics.layer_update_ratios)
         row = _row(metrics, verdict, outcome, self._groups.stages)
         self._epoch.add(row)
         if self._recorder:

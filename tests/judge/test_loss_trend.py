@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from yolo_gradsafe.judge.loss_trend import LossTrendMonitor, far_above
+from yolo_gradsafe.judge.loss_trend import LossTrend, LossTrendMonitor, far_above
 
 
 def settled(level: float = 10.0, steps: int = 60, noise: float = 0.2) -> LossTrendMonitor:
@@ -23,51 +23,51 @@ def test_a_healthy_course_raises_nothing():
     for step in range(500):
         level = 30 * math.exp(-step / 100) + 3
         look = trend.observe(level * math.exp(draw.gauss(0, 0.3)), 50 * math.exp(draw.gauss(0, 0.7)))
-        assert not look.suspect, step
-        assert not look.collapsed, step
+        assert look is not LossTrend.ELEVATED, step
+        assert look is not LossTrend.COLLAPSED, step
 
 
 @pytest.mark.parametrize(("times", "steps"), [(20.0, 2), (6.0, 5), (3.5, 12)])
 def test_a_lasting_rise_is_suspected_the_sooner_the_higher_it_is(times, steps):
     trend = settled(noise=0.0)
-    looks = [trend.observe(10 * times, 100).suspect for _ in range(steps)]
+    looks = [trend.observe(10 * times, 100) is LossTrend.ELEVATED for _ in range(steps)]
     assert looks == [False] * (steps - 1) + [True]
 
 
 def test_a_single_outlier_is_a_spike_and_no_suspicion():
     trend = settled()
     look = trend.observe(1e30, 100)
-    assert (look.spike, look.suspect) == (True, False)
-    assert not trend.observe(10, 100).spike
+    assert look is LossTrend.SPIKE
+    assert trend.observe(10, 100) is LossTrend.USUAL
 
 
 def test_a_norm_far_out_of_its_range_is_a_spike():
     trend = settled()
-    assert trend.observe(10, 1e6).spike
-    assert not trend.observe(10, 300).spike
+    assert trend.observe(10, 1e6) is LossTrend.SPIKE
+    assert trend.observe(10, 300) is LossTrend.USUAL
 
 
 def test_the_first_steps_have_no_range_of_norms():
     trend = LossTrendMonitor()
-    assert not any(trend.observe(10, norm).spike for norm in (1, 1e5, 3, 1e6))
+    assert not any(trend.observe(10, norm) is LossTrend.SPIKE for norm in (1, 1e5, 3, 1e6))
 
 
 def test_a_fall_to_nothing_of_loss_and_norm_is_a_collapse():
     trend = settled()
-    looks = [trend.observe(0.0, 1e-7).collapsed for _ in range(5)]
+    looks = [trend.observe(0.0, 1e-7) is LossTrend.COLLAPSED for _ in range(5)]
     assert looks == [False] * 4 + [True]
 
 
 def test_a_loss_that_falls_alone_is_none():
     trend = settled()
-    assert not any(trend.observe(1e-4, 100).collapsed for _ in range(20))
+    assert not any(trend.observe(1e-4, 100) is LossTrend.COLLAPSED for _ in range(20))
 
 
 def test_a_level_that_is_accepted_is_suspected_no_more():
     trend = settled(noise=0.0)
-    assert any(trend.observe(60, 100).suspect for _ in range(50))
+    assert any(trend.observe(60, 100) is LossTrend.ELEVATED for _ in range(50))
     trend.accept_level(60)
-    assert not any(trend.observe(60, 100).suspect for _ in range(50))
+    assert not any(trend.observe(60, 100) is LossTrend.ELEVATED for _ in range(50))
     assert trend.usual == pytest.approx(60)
 
 
@@ -80,7 +80,7 @@ def test_the_usual_loss_is_not_moved_by_outliers():
 
 def test_losses_that_are_not_positive_are_passed_over():
     trend = settled(noise=0.0)
-    assert not any(trend.observe(-5.0, 100).suspect for _ in range(30))
+    assert not any(trend.observe(-5.0, 100) is LossTrend.ELEVATED for _ in range(30))
     assert trend.usual == pytest.approx(10)
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from yolo_gradsafe.judge.loss_trend import NO_SIGNAL
+from yolo_gradsafe.judge.loss_trend import LossTrend
+from yolo_gradsafe.judge.movement import Movement
 from yolo_gradsafe.judge.verdict import BatchNormHealth, Evidence, Signals, StepMetrics, clipped, judge, safe_to_apply
 from yolo_gradsafe.telemetry.schema import Verdict
 
@@ -31,7 +32,8 @@ SCALED = replace(HEALTHY, scaler=True, amp_scale=1024.0)
 
 
 def verdict(metrics: StepMetrics, floor: float = 1.0, state_finite: bool = True) -> str:
-    return str(judge(metrics, evidence=Evidence(state_finite=state_finite), scale_floor=floor))
+    evidence = Evidence.NONE if state_finite else Evidence.STATE_DAMAGED
+    return str(judge(metrics, evidence=evidence, scale_floor=floor))
 
 
 def test_a_healthy_step_is_ok():
@@ -73,13 +75,15 @@ def test_a_scale_that_is_itself_infinite_is_no_search_for_one():
     assert verdict(replace(SCALED, grads_finite=False, amp_scale=math.inf)) == "bad_batch"
 
 
-SPIKE = Signals(loss=replace(NO_SIGNAL, spike=True), vanished=("neck",))
-DIVERGING = Evidence(trusted_do_better=True)
+SPIKE = Signals(loss=LossTrend.SPIKE, vanished=("neck",))
+DIVERGING = Evidence.TRUSTED_DO_BETTER
 
 
 def test_a_finite_step_is_named_after_the_worst_that_is_known_of_it():
     assert judge(HEALTHY, SPIKE, DIVERGING) == "diverging"
     assert judge(HEALTHY, SPIKE) == "spike"
+    assert judge(HEALTHY, Signals(loss=LossTrend.ELEVATED)) == "spike", "trusted weights did no better"
+    assert judge(HEALTHY, Signals(movement=Movement.TOO_FAR)) == "ok", "that limits the rate and is no verdict"
     assert judge(HEALTHY, Signals(vanished=("neck",))) == "stalled"
     damaged = replace(HEALTHY, batchnorm=BatchNormHealth.BLOWN_UP)
     assert judge(damaged, SPIKE, DIVERGING) == "poisoned"
@@ -90,7 +94,7 @@ def test_a_step_that_is_not_finite_is_never_named_after_the_past():
 
 
 def test_any_step_after_one_that_replaced_the_weights_is_diverging():
-    replaced = Evidence(replaced=True)
+    replaced = Evidence.WEIGHTS_REPLACED
     for step in (HEALTHY, SCALED, replace(SCALED, grads_finite=False), replace(HEALTHY, losses_finite=False)):
         assert judge(step, evidence=replaced) == "diverging"
 

@@ -11,7 +11,6 @@ import torch
 
 from tests.fake_trainer import Core, Tiny, TwoRanks, batch_of, differing, nan_batch
 from yolo_gradsafe.forensics.case import Surroundings
-from yolo_gradsafe.gradients.update_ratio import Update
 from yolo_gradsafe.judge.loss_trend import LossTrend
 from yolo_gradsafe.judge.movement import Movement
 from yolo_gradsafe.judge.verdict import BatchNormHealth, Evidence, Signals, StepMetrics
@@ -200,11 +199,11 @@ def test_the_rate_is_left_where_the_options_say_so(tmp_path):
 
 def moved(ratio: float, step: int = 5, rate: float = 1.0, finite: bool = True) -> StepMetrics:
     """Return a step, of which the one before moved the weights so far."""
-    return replace(metrics(step, finite), update=Update(ratio, rate))
+    return replace(metrics(step, finite), update_ratio=ratio, update_rate=rate)
 
 
-BROKEN = Signals(movement=Movement(broken=True))
-TOO_FAR = Signals(movement=Movement(too_far=True))
+REPLACED = Signals(movement=Movement.REPLACED)
+TOO_FAR = Signals(movement=Movement.TOO_FAR)
 
 
 @pytest.mark.parametrize("finite", [True, False])
@@ -215,9 +214,9 @@ def test_a_step_that_replaced_the_weights_is_taken_back_and_the_rate_is_limited(
     core.train(2, start=2)
     move(core, 30.0)
     step = moved(3.0, finite=finite)
-    assert core.recovery.suspects(step, BROKEN)
-    evidence = core.recovery.examine(step, BROKEN, None)
-    assert evidence == Evidence(replaced=True)
+    assert core.recovery.suspects(step, REPLACED)
+    evidence = core.recovery.examine(step, REPLACED, None)
+    assert evidence is Evidence.WEIGHTS_REPLACED
     found = core.recovery.investigate(step, Verdict.DIVERGING, evidence)
     assert found == {"cause": Cause.LEARNING_RATE, "update_ratio": 3.0}
     outcome = core.recovery.handle_bad_step(step, Verdict.DIVERGING, replace(SKIPPED, facts=found))
@@ -245,8 +244,8 @@ def test_it_is_taken_back_as_a_whole_also_where_a_part_of_the_state_is_not_finit
 @pytest.mark.parametrize("options", [{"snapshots": 0}, {"divergence": False}])
 def test_it_is_not_taken_back_where_nothing_may_be_or_can_be(tmp_path, options):
     core = Core(tmp_path, **options)
-    assert not core.recovery.suspects(moved(3.0), BROKEN)
-    assert core.recovery.examine(moved(3.0), BROKEN, None) == Evidence()
+    assert not core.recovery.suspects(moved(3.0), REPLACED)
+    assert core.recovery.examine(moved(3.0), REPLACED, None) is Evidence.NONE
 
 
 def test_steps_that_move_the_weights_too_far_limit_the_rate_before_the_next_one_and_are_kept(tmp_path):
@@ -270,7 +269,7 @@ def test_the_rate_is_not_limited_where_the_options_say_so(tmp_path, options):
 
 def test_a_step_that_is_taken_back_is_limited_with_its_rollback(tmp_path):
     core = Core(tmp_path)
-    core.recovery.limit_lr(moved(0.6), Signals(movement=Movement(too_far=True, broken=True)))
+    core.recovery.limit_lr(moved(0.6), REPLACED)
     assert core.recovery.lr_factor == 1.0
 
 
@@ -476,28 +475,28 @@ def test_bad_steps_in_a_row_are_counted_up_to_the_next_safe_one(tmp_path):
 def test_a_divergence_is_proven_on_the_same_batch(tmp_path):
     core = Core(tmp_path)
     core.train(4)
-    high = Signals(LossTrend(suspect=True))
+    high = Signals(LossTrend.ELEVATED)
     core.history.loss.sum = 5.0
     assert core.recovery.suspects(metrics(5), high)
     assert not core.recovery.suspects(metrics(5), Signals())
-    assert core.recovery.examine(metrics(5, loss=800.0), high, batch_of(0)) == Evidence()
+    assert core.recovery.examine(metrics(5, loss=800.0), high, batch_of(0)) is Evidence.NONE
     assert core.history.loss.usual == pytest.approx(200.0), "the data are harder: that is the usual loss from now on"
     move(core, 10.0)
-    assert core.recovery.examine(metrics(5), high, batch_of(0)).trusted_do_better
-    assert not core.recovery.examine(metrics(5), high, None).trusted_do_better, "the batch is gone"
+    assert core.recovery.examine(metrics(5), high, batch_of(0)) is Evidence.TRUSTED_DO_BETTER
+    assert core.recovery.examine(metrics(5), high, None) is Evidence.NONE, "the batch is gone"
 
 
 def test_divergence_is_looked_for_where_the_options_and_a_snapshot_allow_it(tmp_path):
-    high = Signals(LossTrend(suspect=True))
+    high = Signals(LossTrend.ELEVATED)
     assert not Core(tmp_path, divergence=False).recovery.suspects(metrics(5), high)
     assert not Core(tmp_path, snapshots=0).recovery.suspects(metrics(5), high)
 
 
 def test_a_state_that_is_not_finite_on_another_rank_is_poisoned_here_too(tmp_path):
     core = Core(tmp_path)
-    assert core.recovery.examine(metrics(5, finite=False), Signals(), batch_of(0)).state_finite
+    assert core.recovery.examine(metrics(5, finite=False), Signals(), batch_of(0)) is Evidence.NONE
     core.among(TwoRanks([1.0]))
-    assert not core.recovery.examine(metrics(5, finite=False), Signals(), batch_of(0)).state_finite
+    assert core.recovery.examine(metrics(5, finite=False), Signals(), batch_of(0)) is Evidence.STATE_DAMAGED
 
 
 def test_a_stage_that_has_vanished_is_told_once(tmp_path):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from yolo_gradsafe.gradients.layer_groups import LayerGroups
 
-__all__ = ["UNKNOWN_UPDATE", "Update", "UpdateRatioSampler"]
+__all__ = ["UpdateRatioSampler"]
 
 _ELEMENTS = 64
 """Elements sampled of each tensor, from its middle on: next to each other, so that one kernel takes all tensors.
@@ -27,25 +26,6 @@ _FEWEST = 8
 """Matrices whose median stands for a model,"""
 _MOST = 32
 """and as many as are looked at in every step."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """How far the last step that was taken has moved the weights."""
-
-    ratio: float = math.nan
-    """L2 norm of its change over that of the weights, the median of weight matrices (convolutions, linear layers) that
-    it moved, from all over the model; nan when it moved none, or when there are too few for a median."""
-    rate: float = 1.0
-    """Learning rate of that step as a share of the schedule's largest, the guard's own factor included; above 0."""
-
-    @property
-    def at_peak(self) -> float:
-        """The ratio that the schedule's largest learning rate would come to: steps are proportional to the rate."""
-        return self.ratio / self.rate
-
-
-UNKNOWN_UPDATE = Update()
 
 
 class UpdateRatioSampler:
@@ -75,7 +55,8 @@ class UpdateRatioSampler:
         self._now: NDArray[np.float32] | None = None
         self._before: NDArray[np.float32] | None = None
         self._due = self._was_due = False
-        self._rate = 1.0
+        self.rate = 1.0
+        """Learning rate of the last step as a share of the schedule's largest, the guard's factor included; above 0."""
         self._version = 0
 
     @torch.no_grad()
@@ -96,34 +77,36 @@ class UpdateRatioSampler:
             return torch.cat([*self._live, *self._all_live])
         return torch.cat(self._live) if self._live else None
 
-    def read(self, elements: NDArray[np.float32] | None) -> tuple[Update, NDArray[np.float64] | None]:
+    def read(self, elements: NDArray[np.float32] | None) -> tuple[float, NDArray[np.float64] | None]:
         """Compare elements with those before the last step.
 
         Args:
             elements: What ``sample`` returned, on the host.
 
         Returns:
-            The update, not known where somebody else has changed the weights since; and the ratio of each layer, nan
-            where its weights are zero, None where not all tensors were sampled.
+            L2 norm of the last step's change over that of the weights, the median of weight matrices (convolutions,
+            linear layers) that it moved, from all over the model: nan when it moved none, when there are too few for a
+            median, and when somebody else has changed the weights since. And the ratio of each layer, nan where its
+            weights are zero; None where not all tensors were sampled.
         """
         self._now = elements
         before, count = self._before, len(self._matrices) * _ELEMENTS
         if elements is None or before is None or self._version != self._versions():
-            return UNKNOWN_UPDATE, None
+            return math.nan, None
         with np.errstate(invalid="ignore", over="ignore"):
             changes = elements[: len(before)] - before[: len(elements)]
-            update = Update(_median(before[:count], changes[:count]), self._rate)
-        return update, self._by_layer(before[count:], changes[count:]) if self._was_due else None
+            ratio = _median(before[:count], changes[:count])
+        return ratio, self._by_layer(before[count:], changes[count:]) if self._was_due else None
 
     def note_step(self, taken: bool, rate: float = 1.0) -> None:
         """Note that a step is over.
 
         Args:
             taken: Whether the optimizer was called.
-            rate: ``Update.rate`` of the step.
+            rate: Its learning rate as a share of the largest of its schedule.
         """
         self._before, self._was_due = (self._now, self._due) if taken else (None, False)
-        self._rate, self._version = max(rate, _TINY), self._versions()
+        self.rate, self._version = max(rate, _TINY), self._versions()
 
     def _by_layer(self, weights: NDArray[np.float32], changes: NDArray[np.float32]) -> NDArray[np.float64]:
         change, _ = self._grouping.norms(self._names, self._norms(changes))

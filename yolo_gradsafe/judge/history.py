@@ -7,7 +7,7 @@ from typing import Any
 
 from yolo_gradsafe.judge.batchnorm import BatchNormMonitor
 from yolo_gradsafe.judge.loss_trend import LossTrendMonitor
-from yolo_gradsafe.judge.movement import NO_MOVEMENT, MovementMonitor
+from yolo_gradsafe.judge.movement import Movement, MovementMonitor
 from yolo_gradsafe.judge.vanishing import VanishingMonitor
 from yolo_gradsafe.judge.verdict import Signals, StepMetrics
 
@@ -31,7 +31,7 @@ class History:
 
     def observe(self, metrics: StepMetrics) -> Signals:
         """Take in a step, once, and say how it looks; one that is not finite tells of the step before alone."""
-        movement = self.movement.observe(metrics.update) if self._follow else NO_MOVEMENT
+        movement = self.movement.observe(metrics.update_ratio) if self._follow else Movement.USUAL
         if not metrics.finite:
             return Signals(movement=movement)
         unsound = 0 if metrics.sound else self.batchnorm.count_unsound()

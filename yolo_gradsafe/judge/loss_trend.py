@@ -13,12 +13,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 from yolo_gradsafe.gradients.robust import usual_range
 
-__all__ = ["EXCESS", "NO_SIGNAL", "LossTrend", "LossTrendMonitor", "far_above"]
+__all__ = ["EXCESS", "LossTrend", "LossTrendMonitor", "far_above"]
 
 EXCESS = 3.0
 """A loss this many times the usual one is out of its range."""
@@ -41,19 +41,16 @@ def far_above(loss: float, usual: float) -> bool:
     return loss - usual > (EXCESS - 1) * abs(usual)
 
 
-@dataclass(frozen=True)
-class LossTrend:
+class LossTrend(Enum):
     """What the recent past says of a step."""
 
-    spike: bool = False
+    USUAL = auto()
+    SPIKE = auto()
     """Its loss or its norm is an outlier."""
-    suspect: bool = False
-    """Losses have been out of their range for long enough to look into it."""
-    collapsed: bool = False
+    ELEVATED = auto()
+    """Its loss is one, and losses have been out of their range for long enough to look into it."""
+    COLLAPSED = auto()
     """Loss and norm have been almost 0 for several steps: the model has collapsed."""
-
-
-NO_SIGNAL = LossTrend()
 
 
 class LossTrendMonitor:
@@ -92,17 +89,18 @@ class LossTrendMonitor:
         self.sum = max(0.0, self.sum + min(excess, _CAP) - _ALLOWANCE)
         if loss > 0 and not vanished and excess <= _ALLOWANCE:
             self._losses.append(math.log(loss))
-        spike = excess > math.log(EXCESS) or norm > self._largest_norm
+        outlier = excess > math.log(EXCESS)
+        spike = outlier or norm > self._largest_norm
         if 0 < norm < math.inf and not vanished:
             self._norms.append(norm)
             self._new_norms += 1
             if len(self._norms) >= _SETTLED and self._new_norms >= _REFRESH:
                 self._refresh()
-        return LossTrend(
-            spike=spike,
-            suspect=self.sum >= _ALARM and excess > math.log(EXCESS),
-            collapsed=self._vanished >= _VANISHED_STEPS,
-        )
+        if self._vanished >= _VANISHED_STEPS:
+            return LossTrend.COLLAPSED
+        if outlier and self.sum >= _ALARM:
+            return LossTrend.ELEVATED
+        return LossTrend.SPIKE if spike else LossTrend.USUAL
 
     def accept_level(self, loss: float) -> None:
         """Take a higher level as the usual one: a suspicion was unfounded, the data have changed."""

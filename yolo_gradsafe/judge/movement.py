@@ -7,12 +7,10 @@ tells that late, or never: a model that is broken in its second step has no usua
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
-from yolo_gradsafe.gradients.update_ratio import Update
-
-__all__ = ["NO_MOVEMENT", "SUITABLE", "Movement", "MovementMonitor"]
+__all__ = ["SUITABLE", "Movement", "MovementMonitor"]
 
 SUITABLE = 0.015
 """Ratio of update to weights at the peak of the schedule that trainings from random weights bear."""
@@ -26,17 +24,14 @@ _BROKEN_IN_A_ROW = 0.3
 """nor do steps in a row that move them too far, and that far together."""
 
 
-@dataclass(frozen=True)
-class Movement:
-    """What the last steps' updates say."""
+class Movement(IntEnum):
+    """How far the last steps have moved the weights."""
 
-    too_far: bool = False
-    """Steps in a row have moved the weights too far."""
-    broken: bool = False
-    """The last steps have replaced the weights rather than moved them: they have to be taken back."""
-
-
-NO_MOVEMENT = Movement()
+    USUAL = 0
+    TOO_FAR = 1
+    """Steps in a row have moved them too far."""
+    REPLACED = 2
+    """The last steps have replaced them rather than moved them: they have to be taken back."""
 
 
 class MovementMonitor:
@@ -46,15 +41,16 @@ class MovementMonitor:
         self._row = 0
         self._moved = 0.0
 
-    def observe(self, update: Update) -> Movement:
-        """Take in the update of the step before, and say how it looks; nothing when it is not known."""
-        if update.ratio > _TOO_FAR:
-            self._row, self._moved = self._row + 1, self._moved + min(update.ratio, 1.0)
+    def observe(self, update_ratio: float) -> Movement:
+        """Take in the update-to-weight ratio of the step before, nan when it is not known, and say how it looks."""
+        if update_ratio > _TOO_FAR:
+            self._row, self._moved = self._row + 1, self._moved + min(update_ratio, 1.0)
         else:
             self._row, self._moved = 0, 0.0
         too_far = self._row >= _IN_A_ROW
-        broken = update.ratio > _BROKEN or (too_far and self._moved > _BROKEN_IN_A_ROW)
-        return Movement(too_far, broken)
+        if update_ratio > _BROKEN or (too_far and self._moved > _BROKEN_IN_A_ROW):
+            return Movement.REPLACED
+        return Movement.TOO_FAR if too_far else Movement.USUAL
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was learnt, as plain numbers."""

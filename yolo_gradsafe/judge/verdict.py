@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum, IntEnum, auto
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yolo_gradsafe.gradients.update_ratio import UNKNOWN_UPDATE, Update
-from yolo_gradsafe.judge.loss_trend import NO_SIGNAL, LossTrend
-from yolo_gradsafe.judge.movement import NO_MOVEMENT, Movement
+from yolo_gradsafe.judge.loss_trend import LossTrend
+from yolo_gradsafe.judge.movement import Movement
 from yolo_gradsafe.telemetry.schema import Verdict
 
-__all__ = ["NO_EVIDENCE", "BatchNormHealth", "Evidence", "Signals", "StepMetrics", "clipped", "judge", "safe_to_apply"]
+__all__ = ["BatchNormHealth", "Evidence", "Signals", "StepMetrics", "clipped", "judge", "safe_to_apply"]
 
 _UNSOUND_STEPS = 3
 """Steps in a row that spoil the batch-norm statistics alone, after which it is not the batch."""
@@ -75,15 +74,23 @@ class StepMetrics:
     """L2 norms of the stages' gradients."""
     batchnorm_norm: float = math.nan
     """Norm of all batch-norm statistics, on this rank."""
-    update: Update = UNKNOWN_UPDATE
-    """How far the step before has moved the weights; the furthest of all ranks."""
-    update_ratios: NDArray[np.float64] | None = None
+    update_ratio: float = math.nan
+    """How far the step before has moved the weights: L2 norm of the change over that of the weights, the median of
+    weight matrices; the furthest of all ranks; nan when it is not known."""
+    update_rate: float = 1.0
+    """Learning rate of that step as a share of the schedule's largest, the guard's own factor included; above 0."""
+    layer_update_ratios: NDArray[np.float64] | None = None
     """Update-to-weight ratio of each layer in that step, when all of them were sampled."""
 
     @property
     def loss(self) -> float:
         """Loss of the newest micro-batch."""
         return self.losses[-1]
+
+    @property
+    def peak_update_ratio(self) -> float:
+        """What ``update_ratio`` would come to at the schedule's largest learning rate: steps are proportional to it."""
+        return self.update_ratio / self.update_rate
 
     @property
     def finite(self) -> bool:
@@ -100,32 +107,29 @@ class StepMetrics:
 class Signals:
     """What the steps before say of a step; of one that is not finite, only how far they moved the weights."""
 
-    loss: LossTrend = NO_SIGNAL
+    loss: LossTrend = LossTrend.USUAL
     vanished: tuple[str, ...] = ()
     """Stages whose gradients have vanished for long."""
     unsound_steps: int = 0
     """Steps in a row, this one included, that were finite but for the batch-norm statistics."""
-    movement: Movement = NO_MOVEMENT
+    movement: Movement = Movement.USUAL
     """How far they have moved the weights."""
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(Enum):
     """What was found out by an experiment; only a suspicious step is worth one."""
 
-    state_finite: bool = True
-    """Whether weights and optimizer state are finite, on every rank."""
-    trusted_do_better: bool = False
-    """Whether weights of not long ago do several times better on the same batch, or the model has collapsed."""
-    replaced: bool = False
-    """Whether the steps before have replaced the weights rather than moved them, and can be taken back."""
-
-
-NO_EVIDENCE = Evidence()
+    NONE = auto()
+    STATE_DAMAGED = auto()
+    """Weights or optimizer state are not finite, on some rank."""
+    TRUSTED_DO_BETTER = auto()
+    """Weights of not long ago do several times better on the same batch, or the model has collapsed."""
+    WEIGHTS_REPLACED = auto()
+    """The steps before have replaced the weights rather than moved them, and can be taken back."""
 
 
 def judge(
-    metrics: StepMetrics, signals: Signals = Signals(), evidence: Evidence = NO_EVIDENCE, scale_floor: float = 1.0
+    metrics: StepMetrics, signals: Signals = Signals(), evidence: Evidence = Evidence.NONE, scale_floor: float = 1.0
 ) -> Verdict:
     """Say what kind of step this is.
 
@@ -143,10 +147,10 @@ def judge(
         ``amp_overflow`` for gradients that the GradScaler is still finding a scale for, and ``bad_batch`` for
         everything else.
     """
-    if evidence.replaced:
+    if evidence is Evidence.WEIGHTS_REPLACED:
         return Verdict.DIVERGING
     if not metrics.finite:
-        if not evidence.state_finite:
+        if evidence is Evidence.STATE_DAMAGED:
             return Verdict.POISONED
         searching = metrics.scaler and scale_floor < metrics.amp_scale < math.inf
         routine = metrics.losses_finite and metrics.batchnorm is BatchNormHealth.SOUND and searching
@@ -155,9 +159,9 @@ def judge(
         if signals.unsound_steps <= _UNSOUND_STEPS:
             return Verdict.POISONED
         return Verdict.OK if metrics.batchnorm is BatchNormHealth.BLOWN_UP else Verdict.DIVERGING
-    if evidence.trusted_do_better:
+    if evidence is Evidence.TRUSTED_DO_BETTER:
         return Verdict.DIVERGING
-    if signals.loss.spike:
+    if signals.loss in (LossTrend.SPIKE, LossTrend.ELEVATED):
         return Verdict.SPIKE
     return Verdict.STALLED if signals.vanished else Verdict.OK
 

@@ -18,8 +18,7 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
-from yolo_gradsafe.gradients.update_ratio import Update
-from yolo_gradsafe.judge.movement import SUITABLE, MovementMonitor
+from yolo_gradsafe.judge.movement import SUITABLE, Movement, MovementMonitor
 from yolo_gradsafe.probe.parts import LrRange
 from yolo_gradsafe.probe.steps import Trainable, train_step
 
@@ -105,7 +104,7 @@ def find_edge(losses: Sequence[float], norms: Sequence[float], ratios: Sequence[
     broken = find_divergence(losses, norms)
     monitor = MovementMonitor()
     for i, ratio in enumerate(ratios[: broken[0] if broken else None]):
-        if i >= WINDOW and monitor.observe(Update(ratio)).too_far:
+        if i >= WINDOW and monitor.observe(ratio) is not Movement.USUAL:
             return i - 1, "steps move the weights by over 4 %"
     return broken
 

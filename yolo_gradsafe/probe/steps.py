@@ -59,7 +59,7 @@ class Step:
     images: int
     """Images that the gradients were summed over."""
     ratio: float = math.nan
-    """How far the step moved the weights, as a share of their norm (``Update.ratio``); nan where it is not known."""
+    """How far the step moved the weights, as a share of their norm; nan where it is not known."""
 
     @property
     def finite(self) -> bool:
@@ -102,7 +102,7 @@ def _step_and_measure(trainer: Trainable) -> float:
     sampler.read(_on_host(sampler.sample(0)))
     trainer.step()
     sampler.note_step(taken=True)
-    return sampler.read(_on_host(sampler.sample(1)))[0].ratio
+    return sampler.read(_on_host(sampler.sample(1)))[0]
 
 
 def _on_host(elements: Tensor | None) -> NDArray[np.float32] | None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from yolo_gradsafe.gradients.update_ratio import UNKNOWN_UPDATE, Update
 from yolo_gradsafe.judge.movement import SUITABLE
 
 __all__ = ["BLAMELESS", "LearningRate", "bearable_factor", "hold_steps"]
@@ -99,16 +98,16 @@ class LearningRate:
         self._healthy = 0
         self._backoff = max(min(self.factor * self._lowering, bearable), _SMALLEST)
 
-    def limit(self, update: Update) -> bool:
+    def limit(self, peak_ratio: float) -> bool:
         """Lower the rate to one whose largest step, at the peak of the schedule, moves the weights as it should.
 
         Args:
-            update: A step that moved them too far.
+            peak_ratio: Update-to-weight ratio that a step which moved them too far would come to at that peak.
 
         Returns:
             Whether the rate is lower now; not when the step was one from before it was limited.
         """
-        limit, before = max(SUITABLE / update.at_peak, _SMALLEST), self._limit
+        limit, before = max(SUITABLE / peak_ratio, _SMALLEST), self._limit
         self._limit = min(before, limit)
         return limit < before * _SAME
 
@@ -125,11 +124,11 @@ class LearningRate:
             )
         self._peak = peak or self._peak
 
-    def count_safe_step(self, update: Update = UNKNOWN_UPDATE, share: float = 1.0) -> bool:
+    def count_safe_step(self, peak_ratio: float = math.nan, share: float = 1.0) -> bool:
         """Count a healthy step; the rate may grow.
 
         Args:
-            update: How far the step before moved the weights.
+            peak_ratio: Update-to-weight ratio of the step before, at the peak of the schedule; nan if not known.
             share: The host's rate as a share of the largest of its schedule. A limit grows only until the schedule
                 begins to fall: later it would undo the schedule.
 
@@ -140,8 +139,8 @@ class LearningRate:
         self._healthy += 1
         if self._backoff < self._ceiling and self._healthy > self._hold:
             self._backoff = min(self._backoff * _RAMP, self._ceiling)
-        if self._limit < 1 and (share > self._share or share >= _NEAR_PEAK) and not math.isnan(update.ratio):
-            self._limit = max(self._limit, min(self._limit * _LIMIT_RAMP, SUITABLE / update.at_peak, 1.0))
+        if self._limit < 1 and (share > self._share or share >= _NEAR_PEAK) and not math.isnan(peak_ratio):
+            self._limit = max(self._limit, min(self._limit * _LIMIT_RAMP, SUITABLE / peak_ratio, 1.0))
         self._share = share
         return before < self.factor == self._ceiling
 

@@ -11,7 +11,9 @@ from yolo_gradsafe.adapter import TrainerAdapter
 from yolo_gradsafe.forensics.case import Surroundings
 from yolo_gradsafe.forensics.investigator import FaultInvestigator
 from yolo_gradsafe.judge.history import History
-from yolo_gradsafe.judge.verdict import NO_EVIDENCE, Evidence, Signals, StepMetrics
+from yolo_gradsafe.judge.loss_trend import LossTrend
+from yolo_gradsafe.judge.movement import Movement
+from yolo_gradsafe.judge.verdict import Evidence, Signals, StepMetrics
 from yolo_gradsafe.recovery.isolation import Isolation
 from yolo_gradsafe.recovery.ladder import Plan, Situation, plan
 from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate, hold_steps
@@ -92,19 +94,20 @@ class RecoveryManager:
             batch: Its newest batch, preprocessed; None when it is gone.
         """
         if self._replaced(signals):
-            return Evidence(replaced=True)
+            return Evidence.WEIGHTS_REPLACED
         if not metrics.finite:
             bad = not finite(self._trainer.state.lasting())
-            return Evidence(state_finite=not self._trainer.ranks.all_reduce_max([bad])[0])
-        return Evidence(trusted_do_better=self._diverging(metrics, signals, batch))
+            return Evidence.STATE_DAMAGED if self._trainer.ranks.all_reduce_max([bad])[0] else Evidence.NONE
+        return Evidence.TRUSTED_DO_BETTER if self._diverging(metrics, signals, batch) else Evidence.NONE
 
     def _replaced(self, signals: Signals) -> bool:
         """Whether the steps before have replaced the weights, and there are others to go back to."""
-        return signals.movement.broken and self.options.divergence and self.rollback.trusted is not None
+        replaced = signals.movement is Movement.REPLACED
+        return replaced and self.options.divergence and self.rollback.trusted is not None
 
     def _suspects_divergence(self, signals: Signals) -> bool:
         """Whether losses have left their range; there must be weights to compare with."""
-        suspicious = signals.loss.suspect or signals.loss.collapsed
+        suspicious = signals.loss in (LossTrend.ELEVATED, LossTrend.COLLAPSED)
         return suspicious and self.options.divergence and self.rollback.trusted is not None
 
     def _diverging(self, metrics: StepMetrics, signals: Signals, batch: Any) -> bool:
@@ -113,14 +116,14 @@ class RecoveryManager:
             return False
         if self._trainer.ranks.all_reduce_max([batch is None])[0]:
             return False
-        if signals.loss.collapsed or trusted_do_better(self._trainer, batch, trusted):
+        if signals.loss is LossTrend.COLLAPSED or trusted_do_better(self._trainer, batch, trusted):
             return True
         self._history.loss.accept_level(metrics.image_loss)
         return False
 
     # A bad step -----------------------------------------------------------------------------------------------------
 
-    def investigate(self, metrics: StepMetrics, verdict: Verdict, evidence: Evidence = NO_EVIDENCE) -> dict[str, Any]:
+    def investigate(self, metrics: StepMetrics, verdict: Verdict, evidence: Evidence = Evidence.NONE) -> dict[str, Any]:
         """Find out what made a step bad, before anything is put back. Slow; collective.
 
         Args:
@@ -131,8 +134,8 @@ class RecoveryManager:
         Returns:
             Fields of its ``Incident``, the cause among them; the same on every rank.
         """
-        if evidence.replaced:
-            return {"cause": Cause.LEARNING_RATE, "update_ratio": metrics.update.ratio}
+        if evidence is Evidence.WEIGHTS_REPLACED:
+            return {"cause": Cause.LEARNING_RATE, "update_ratio": metrics.update_ratio}
         trusted, loss = self.rollback.trusted, self._history.loss
         around = Surroundings(
             trusted=None if trusted is None else partial(in_place, self._trainer, trusted),
@@ -223,12 +226,12 @@ class RecoveryManager:
             metrics: The step.
             signals: What the steps before say of it.
         """
-        if signals.movement.too_far and self.options.divergence and not self._replaced(signals):
+        if signals.movement is not Movement.USUAL and self.options.divergence and not self._replaced(signals):
             self._limit_lr(metrics)
 
     def _limit_lr(self, metrics: StepMetrics) -> bool:
         """Lower the learning rate to what moves the weights as it should; return whether that is lower."""
-        if self.options.lr_backoff == 1 or not self._lr.limit(metrics.update):
+        if self.options.lr_backoff == 1 or not self._lr.limit(metrics.peak_update_ratio):
             return False
         self._lowered_at = metrics.step
         self._incidents.log(
@@ -236,7 +239,7 @@ class RecoveryManager:
             remedies=(Remedy.LR_LOWERED,),
             cause=Cause.LEARNING_RATE,
             lr_factor=self._lr.factor,
-            update_ratio=metrics.update.ratio,
+            update_ratio=metrics.update_ratio,
         )
         return True
 
@@ -346,7 +349,7 @@ class RecoveryManager:
         self.rollback.count_safe_step(metrics.step, share * outcome.lr_factor, elevated)
         if elevated:
             return
-        if self._lr.count_safe_step(metrics.update, share):
+        if self._lr.count_safe_step(metrics.peak_update_ratio, share):
             self._incidents.log(Kind.LR_RAMP, remedies=(Remedy.LR_RESTORED,), lr_factor=self._lr.factor)
         if (self._precision or self._resumed_precision) is not None:
             ladder = self._ladder()
