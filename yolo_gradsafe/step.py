@@ -76,7 +76,7 @@ class GuardedStep:
                 evidence = self.recovery.examine(metrics, signals, self.window.content)
                 verdict = judge(metrics, signals, evidence, self.recovery.options.scale_floor)
                 if self.driver.acts:
-                    self.recovery.limit_lr(metrics, signals)
+                    self.recovery.limit_lr(metrics, signals, evidence)
                 if verdict.bad:
                     decided = self._recover(metrics, gradients, verdict, evidence)
                 else:

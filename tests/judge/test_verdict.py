@@ -94,7 +94,7 @@ def test_a_step_that_is_not_finite_is_never_named_after_the_past():
 
 
 def test_any_step_after_one_that_replaced_the_weights_is_diverging():
-    replaced = Evidence.WEIGHTS_REPLACED
+    replaced = Evidence.MOVED_TOO_FAR
     for step in (HEALTHY, SCALED, replace(SCALED, grads_finite=False), replace(HEALTHY, losses_finite=False)):
         assert judge(step, evidence=replaced) == "diverging"
 

@@ -13,7 +13,7 @@ from tests.fake_trainer import Core, Tiny, TwoRanks, batch_of, differing, nan_ba
 from yolo_gradsafe.forensics.case import Surroundings
 from yolo_gradsafe.judge.loss_trend import LossTrend
 from yolo_gradsafe.judge.movement import Movement
-from yolo_gradsafe.judge.verdict import BatchNormHealth, Evidence, Signals, StepMetrics
+from yolo_gradsafe.judge.verdict import BatchNormHealth, Evidence, Signals, StepMetrics, judge
 from yolo_gradsafe.recovery.outcome import Outcome, Settle
 from yolo_gradsafe.telemetry.schema import Cause, Kind, Place, Remedy, Verdict
 
@@ -216,7 +216,7 @@ def test_a_step_that_replaced_the_weights_is_taken_back_and_the_rate_is_limited(
     step = moved(3.0, finite=finite)
     assert core.recovery.suspects(step, REPLACED)
     evidence = core.recovery.examine(step, REPLACED, None)
-    assert evidence is Evidence.WEIGHTS_REPLACED
+    assert evidence is Evidence.MOVED_TOO_FAR
     found = core.recovery.investigate(step, Verdict.DIVERGING, evidence)
     assert found == {"cause": Cause.LEARNING_RATE, "update_ratio": 3.0}
     outcome = core.recovery.handle_bad_step(step, Verdict.DIVERGING, replace(SKIPPED, facts=found))
@@ -269,8 +269,30 @@ def test_the_rate_is_not_limited_where_the_options_say_so(tmp_path, options):
 
 def test_a_step_that_is_taken_back_is_limited_with_its_rollback(tmp_path):
     core = Core(tmp_path)
-    core.recovery.limit_lr(moved(0.6), REPLACED)
+    core.recovery.limit_lr(moved(0.6), REPLACED, Evidence.MOVED_TOO_FAR)
     assert core.recovery.lr_factor == 1.0
+
+
+@pytest.mark.parametrize(("times", "taken_back"), [(1.0, False), (3.0, True)])
+def test_steps_that_move_the_weights_too_far_are_taken_back_where_the_weights_before_do_better(
+    tmp_path, times, taken_back
+):
+    core = Core(tmp_path)
+    core.train(4)
+    move(core, times)
+    step = moved(0.06)
+    assert core.recovery.suspects(step, TOO_FAR)
+    evidence = core.recovery.examine(step, TOO_FAR, batch_of(0))
+    assert evidence is (Evidence.MOVED_TOO_FAR if taken_back else Evidence.NONE)
+    assert judge(step, TOO_FAR, evidence) is (Verdict.DIVERGING if taken_back else Verdict.OK)
+    assert core.recovery.examine(step, TOO_FAR, None) is Evidence.NONE, "the batch is gone"
+
+
+def test_they_are_compared_once(tmp_path):
+    core = Core(tmp_path)
+    core.recovery.limit_lr(moved(0.06), TOO_FAR)
+    assert not core.recovery.suspects(moved(0.06), TOO_FAR), "a step from before the rate was limited"
+    assert core.recovery.suspects(moved(0.12), TOO_FAR)
 
 
 def test_damage_that_can_be_repaired_is_not_rolled_back(tmp_path):

@@ -36,9 +36,9 @@ _REFRESH = 10
 """Norms from one look at the usual range to the next: it sorts all of them."""
 
 
-def far_above(loss: float, usual: float) -> bool:
-    """Whether a loss is out of its range: three times the usual one, and as far above one that is negative."""
-    return loss - usual > (EXCESS - 1) * abs(usual)
+def far_above(loss: float, usual: float, times: float = EXCESS) -> bool:
+    """Whether a loss is out of its range: so many times the usual one, and as far above one that is negative."""
+    return loss - usual > (times - 1) * abs(usual)
 
 
 class LossTrend(Enum):

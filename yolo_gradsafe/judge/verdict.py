@@ -124,8 +124,9 @@ class Evidence(Enum):
     """Weights or optimizer state are not finite, on some rank."""
     TRUSTED_DO_BETTER = auto()
     """Weights of not long ago do several times better on the same batch, or the model has collapsed."""
-    WEIGHTS_REPLACED = auto()
-    """The steps before have replaced the weights rather than moved them, and can be taken back."""
+    MOVED_TOO_FAR = auto()
+    """The steps before have replaced the weights, or moved them too far and to where they do worse; they can be taken
+    back."""
 
 
 def judge(
@@ -140,14 +141,14 @@ def judge(
         scale_floor: AMP scale at or below which an overflow is no longer the GradScaler's search for a scale.
 
     Returns:
-        ``diverging`` for any step after some that replaced the weights. For a finite step ``poisoned`` when batch-norm
+        ``diverging`` for any step after some that have to be taken back. For a finite step ``poisoned`` when batch-norm
         statistics alone are damaged, else ``diverging``, ``spike``, ``stalled`` or ``ok``. Statistics that stay damaged
         step after step are those of the data when they are finite, and come from weights that went bad (``diverging``)
         when they are not. For a step that is not finite ``poisoned`` when the state behind it is damaged,
         ``amp_overflow`` for gradients that the GradScaler is still finding a scale for, and ``bad_batch`` for
         everything else.
     """
-    if evidence is Evidence.WEIGHTS_REPLACED:
+    if evidence is Evidence.MOVED_TOO_FAR:
         return Verdict.DIVERGING
     if not metrics.finite:
         if evidence is Evidence.STATE_DAMAGED:

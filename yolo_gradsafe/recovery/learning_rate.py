@@ -107,9 +107,13 @@ class LearningRate:
         Returns:
             Whether the rate is lower now; not when the step was one from before it was limited.
         """
-        limit, before = max(SUITABLE / peak_ratio, _SMALLEST), self._limit
-        self._limit = min(before, limit)
-        return limit < before * _SAME
+        exceeded = self.exceeded(peak_ratio)
+        self._limit = min(self._limit, max(SUITABLE / peak_ratio, _SMALLEST))
+        return exceeded
+
+    def exceeded(self, peak_ratio: float) -> bool:
+        """Whether ``limit`` would lower the rate; not for a step from before it was limited."""
+        return max(SUITABLE / peak_ratio, _SMALLEST) < self._limit * _SAME
 
     def follow(self, peak: float) -> None:
         """Keep what is allowed where the user has changed the rate that the schedule starts from.

@@ -11,7 +11,7 @@ from yolo_gradsafe.adapter import TrainerAdapter
 from yolo_gradsafe.forensics.case import Surroundings
 from yolo_gradsafe.forensics.investigator import FaultInvestigator
 from yolo_gradsafe.judge.history import History
-from yolo_gradsafe.judge.loss_trend import LossTrend
+from yolo_gradsafe.judge.loss_trend import EXCESS, LossTrend
 from yolo_gradsafe.judge.movement import Movement
 from yolo_gradsafe.judge.verdict import Evidence, Signals, StepMetrics
 from yolo_gradsafe.recovery.isolation import Isolation
@@ -28,6 +28,10 @@ from yolo_gradsafe.telemetry.schema import Cause, Incident, Kind, Place, Remedy,
 from yolo_gradsafe.telemetry.sentences import message
 
 __all__ = ["RecoveryManager", "TrainingStopped"]
+
+_WORSE = 1.2
+"""Times the loss under the weights before, from which steps that moved them too far are taken back: measured were 1.3
+to 3.0 times where they had been trained before, and 0.5 to 1.0 times where they were random, when the steps help."""
 
 
 class TrainingStopped(RuntimeError):
@@ -82,8 +86,9 @@ class RecoveryManager:
     # Before the verdict ---------------------------------------------------------------------------------------------
 
     def suspects(self, metrics: StepMetrics, signals: Signals) -> bool:
-        """Whether a step is worth an experiment, on all ranks alike: it is not sound, or losses left their range."""
-        return not metrics.sound or self._suspects_divergence(signals) or self._replaced(signals)
+        """Whether a step is worth an experiment, on all ranks alike: it is not sound, or the past says so."""
+        moved_too_far = self.rollback.trusted is not None and self._exceeds_limit(metrics, signals)
+        return not metrics.sound or moved_too_far or self._replaced(signals) or self._suspects_divergence(signals)
 
     def examine(self, metrics: StepMetrics, signals: Signals, batch: Any) -> Evidence:
         """Find out what a suspicious step's verdict depends on. Slow; collective.
@@ -93,8 +98,8 @@ class RecoveryManager:
             signals: What the steps before say of it.
             batch: Its newest batch, preprocessed; None when it is gone.
         """
-        if self._replaced(signals):
-            return Evidence.WEIGHTS_REPLACED
+        if self._replaced(signals) or self._moved_to_worse(metrics, signals, batch):
+            return Evidence.MOVED_TOO_FAR
         if not metrics.finite:
             bad = not finite(self._trainer.state.lasting())
             return Evidence.STATE_DAMAGED if self._trainer.ranks.all_reduce_max([bad])[0] else Evidence.NONE
@@ -105,18 +110,32 @@ class RecoveryManager:
         replaced = signals.movement is Movement.REPLACED
         return replaced and self.options.divergence and self.rollback.trusted is not None
 
+    def _exceeds_limit(self, metrics: StepMetrics, signals: Signals) -> bool:
+        """Whether the steps before have moved the weights too far, by a rate that is not limited yet."""
+        too_far = signals.movement is not Movement.USUAL and self.options.divergence and self.options.lr_backoff < 1
+        return too_far and self._lr.exceeded(metrics.peak_update_ratio)
+
+    def _moved_to_worse(self, metrics: StepMetrics, signals: Signals, batch: Any) -> bool:
+        """Whether it is such a rate, and the weights before do better: those of a model that was trained before."""
+        return self._exceeds_limit(metrics, signals) and not self._gone(batch) and self._trusted_better(batch, _WORSE)
+
+    def _trusted_better(self, batch: Any, times: float = EXCESS) -> bool:
+        trusted = self.rollback.trusted
+        return trusted is not None and trusted_do_better(self._trainer, batch, trusted, times)
+
+    def _gone(self, batch: Any) -> bool:
+        """Whether a batch is gone, on any rank."""
+        return bool(self._trainer.ranks.all_reduce_max([batch is None])[0])
+
     def _suspects_divergence(self, signals: Signals) -> bool:
         """Whether losses have left their range; there must be weights to compare with."""
         suspicious = signals.loss in (LossTrend.ELEVATED, LossTrend.COLLAPSED)
         return suspicious and self.options.divergence and self.rollback.trusted is not None
 
     def _diverging(self, metrics: StepMetrics, signals: Signals, batch: Any) -> bool:
-        trusted = self.rollback.trusted
-        if trusted is None or not self._suspects_divergence(signals):
+        if not self._suspects_divergence(signals) or self._gone(batch):
             return False
-        if self._trainer.ranks.all_reduce_max([batch is None])[0]:
-            return False
-        if signals.loss is LossTrend.COLLAPSED or trusted_do_better(self._trainer, batch, trusted):
+        if signals.loss is LossTrend.COLLAPSED or self._trusted_better(batch):
             return True
         self._history.loss.accept_level(metrics.image_loss)
         return False
@@ -134,7 +153,7 @@ class RecoveryManager:
         Returns:
             Fields of its ``Incident``, the cause among them; the same on every rank.
         """
-        if evidence is Evidence.WEIGHTS_REPLACED:
+        if evidence is Evidence.MOVED_TOO_FAR:
             return {"cause": Cause.LEARNING_RATE, "update_ratio": metrics.update_ratio}
         trusted, loss = self.rollback.trusted, self._history.loss
         around = Surroundings(
@@ -219,14 +238,15 @@ class RecoveryManager:
             numbers["precision"] = self._trainer.forward_precision
         return done, numbers
 
-    def limit_lr(self, metrics: StepMetrics, signals: Signals) -> None:
+    def limit_lr(self, metrics: StepMetrics, signals: Signals, evidence: Evidence = Evidence.NONE) -> None:
         """Lower the learning rate before a step is taken, where those before it moved the weights too far.
 
         Args:
             metrics: The step.
             signals: What the steps before say of it.
+            evidence: What was found out. Steps that are taken back limit the rate when that is done.
         """
-        if signals.movement is not Movement.USUAL and self.options.divergence and not self._replaced(signals):
+        if evidence is not Evidence.MOVED_TOO_FAR and self._exceeds_limit(metrics, signals):
             self._limit_lr(metrics)
 
     def _limit_lr(self, metrics: StepMetrics) -> bool:

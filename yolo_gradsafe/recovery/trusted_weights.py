@@ -12,7 +12,7 @@ import torch
 from yolo_gradsafe.adapter import TrainerAdapter
 from yolo_gradsafe.adapter.device_memory import out_of_memory
 from yolo_gradsafe.forensics.fitting import run_fitting
-from yolo_gradsafe.judge.loss_trend import far_above
+from yolo_gradsafe.judge.loss_trend import EXCESS, far_above
 from yolo_gradsafe.recovery.snapshot import Snapshot
 
 __all__ = ["in_place", "trusted_do_better"]
@@ -37,8 +37,8 @@ def in_place(trainer: TrainerAdapter, weights: Snapshot) -> Iterator[None]:
                 tensor.copy_(kept[name])
 
 
-def trusted_do_better(trainer: TrainerAdapter, batch: Any, trusted: Snapshot) -> bool:
-    """Whether weights that were good not long ago do several times better on this batch than the live ones.
+def trusted_do_better(trainer: TrainerAdapter, batch: Any, trusted: Snapshot, times: float = EXCESS) -> bool:
+    """Whether the loss of a batch is so many times as high as under weights that were good not long ago.
 
     Slow, hence for suspicious steps only. Collective, one message. Where there is no memory for it, the answer is no.
 
@@ -46,6 +46,7 @@ def trusted_do_better(trainer: TrainerAdapter, batch: Any, trusted: Snapshot) ->
         trainer: The trainer.
         batch: The preprocessed batch, as the trainer used it.
         trusted: The weights.
+        times: What the loss has to exceed, in units of that under those weights.
     """
     unknown, now, then = 0.0, 0.0, 0.0
     try:
@@ -56,7 +57,7 @@ def trusted_do_better(trainer: TrainerAdapter, batch: Any, trusted: Snapshot) ->
             raise
         unknown = 1.0
     unknown, now, then = trainer.ranks.all_reduce_max([unknown, now, then])
-    return not unknown and math.isfinite(then) and far_above(now, then)
+    return not unknown and math.isfinite(then) and far_above(now, then, times)
 
 
 def _losses(trainer: TrainerAdapter, batch: Any, trusted: Snapshot) -> tuple[float, float]:
