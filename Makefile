@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow release lint coverage mutants matrix docs clean
+.PHONY: demo test slow release trackers lint coverage mutants matrix docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gradsafe demo
@@ -14,14 +14,18 @@ test: $(VENV)/.installed
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
-# Before a release: all slow tests, and the tests that depend on the version under the oldest supported one.
-release: slow
+# Before a release: all slow tests, those of trackers, and those that depend on the version under the oldest supported one.
+release: slow trackers
 	$(MAKE) matrix VERSIONS=8.3.218
 
 # The tests that depend on the version, under each supported Ultralytics; VERSIONS="8.3.218 newest" for some of them,
 # QUICK=1 for their wheels over the torch of .venv, OPTIONAL=1 to skip what cannot be set up.
 matrix: $(VENV)/.installed
 	$(BIN)/python tests/matrix.py $(if $(VERSIONS),--versions "$(VERSIONS)") $(if $(QUICK),--quick) $(if $(OPTIONAL),--optional)
+
+# The tests of Comet, ClearML, DVC and Neptune, with the real packages, offline.
+trackers: $(VENV)/.installed
+	$(BIN)/python tests/trackers.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from ultralytics import YOLO
+from ultralytics.utils.torch_utils import ModelEMA
 
 from yolo_gradsafe.adapter.trainer_info import TrainerInfo
 
@@ -35,3 +37,36 @@ def test_an_optimizer_without_a_schedule_has_no_peak(info):
     for group in info.trainer.optimizer.param_groups:
         del group["initial_lr"]
     assert (info.lr_share, info.lr_peak) == (1.0, 0.0)
+
+
+def batch_norms(trained: int) -> nn.Module:
+    model = nn.Sequential(*(nn.BatchNorm2d(3) for _ in range(3)))
+    for norm in model[:trained]:
+        norm.running_mean[0] = 0.1
+    return model
+
+
+@pytest.mark.parametrize(("trained", "pretrained"), [(0, False), (1, False), (2, True), (3, True)])
+def test_weights_were_trained_where_most_batch_norms_have_seen_images(trained, pretrained):
+    found = TrainerInfo()
+    found.trainer = SimpleNamespace(model=batch_norms(trained))
+    assert found.pretrained is pretrained, "a new head alone tells nothing, and hides nothing"
+
+
+def test_a_model_without_batch_norm_tells_nothing():
+    found = TrainerInfo()
+    found.trainer = SimpleNamespace(model=nn.Linear(2, 2))
+    assert not found.pretrained
+
+
+@pytest.mark.parametrize("name", ["yolo11n", "yolov8n", "yolo11n-pose"])
+def test_a_new_model_is_not_pretrained_and_its_checkpoint_is(name):
+    model = YOLO(f"{name}.yaml")
+    found = TrainerInfo()
+    found.trainer = SimpleNamespace(model=model.model)
+    assert not found.pretrained
+    ema = ModelEMA(model.model)
+    model.model.train()(torch.rand(2, 3, 32, 32))
+    ema.update(model.model)
+    found.trainer = SimpleNamespace(model=ema.ema)
+    assert found.pretrained

@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate, bearable_factor, hold_steps
+from yolo_gradsafe.judge.movement import SUITABLE_PRETRAINED
+from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate, hold_steps
 
 
 def healthy(rate: LearningRate, steps: int) -> list[bool]:
@@ -65,10 +66,10 @@ def test_it_has_a_floor():
 
 
 def test_the_bearable_factor():
-    # Ten steps at the full rate moved the weights by ten times their size: 1.5 % of that is bearable.
-    assert bearable_factor(drift=10.0, rate_sum=10.0) == pytest.approx(0.015)
-    assert bearable_factor(drift=0.1, rate_sum=20.0) > BLAMELESS, "a rate that moves them by 0.5 % a step"
-    assert bearable_factor(drift=0.0, rate_sum=0.0) == 1.0
+    rate, pretrained = LearningRate(0.1, 10), LearningRate(0.1, 10, SUITABLE_PRETRAINED)
+    assert (rate.bearable(1.0), pretrained.bearable(1.0)) == (0.015, 0.005)
+    assert rate.bearable(0.03) > BLAMELESS > pretrained.bearable(0.03), "what is trained bears less"
+    assert rate.bearable(0.0) == 1.0, "not known"
 
 
 def test_a_limit_is_what_moves_the_weights_as_it_should_at_the_peak_of_the_schedule():

@@ -253,7 +253,7 @@ def test_wandb_gets_epochs_and_steps_each_on_its_axis(train, drawn):
     assert not any("epoch" in row for row in steps), "no step is mixed into an epoch's row"
 
 
-# Trackers that the dev extra does not bring ---------------------------------------------------------------------------
+# Trackers that the dev extra does not bring: `make trackers` ---------------------------------------------------------
 
 
 @needs("comet_ml")
@@ -301,3 +301,37 @@ Repo.init(".")
     for name in COLUMNS:
         lines = (folder / f"{name}.tsv").read_text().splitlines()[1:]
         assert [(int(a) + 1, float(b)) for a, b in (line.split() for line in lines)] == close(column(result, name))
+
+
+@needs("neptune")
+@pytest.mark.skipif(
+    not importlib.util.find_spec("ultralytics.utils.callbacks.neptune"), reason="later Ultralytics have no Neptune"
+)
+@pytest.mark.slow
+def test_neptune_gets_each_column_once_an_epoch_and_the_weights_stay_stocks(train, drawn):
+    arm = {
+        "data": str(drawn["detect"]),
+        "loggers": ["neptune"],
+        "code": "import os; os.environ['NEPTUNE_MODE'] = 'offline'",
+    }
+    stock = train(Arm(**arm), "stock")
+    result = train(Arm(**arm, guard={}), "guarded")
+    assert stock.error == result.error == ""
+    assert result.digests == stock.digests
+    (log,) = (result.run.parent / ".neptune").glob("offline/*/data-1.log")
+    points: dict[str, list[tuple[int, float]]] = {}
+    for entry in json_objects(log.read_text()):
+        if entry["obj"]["type"] == "LogFloats":
+            name, values = "/".join(entry["obj"]["path"]), entry["obj"]["values"]
+            points.setdefault(name, []).extend((v["step"], v["value"]) for v in values)
+    for name in COLUMNS:
+        assert points[name] == close(column(result, name))
+
+
+def json_objects(text: str) -> Iterator[Any]:
+    """Read the objects of a file that has one after another."""
+    decoder, at = json.JSONDecoder(), 0
+    while at < len(text.rstrip()):
+        found, at = decoder.raw_decode(text, at)
+        yield found
+        at += len(text[at:]) - len(text[at:].lstrip())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
@@ -53,6 +54,16 @@ class TrainerInfo:
     def batchnorm_buffers(self) -> list[Tensor]:
         """Return the buffers that a forward pass may change (batch-norm statistics and counters)."""
         return [b for name, b in self.model.named_buffers() if b.numel() and not name.startswith(TEACHER)]
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the weights have been trained, as most batch-norm layers tell by a mean that is not 0. Synchronises.
+
+        That holds for weights from a checkpoint, from ``load()`` and from the user's own code alike. The counts of
+        batches do not tell: Ultralytics saves its EMA, where they stay 0.
+        """
+        means = [buffer for name, buffer in self.model.named_buffers() if name.endswith("running_mean")]
+        return bool(means) and float(torch.stack([mean.any() for mean in means]).float().mean()) > 0.5
 
     @property
     def task(self) -> str:

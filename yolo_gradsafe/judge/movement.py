@@ -10,10 +10,12 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-__all__ = ["SUITABLE", "Movement", "MovementMonitor"]
+__all__ = ["SUITABLE", "SUITABLE_PRETRAINED", "Movement", "MovementMonitor"]
 
 SUITABLE = 0.015
-"""Ratio of update to weights at the peak of the schedule that trainings from random weights bear."""
+"""Ratio of update to weights at the peak of the schedule that trainings from random weights bear;"""
+SUITABLE_PRETRAINED = 0.005
+"""and those that go on from weights that were trained before: three times that loses what these had learned."""
 
 _TOO_FAR = 0.04
 """Twice what steps of trainings from random weights that go well come to."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from yolo_gradsafe.judge.movement import SUITABLE
 
-__all__ = ["BLAMELESS", "LearningRate", "bearable_factor", "hold_steps"]
+__all__ = ["BLAMELESS", "LearningRate", "hold_steps"]
 
 _SMALLEST = 1e-4
 _RAMP = 1.02
@@ -49,30 +49,19 @@ def hold_steps(wanted: int, planned: int) -> int:
     return min(wanted, max(_SHORTEST_HOLD, int(_HOLD_SHARE * planned))) if planned else wanted
 
 
-def bearable_factor(drift: float, rate_sum: float) -> float:
-    """Return the factor that would let the weights move as slowly as they should.
-
-    Args:
-        drift: Movement of the weights since a snapshot, as a share of their norm.
-        rate_sum: Sum of the learning rates of the steps since, each as a share of the schedule's largest.
-
-    Returns:
-        Above ``BLAMELESS`` where the rate is not what moved them.
-    """
-    return SUITABLE * rate_sum / drift if drift > 0 and rate_sum > 0 else 1.0
-
-
 class LearningRate:
     """Plain numbers; knows no optimizer.
 
     Args:
         backoff: Factor of a lowering.
         hold: Healthy steps before the rate grows again.
+        suitable: Update-to-weight ratio that a step at the peak of the schedule should come to.
     """
 
-    def __init__(self, backoff: float, hold: int) -> None:
+    def __init__(self, backoff: float, hold: int, suitable: float = SUITABLE) -> None:
         self._lowering = backoff
         self._hold = hold
+        self._suitable = suitable
         self._backoff = 1.0
         self._ceiling = 1.0
         self._lowered = False
@@ -98,6 +87,17 @@ class LearningRate:
         self._healthy = 0
         self._backoff = max(min(self.factor * self._lowering, bearable), _SMALLEST)
 
+    def bearable(self, peak_ratio: float) -> float:
+        """Return the factor that would let the weights move as they should, at the peak of the schedule.
+
+        Args:
+            peak_ratio: Update-to-weight ratio of a step at that peak; 0 where it is not known.
+
+        Returns:
+            Above ``BLAMELESS`` where the rate is not what moved them.
+        """
+        return self._suitable / peak_ratio if peak_ratio > 0 else 1.0
+
     def limit(self, peak_ratio: float) -> bool:
         """Lower the rate to one whose largest step, at the peak of the schedule, moves the weights as it should.
 
@@ -108,12 +108,12 @@ class LearningRate:
             Whether the rate is lower now; not when the step was one from before it was limited.
         """
         exceeded = self.exceeded(peak_ratio)
-        self._limit = min(self._limit, max(SUITABLE / peak_ratio, _SMALLEST))
+        self._limit = min(self._limit, max(self.bearable(peak_ratio), _SMALLEST))
         return exceeded
 
     def exceeded(self, peak_ratio: float) -> bool:
         """Whether ``limit`` would lower the rate; not for a step from before it was limited."""
-        return max(SUITABLE / peak_ratio, _SMALLEST) < self._limit * _SAME
+        return max(self.bearable(peak_ratio), _SMALLEST) < self._limit * _SAME
 
     def follow(self, peak: float) -> None:
         """Keep what is allowed where the user has changed the rate that the schedule starts from.
@@ -144,7 +144,7 @@ class LearningRate:
         if self._backoff < self._ceiling and self._healthy > self._hold:
             self._backoff = min(self._backoff * _RAMP, self._ceiling)
         if self._limit < 1 and (share > self._share or share >= _NEAR_PEAK) and not math.isnan(peak_ratio):
-            self._limit = max(self._limit, min(self._limit * _LIMIT_RAMP, SUITABLE / peak_ratio, 1.0))
+            self._limit = max(self._limit, min(self._limit * _LIMIT_RAMP, self.bearable(peak_ratio), 1.0))
         self._share = share
         return before < self.factor == self._ceiling
 
@@ -162,6 +162,7 @@ class LearningRate:
             "limit": self._limit,
             "share": self._share,
             "peak": self._peak,
+            "suitable": self._suitable,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -170,3 +171,4 @@ class LearningRate:
         self._lowered, self._healthy = bool(state["lowered"]), int(state["healthy"])
         self._limit, self._share = float(state.get("limit", 1.0)), float(state.get("share", 0.0))
         self._peak = float(state.get("peak", 0.0))
+        self._suitable = float(state.get("suitable", self._suitable))

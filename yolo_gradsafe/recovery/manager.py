@@ -12,7 +12,7 @@ from yolo_gradsafe.forensics.case import Surroundings
 from yolo_gradsafe.forensics.investigator import FaultInvestigator
 from yolo_gradsafe.judge.history import History
 from yolo_gradsafe.judge.loss_trend import EXCESS, LossTrend
-from yolo_gradsafe.judge.movement import Movement
+from yolo_gradsafe.judge.movement import SUITABLE, SUITABLE_PRETRAINED, Movement
 from yolo_gradsafe.judge.verdict import Evidence, Signals, StepMetrics
 from yolo_gradsafe.recovery.isolation import Isolation
 from yolo_gradsafe.recovery.ladder import Plan, Situation, plan
@@ -68,7 +68,8 @@ class RecoveryManager:
         self._trainer = trainer
         self._history = history
         self._incidents = incidents
-        self._lr = LearningRate(options.lr_backoff, hold_steps(options.lr_hold, trainer.planned_steps))
+        suitable = SUITABLE_PRETRAINED if trainer.pretrained else SUITABLE
+        self._lr = LearningRate(options.lr_backoff, hold_steps(options.lr_hold, trainer.planned_steps), suitable)
         self._precision: PrecisionLadder | None = None
         self._resumed_precision: dict[str, Any] | None = None
         self._skipped = self._repaired = self._rollbacks = 0
@@ -345,10 +346,11 @@ class RecoveryManager:
 
         A rate that was lowered after the snapshot was taken has had no time to show whether that helps.
         """
-        to_blame = back.bearable_lr < BLAMELESS and self._lowered_at <= back.snapshot
+        bearable = self._lr.bearable(back.peak_update_ratio)
+        to_blame = bearable < BLAMELESS and self._lowered_at <= back.snapshot
         if not (to_blame or back.again or repeated) or self.options.lr_backoff == 1:
             return False
-        self._lr.lower(back.bearable_lr)
+        self._lr.lower(bearable)
         self._lowered_at = back.snapshot + back.undone
         self._incidents.log(
             Kind.LR_BACKOFF, place=place, remedies=(Remedy.LR_LOWERED,), lr_factor=self._lr.factor, count=back.again

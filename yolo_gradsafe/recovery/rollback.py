@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from yolo_gradsafe.adapter import TrainerAdapter
-from yolo_gradsafe.recovery.learning_rate import bearable_factor
 from yolo_gradsafe.recovery.options import RecoveryOptions
 from yolo_gradsafe.recovery.savepoint import Savepoint
 from yolo_gradsafe.recovery.snapshot import SUSPICIOUS, Snapshot, is_counter, within
@@ -33,8 +32,9 @@ class Rollback:
     """Optimizer steps that had been taken when it was made."""
     undone: int
     """Optimizer steps that were taken back."""
-    bearable_lr: float
-    """Factor on the learning rate that the weights' movement since the snapshot asks for; 1 where it is blameless."""
+    peak_update_ratio: float
+    """How far a step at the schedule's largest rate has moved the weights since, as a share of their norm; 0 where it
+    is not known."""
     again: bool = False
     """Whether the last return was to the same snapshot: going back alone does not hold."""
 
@@ -196,14 +196,14 @@ class RollbackManager:
         trusted = self.trusted
         if trusted is None or self._buffer is None:
             raise LookupError("there is no snapshot to go back to")
-        bearable, again = self._bearable_lr(trusted), trusted.step == self._returned_to
+        moved, again = self._peak_update_ratio(trusted), trusted.step == self._returned_to
         if again:
             self._buffer.drop_newest()
             trusted = self.trusted or trusted
         self._go_back(trusted)
         self._trainer.broadcast_state()  # what one rank had lost before it was seen is in its snapshot, too
         self._log_rollback(steps, trusted, Place.STATE)
-        return Rollback(trusted.step, steps - trusted.step, bearable, again)
+        return Rollback(trusted.step, steps - trusted.step, moved, again)
 
     def rescue_validation(self, steps: int) -> Callable[[bool], Rollback | None] | None:
         """Go back to a trusted snapshot for a validation that was not finite. Collective.
@@ -219,7 +219,7 @@ class RollbackManager:
         if trusted is None or trusted.step >= steps:
             return None
         back = Rollback(
-            trusted.step, steps - trusted.step, self._bearable_lr(trusted), trusted.step == self._returned_to
+            trusted.step, steps - trusted.step, self._peak_update_ratio(trusted), trusted.step == self._returned_to
         )
         kept, moments = Snapshot(), self._trainer.state.moments()
         kept.take(steps, self._trainer.state.tensors(), self._extra())
@@ -243,10 +243,10 @@ class RollbackManager:
         """Go on from what ``state_dict`` returned."""
         self._rate_sum = float(state.get("rate_sum", 0.0))
 
-    def _bearable_lr(self, trusted: Snapshot) -> float:
-        """Return the factor on the learning rate that the weights' movement asks for; before going back. Collective."""
-        drift = trusted.drift(self._trainer.state.model())
-        return self._trainer.ranks.all_reduce_min(bearable_factor(drift, self._rate_sum - trusted.extra["rate_sum"]))
+    def _peak_update_ratio(self, trusted: Snapshot) -> float:
+        """Return the ``Rollback.peak_update_ratio`` of a return that is about to be made. Collective."""
+        drift, rates = trusted.drift(self._trainer.state.model()), self._rate_sum - trusted.extra["rate_sum"]
+        return self._trainer.ranks.all_reduce_max([drift / rates if drift > 0 and rates > 0 else 0.0])[0]
 
     def _go_back(self, snapshot: Snapshot) -> None:
         self._put_back(snapshot)
