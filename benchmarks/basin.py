@@ -1,7 +1,8 @@
 """The learning-rate basin: how good is the trained model over the learning rate, stock against guarded?
 
     python benchmarks/basin.py [--models yolo26n ...] [--optimizers AdamW ...] [--rates 0.003 0.1 ...] [--seeds 0 1]
-                               [--sets shapes marks] [--variants plain amp accumulate finetune] [--jobs 2] [--cells F]
+                               [--sets shapes marks] [--variants plain amp accumulate finetune] [--imgsz 96] [--jobs 2]
+                               [--cells FILE]
 
 Nothing is injected. Every cell is a training of its own in a process of its own, stock and guarded in turn with the
 same seed; printed is the final mAP50. A guarded training in which the guard changed nothing is stock bit for bit
@@ -30,6 +31,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
 os.environ.setdefault("YOLO_OFFLINE", "true")
 
@@ -50,8 +53,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "finetune": {"epochs": 6},
 }
 """Arguments by variant: as they are; with a GradScaler; three batches a step; from weights that were trained before."""
-TRAINING = {"imgsz": 96, "batch": 6, "nbs": 6, "epochs": 12, "workers": 0, "plots": False, "verbose": False}
-IMAGES = {"train": 48, "val": 24, "size": 96, "seed": 11}
+TRAINING = {"batch": 6, "nbs": 6, "epochs": 12, "workers": 0, "plots": False, "verbose": False}
+IMAGES = {"train": 48, "val": 24, "seed": 11}
 MAP = "metrics/mAP50(B)"
 
 
@@ -68,6 +71,8 @@ class Cell:
     guarded: bool = False
     max_norm: float = 10.0
     """Norm to clip at; another than stock's is the plugin's to clip at, without its recovery."""
+    imgsz: int = 96
+    """Size of the drawn images, and of those that are trained on, in pixels."""
 
     @property
     def stock(self) -> Cell:
@@ -112,11 +117,11 @@ def train(cell: Cell, folder: Path, device: str) -> Result:
     if cell.guarded or cell.max_norm != 10.0:
         guard.attach(model)
     run = {"project": str(folder / "runs"), "name": "-".join(map(str, asdict(cell).values())), "exist_ok": True}
-    args = {**TRAINING, **VARIANTS[cell.variant], **run, "data": str(data), "optimizer": cell.optimizer}
+    args = {**TRAINING, **VARIANTS[cell.variant], **run, "imgsz": cell.imgsz, "data": str(data)}
     died = ""
     with adapter.without_integrations():
         try:
-            model.train(**args, lr0=cell.rate, seed=cell.seed, device=device)
+            model.train(**args, optimizer=cell.optimizer, lr0=cell.rate, seed=cell.seed, device=device)
         except Exception as error:  # such as Ultralytics' own after three epochs of NaN
             died = str(error)
     results = folder / "runs" / run["name"] / "results.csv"
@@ -137,10 +142,10 @@ def draw_data(cell: Cell, folder: Path) -> Path:
     if cell.data == "real":
         return Path(os.environ["GRADSAFE_REAL"])
     pose = cell.model.endswith("pose")
-    where = folder / f"{cell.data}-{'pose' if pose else 'detect'}"
+    where, images = folder / f"{cell.data}-{'pose' if pose else 'detect'}-{cell.imgsz}", {**IMAGES, "size": cell.imgsz}
     if pose:  # the second set has other pictures, twice as many objects an image being out of reach for kites
-        return draw_pose(where, **{**IMAGES, "seed": IMAGES["seed"] + 10 * (cell.data == "marks")})
-    return draw_detect(where, **IMAGES) if cell.data == "shapes" else draw_marks(where, **IMAGES)
+        return draw_pose(where, **{**images, "seed": IMAGES["seed"] + 10 * (cell.data == "marks")})
+    return draw_detect(where, **images) if cell.data == "shapes" else draw_marks(where, **images)
 
 
 def _trained_before(cell: Cell, folder: Path, data: Path, device: str) -> Path:
@@ -149,13 +154,15 @@ def _trained_before(cell: Cell, folder: Path, data: Path, device: str) -> Path:
 
     from yolo_gradsafe import adapter
 
-    weights = folder / "runs" / f"before-{cell.model}-{cell.data}" / "weights" / "last.pt"
-    if not weights.exists():
-        with adapter.without_integrations():
-            YOLO(f"{cell.model}.yaml").train(
-                **TRAINING, data=str(data), optimizer="AdamW", lr0=0.003, seed=99, device=device,
-                project=str(folder / "runs"), name=f"before-{cell.model}-{cell.data}", exist_ok=True,
-            )  # fmt: skip
+    name = f"before-{cell.model}-{cell.data}-{cell.imgsz}"
+    weights = folder / "runs" / name / "weights" / "last.pt"
+    with FileLock(folder / f"{name}.lock"):  # jobs start at the same time
+        if not weights.exists():
+            with adapter.without_integrations():
+                YOLO(f"{cell.model}.yaml").train(
+                    **TRAINING, imgsz=cell.imgsz, data=str(data), optimizer="AdamW", lr0=0.003, seed=99, device=device,
+                    project=str(folder / "runs"), name=name, exist_ok=True,
+                )  # fmt: skip
     return weights
 
 
@@ -274,7 +281,8 @@ def _accuracies(results: Sequence[Result], setting: Cell, guarded: bool, rate: f
 
 
 def _words(setting: Cell) -> list[str]:
-    return [setting.model, setting.optimizer, setting.data, setting.variant]
+    data = setting.data if setting.imgsz == Cell.imgsz else f"{setting.data} {setting.imgsz} px"
+    return [setting.model, setting.optimizer, data, setting.variant]
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
@@ -319,6 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--sets", nargs="+", choices=[*SETS, "real"], default=SETS)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=["plain"])
+    parser.add_argument("--imgsz", type=int, default=Cell.imgsz, help="size of the images in pixels")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time, a thread each")
     parser.add_argument("--both", action="store_true", help="run the stock arm also where the guard changed nothing")
     parser.add_argument("--cells", type=Path, help="where results are kept; a file in the folder by default")
@@ -338,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sets = [*options.sets, "real"] if os.environ.get("GRADSAFE_REAL") and "real" not in options.sets else options.sets
     pairs = [pair for pair in PAIRS if pair[0] in options.models and pair[1] in options.optimizers]
     cells = [
-        Cell(model, optimizer, rate, seed, data, variant, guarded=True)
+        Cell(model, optimizer, rate, seed, data, variant, guarded=True, imgsz=options.imgsz)
         for seed in options.seeds for data in sets for variant in options.variants
         for model, optimizer in pairs for rate in options.rates
     ]  # fmt: skip

@@ -43,9 +43,9 @@ part() { # NAME SECONDS COMMAND...
 }
 
 device=0 jobs=4 models="yolo26n.yaml yolo26l.yaml yolo26n-pose.yaml" repeats=60 size=640 batches="16 64" rounds=3
-rates="0.003 0.03 0.3"
+rates="0.003 0.03 0.3" basin=320
 if [ -n "$DRY" ]; then
-  device=cpu jobs=1 models=yolo26n.yaml repeats=1 size=64 batches="4 8" rounds=1 rates=0.003
+  device=cpu jobs=1 models=yolo26n.yaml repeats=1 size=64 batches="4 8" rounds=1 rates=0.003 basin=64
 fi
 read -r small large <<<"$batches"
 check() { # NAME SECONDS
@@ -73,7 +73,7 @@ for precision in fp16 bf16 scaler; do # those that a GPU has of its own
 done
 # shellcheck disable=SC2086
 part basin 60 "$PYTHON" benchmarks/basin.py --models yolo26n --optimizers AdamW --rates $rates --seeds 0 --sets shapes \
-  --variants amp --jobs "$jobs" --folder "$OUT/basin" --device "$device"
+  --variants amp --imgsz "$basin" --jobs "$jobs" --folder "$OUT/basin" --device "$device"
 
 # shellcheck disable=SC2086
 "$PYTHON" benchmarks/gpu.py collect --out "$OUT" --device "$device" --parts $PARTS || failed=1

@@ -56,7 +56,7 @@ def measured_edge(accuracy: Mapping[float, float]) -> float | None:
 def follow(cell: basin.Cell, folder: Path, options: argparse.Namespace) -> ProbeResult:
     """Ask the probe about a training of the basin."""
     data = basin.draw_data(cell, folder)
-    rate = {"optimizer": cell.optimizer, "lr0": cell.rate, "device": options.device}
+    rate = {"imgsz": cell.imgsz, "optimizer": cell.optimizer, "lr0": cell.rate, "device": options.device}
     return probe(
         f"{cell.model}.yaml",
         str(data),
