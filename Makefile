@@ -1,4 +1,5 @@
 # The two commands: `make demo` and `make test`. Each makes .venv with what it needs first.
+# make demo ARGS="optimizer=AdamW lr0=0.1" tries the demo with other training arguments.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test slow release trackers lint coverage mutants matrix docs clean
 
 demo: $(VENV)/.installed
-	$(BIN)/gradsafe demo
+	$(BIN)/gradsafe demo $(ARGS)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal

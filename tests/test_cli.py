@@ -254,6 +254,13 @@ def test_help_is_light_and_reads_well(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_the_demo_knows_no_wrong_argument(tmp_path):
+    done = gradsafe("demo", "lr=0.1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'lr' is not a valid YOLO argument" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.slow
 def test_the_demo_survives_its_faults(tmp_path):
     done = gradsafe("demo", "--folder", str(tmp_path / "demo"), cwd=tmp_path)

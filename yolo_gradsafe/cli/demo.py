@@ -7,15 +7,24 @@ from typing import Annotated
 
 import typer
 
-from yolo_gradsafe.cli.app import FAILED, app
+from yolo_gradsafe.cli.app import FAILED, KEY_VALUE, app, explained
 
 
-@app.command()
+@app.command(context_settings=KEY_VALUE)
 def demo(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Training arguments to try, e.g. optimizer=AdamW lr0=0.1.", show_default=False
+        ),
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Folder for the data set and the runs.")] = Path("runs/gradsafe-demo"),
 ) -> None:
     """Draw a small data set, train detection and pose on it with a NaN batch injected, and show the reports."""
+    from yolo_gradsafe import adapter
     from yolo_gradsafe.drill.demo import run_demo
 
-    if not run_demo(folder):
+    with explained(SyntaxError, TypeError, ValueError, FileNotFoundError):
+        changes = adapter.parse_arguments(words or [])
+    if not run_demo(folder, **changes):
         raise typer.Exit(FAILED)

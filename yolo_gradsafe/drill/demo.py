@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from yolo_gradsafe import adapter
 from yolo_gradsafe.data import draw_detect, draw_pose
@@ -13,9 +15,9 @@ from yolo_gradsafe.report.console import table
 from yolo_gradsafe.report.records import page_path
 from yolo_gradsafe.telemetry.schema import RunPaths
 
-__all__ = ["run_demo"]
+__all__ = ["DEMO", "draw_demo", "run_demo"]
 
-_SETTINGS = {
+DEMO: dict[str, Any] = {
     "epochs": 8,
     "batch": 4,
     "nbs": 4,  # step after every batch: a small set has few of them
@@ -27,26 +29,41 @@ _SETTINGS = {
     "seed": 0,
     "exist_ok": True,
 }
+"""Arguments of both trainings."""
+_TASKS: dict[str, tuple[str, Callable[..., Path]]] = {
+    "detect": ("yolo26n.yaml", draw_detect),
+    "pose": ("yolo26n-pose.yaml", draw_pose),
+}
 _FAULT = {"epoch": 1, "batch": 5}  # in the first epoch, where stock cannot recover at all
 
 
-def run_demo(folder: Path) -> bool:
+def draw_demo(task: str, folder: Path) -> Path:
+    """Draw the data of ``detect`` or ``pose`` into a folder; return its YAML."""
+    return _TASKS[task][1](folder, train=64, val=16, size=128)
+
+
+def run_demo(folder: Path, **changes: Any) -> bool:
     """Train ``yolo26n`` and ``yolo26n-pose`` guarded, with one NaN batch in the first epoch, and print the reports.
 
     Args:
         folder: Where the data sets and the runs go.
+        changes: Arguments of the trainings to change, such as a learning rate that is too high.
 
     Returns:
         Whether both runs survived their fault with a model that works.
     """
     folder = Path(folder).resolve()
     shown, worked = [], []
-    for task, model, draw in (("detect", "yolo26n.yaml", draw_detect), ("pose", "yolo26n-pose.yaml", draw_pose)):
-        data = draw(folder / "data" / task, train=64, val=16, size=128)
+    for task, (model, _) in _TASKS.items():
+        data = draw_demo(task, folder / "data" / task)
         guard, fault = GradSafe(task, report={"console": False}), NaNPixel(**_FAULT)
         with adapter.without_integrations():
             metrics = YOLO(model).train(
-                data=str(data), project=str(folder), name=task, callbacks=[guard, fault.callbacks], **_SETTINGS
+                data=str(data),
+                project=str(folder),
+                name=task,
+                callbacks=[guard, fault.callbacks],
+                **{**DEMO, **changes},
             )
         accuracy = metrics.box.map50
         summary = guard.summary
