@@ -82,7 +82,7 @@ def test_command_and_presets_work_from_the_wheel_alone(wheel, tmp_path):
 def test_the_sdist_holds_what_its_tests_need(built):
     with tarfile.open(built / f"{NAME}.tar.gz") as archive:
         inside = {Path(name).relative_to(NAME) for name in archive.getnames()}
-    for folder in ("benchmarks", "configs", "docs", "examples", "tests", "yolo_gradsafe"):
+    for folder in ("benchmarks", "configs", "docs", "examples", "scripts", "tests", "yolo_gradsafe"):
         here = {file.relative_to(ROOT) for file in (ROOT / folder).rglob("*") if file.is_file()}
         assert {file for file in here if "__pycache__" not in file.parts} <= inside
     names = "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "SECURITY.md", "pyproject.toml"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,26 @@ class Browser:
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
+    @contextmanager
+    def without_scripts(self) -> Iterator[None]:
+        """Run no script of the pages that are opened meanwhile."""
+        self.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+        try:
+            yield
+        finally:
+            self.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+    @contextmanager
+    def on_paper(self) -> Iterator[None]:
+        """Show the page as it prints."""
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        self.js("dispatchEvent(new Event('beforeprint'))")
+        try:
+            yield
+        finally:
+            self.js("dispatchEvent(new Event('afterprint'))")
+            self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
     def open(self, path: Path, seconds: float = 60) -> None:
         """Open a file, and wait until it has drawn, or has said that it cannot."""
         self.driver.get_log("browser"), self.driver.get_log("performance")
@@ -73,6 +94,12 @@ class Browser:
 
     def find(self, selector: str) -> list[Any]:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def click(self, selector: str) -> None:
+        """Click at an element as a mouse does, once it is in view."""
+        (element,) = self.find(selector)
+        self.js("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+        element.click()
 
     def text(self, selector: str) -> str:
         return self.js("return document.querySelector(arguments[0]).textContent", selector)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,11 @@ pytestmark = pytest.mark.skipif(bool(chromium.MISSING), reason=chromium.MISSING)
 
 RANGE = "return document.querySelector(arguments[0]).layout.xaxis.range"
 LEGEND = "#panel-{} .legend b"
+CLOSED = "return !document.getElementById(arguments[0]).closest('details').open"
+SEEN = """
+const element = document.getElementById(arguments[0]), box = element.getBoundingClientRect();
+return element.checkVisibility() && 0 <= box.top && box.top < innerHeight / 2
+"""
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +155,43 @@ def test_a_figure_says_what_it_means(sick, way):
         sick.js("document.querySelector('#about-clipped').closest('details').open = false; location.hash = ''")
 
 
+@pytest.mark.parametrize("scripts", [True, False])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_figure_leads_to_its_page_of_the_documentation(browser, pages, scripts, width):
+    browser.resize(width, 900)
+    with nullcontext() if scripts else browser.without_scripts():
+        browser.driver.get(pages["healthy"].as_uri())
+        assert browser.js(CLOSED, "docs-verdicts")
+        browser.click("[href='#about-steps']")
+        assert browser.until(lambda: browser.js(SEEN, "about-steps"))
+        assert browser.text("#about-steps + dd a") == "Verdicts and the ladder"
+        browser.click("#about-steps + dd a")
+        assert browser.until(lambda: browser.js(SEEN, "docs-verdicts"))
+        assert browser.js(CLOSED, "docs-read-the-report")
+        assert browser.js("return document.documentElement.scrollWidth") <= width
+        assert scripts or not browser.js("return document.documentElement.dataset.drawn")
+
+
+def test_pages_of_the_documentation_lead_to_each_other(browser, pages):
+    browser.resize(1280, 900)
+    browser.driver.get("about:blank")
+    browser.driver.get(f"{pages['healthy'].as_uri()}#docs-read-the-report")
+    assert browser.until(lambda: browser.js(SEEN, "docs-read-the-report"))
+    browser.click("[href='#docs-verdicts-did-the-model-learn']")
+    assert browser.until(lambda: browser.js(SEEN, "docs-verdicts-did-the-model-learn"))
+    browser.js("document.querySelectorAll('.manual').forEach((page) => { page.open = false; }); history.back()")
+    assert browser.until(lambda: browser.js(SEEN, "docs-read-the-report"))
+
+
+def test_the_documentation_is_not_printed(browser, pages):
+    browser.open(pages["healthy"])
+    shown = "return document.getElementById(arguments[0]).checkVisibility()"
+    with browser.on_paper():
+        assert browser.js(shown, "about-steps")
+        assert not browser.js(shown, "documentation")
+        assert not browser.js(shown, "docs-verdicts")
+
+
 def test_paper_is_unfolded_and_the_screen_is_as_before(sick):
     closed = "return document.querySelectorAll('details:not([open])').length"
     before = sick.js(closed)
@@ -176,7 +219,7 @@ def test_incidents_can_be_filtered(sick):
 
 def test_a_hostile_file_name_stays_text(sick):
     assert sick.driver.title == "sick: stability"
-    assert sick.js("return document.querySelectorAll('img:not([src^=\"data:image/jpeg\"])').length") == 0
+    assert sick.js("return document.querySelectorAll('img:not([src^=\"data:image/\"])').length") == 0
     assert scenes.HOSTILE in sick.text(".card .body")
 
 

@@ -55,7 +55,7 @@ class Figure(NamedTuple):
     meaning: str
     """What the number is, and when to care: sentences."""
     page: str
-    """The page of the documentation that says more."""
+    """The page of the documentation that says more: the name of its file, as in ``page/manual.py``."""
 
 
 def figures(summary: Summary) -> list[Figure]:
@@ -77,10 +77,10 @@ def figures(summary: Summary) -> list[Figure]:
     share = f"{100 * steps.clipped_share:.3g} %"
     return [
         *_accuracy(summary),
-        Figure("steps", "Steps", f"{steps.total:,}", applied, STEPS, "Verdicts and the ladder"),
-        Figure("norm", "Gradient norm, median", median, spread, NORM, "Read the report"),
-        Figure("clipped", "Clipped", share, limit, _clipping(summary), "It says 100 % clipped"),
-        Figure("incidents", "Incidents", f"{len(found):,}", happened, INCIDENTS, "Verdicts and the ladder"),
+        Figure("steps", "Steps", f"{steps.total:,}", applied, STEPS, "verdicts"),
+        Figure("norm", "Gradient norm, median", median, spread, NORM, "read-the-report"),
+        Figure("clipped", "Clipped", share, limit, _clipping(summary), "clipped-100-percent"),
+        Figure("incidents", "Incidents", f"{len(found):,}", happened, INCIDENTS, "verdicts"),
     ]
 
 
@@ -105,9 +105,7 @@ def _accuracy(summary: Summary) -> list[Figure]:
         return []
     at_the_end = f", {found.last:.3g} in the last" if found.last_epoch != found.best_epoch else ", the last"
     where = f"in epoch {found.best_epoch}{at_the_end}" if found.best else f"up to epoch {found.last_epoch}, the last"
-    return [
-        Figure("accuracy", capitalized(found.metric), f"{found.best:.3g}", where, ACCURACY, "Verdicts and the ladder")
-    ]
+    return [Figure("accuracy", capitalized(found.metric), f"{found.best:.3g}", where, ACCURACY, "verdicts")]
 
 
 def _clipping(summary: Summary) -> str:

@@ -10,6 +10,7 @@ from yolo_gradsafe.report.figures import about, course, environment, figures, fl
 from yolo_gradsafe.report.page.cards import cards
 from yolo_gradsafe.report.page.curves import curves, epoch_starts
 from yolo_gradsafe.report.page.heatmap import heatmap
+from yolo_gradsafe.report.page.manual import manual
 from yolo_gradsafe.report.page.template import render
 from yolo_gradsafe.report.records import locate, page_path, read_steps
 from yolo_gradsafe.report.summary import Summary
@@ -36,12 +37,14 @@ def write_page(run: Path, summary: Summary) -> Path:
     rows = read_steps(paths)
     heat = heatmap(read_layers(paths))
     charts = {"panels": curves(rows, summary), "epochs": epoch_starts(rows), "heat": heat}
+    explained = figures(summary)
     text = render(
         "report.html.j2",
         summary=summary,
         name=paths.run.absolute().name,
         about=about(summary.run),
-        figures=figures(summary),
+        figures=explained,
+        manual=manual(figure.page for figure in explained),
         learned=learned(summary),
         course=course(summary),
         damaged=damaged_records(summary),

@@ -1,5 +1,5 @@
 "use strict";
-/* Theme, copying, filters, printing; then unpacks Plotly, which comes compressed in the page, and draws. */
+/* Theme, copying, filters, unfolding, printing; then unpacks Plotly, which comes compressed in the page, and draws. */
 (() => {
   const root = document.documentElement;
   const each = (selector, act) => document.querySelectorAll(selector).forEach(act);
@@ -38,10 +38,17 @@
     document.querySelector(".panel").scrollIntoView({ block: "start" });
   }));
 
-  /* A figure leads to what it means, which is folded away. */
-  each("a.explain", (link) => link.addEventListener("click", () => {
-    document.querySelector(link.hash).closest("details").open = true;
-  }));
+  /* A figure leads to what it means, and that to a page of the documentation: both are folded away. */
+  const unfold = (hash) => {
+    const target = document.getElementById(hash.slice(1));
+    const fold = target && target.closest("details");
+    if (fold) fold.open = true;
+    return fold && target;
+  };
+  const reveal = () => { const target = unfold(location.hash); if (target) target.scrollIntoView(); };
+  each("a[href^='#']", (link) => link.addEventListener("click", () => unfold(link.hash)));
+  addEventListener("hashchange", reveal);
+  reveal();
 
   /* Paper cannot be unfolded: everything is open while it prints, and as it was afterwards. */
   let before = null, closed = [];
