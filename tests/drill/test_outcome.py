@@ -7,7 +7,14 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from yolo_gradsafe.drill.outcome import Outcome, inspect_checkpoint, read_incidents, read_nan_rows, read_verdicts
+from yolo_gradsafe.drill.outcome import (
+    Outcome,
+    epochs_without_a_step,
+    inspect_checkpoint,
+    read_incidents,
+    read_nan_rows,
+    read_verdicts,
+)
 from yolo_gradsafe.drill.watch import Watch
 from yolo_gradsafe.telemetry.schema import RunPaths
 
@@ -32,6 +39,15 @@ def test_rows_of_results(tmp_path):
     assert read_nan_rows(path) == 0
     path.write_text("epoch,train/box_loss,gradsafe/grad_norm\n1,2.5,nan\n2,nan,1\n3,inf,1\n4,1,1\n")
     assert read_nan_rows(path) == 2
+    assert read_nan_rows(path, but={2}) == 1
+
+
+def test_an_epoch_in_which_every_step_was_left_out_has_no_loss_to_show(tmp_path):
+    assert epochs_without_a_step(tmp_path) == set()
+    paths = RunPaths(tmp_path)
+    paths.folder.mkdir()
+    paths.steps.write_text("epoch,step,clip_scale\n1,1,1.0\n1,2,0\n2,3,0\n2,4,0.0\n3,5,0.2\n")
+    assert epochs_without_a_step(tmp_path) == {2}
 
 
 def test_records_of_the_guard(tmp_path):

@@ -23,6 +23,7 @@ from yolo_gradsafe.drill.catalogue import find
 from yolo_gradsafe.drill.outcome import (
     Outcome,
     count_bad,
+    epochs_without_a_step,
     inspect_checkpoint,
     read_incidents,
     read_nan_rows,
@@ -66,8 +67,8 @@ def train(arm: Arm) -> Outcome:
     outcome.applied, outcome.rolled_back = watch.applied, watch.rolled_back
     outcome.spoiled_saves = watch.spoiled_saves
     run = Path(arm.folder, RUN)
-    outcome.nan_rows, outcome.verdicts = read_nan_rows(run / "results.csv"), read_verdicts(run)
-    outcome.incidents = read_incidents(run)
+    outcome.nan_rows = read_nan_rows(run / "results.csv", epochs_without_a_step(run))
+    outcome.verdicts, outcome.incidents = read_verdicts(run), read_incidents(run)
     if watch.target and watch.epochs:
         _examine(watch.target, outcome)
     return outcome

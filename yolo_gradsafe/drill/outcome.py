@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,15 @@ from torch import Tensor
 from yolo_gradsafe.checkpoint import read_checkpoint
 from yolo_gradsafe.telemetry.schema import RunPaths
 
-__all__ = ["Outcome", "count_bad", "inspect_checkpoint", "read_incidents", "read_nan_rows", "read_verdicts"]
+__all__ = [
+    "Outcome",
+    "count_bad",
+    "epochs_without_a_step",
+    "inspect_checkpoint",
+    "read_incidents",
+    "read_nan_rows",
+    "read_verdicts",
+]
 
 
 @dataclass
@@ -32,7 +40,7 @@ class Outcome:
     """Checkpoints that were written from an averaged model with NaN, or with numbers beyond float16: Ultralytics
     writes 0 and 65504 in their place, so that the file looks well."""
     nan_rows: int = 0
-    """Rows of ``results.csv`` with a non-finite number of Ultralytics' own."""
+    """Rows of ``results.csv`` with a non-finite number of Ultralytics' own, though the epoch had a good batch."""
     epochs_redone: int = 0
     """Epochs that Ultralytics started again from ``last.pt``."""
     applied: int = 0
@@ -78,13 +86,29 @@ def inspect_checkpoint(path: Path) -> int:
     return -1 if found.error else len(found.nonfinite) + found.optimizer_nonfinite
 
 
-def read_nan_rows(path: Path) -> int:
-    """Count the rows of ``results.csv`` with a non-finite number in a column that stock writes, too."""
+def read_nan_rows(path: Path, but: Container[int] = ()) -> int:
+    """Count the rows of ``results.csv`` with a non-finite number in a column that stock writes, too.
+
+    Args:
+        path: The file.
+        but: Epochs that do not count.
+    """
     if not path.is_file():
         return 0
     with path.open(encoding="utf-8", newline="") as file:
         rows = [{name: value for name, value in row.items() if "gradsafe" not in name} for row in csv.DictReader(file)]
-    return sum(any(not math.isfinite(float(value or "nan")) for value in row.values()) for row in rows)
+    counted = [row for row in rows if int(row["epoch"]) not in but]
+    return sum(any(not math.isfinite(float(value or "nan")) for value in row.values()) for row in counted)
+
+
+def epochs_without_a_step(run: Path) -> set[int]:
+    """Return the epochs of a guarded run in which no step was taken: they have no loss to show."""
+    path = RunPaths(run).steps
+    if not path.is_file():
+        return set()
+    with path.open(encoding="utf-8", newline="") as file:
+        taken = {(int(row["epoch"]), float(row["clip_scale"]) > 0) for row in csv.DictReader(file)}
+    return {epoch for epoch, _ in taken if (epoch, True) not in taken}
 
 
 def read_verdicts(run: Path) -> dict[str, int]:
