@@ -7,8 +7,9 @@ import math
 import polars as pl
 
 from yolo_gradsafe.report.advice.facts import OWN, UNPROVEN, Facts, plural, rounded
-from yolo_gradsafe.report.health import DIVERGED, ran_away
+from yolo_gradsafe.report.health import DIVERGED
 from yolo_gradsafe.report.parts import Advice
+from yolo_gradsafe.telemetry.schema import Cause
 
 __all__ = ["muon", "too_high", "warm_up"]
 
@@ -55,10 +56,10 @@ def muon(facts: Facts) -> Advice | None:
 
 
 def _what(facts: Facts, steps: list[int]) -> str:
-    """Say what the rate did: where it was limited in time, training did not run away."""
+    """Say what the rate did: to the weights, where they showed it before the loss did."""
     found, when = facts.of_kind(*DIVERGED), _when(facts, steps)
     ratios = [entry.update_ratio for entry in found if isinstance(entry.update_ratio, float)]
-    if not ratios or any(ran_away(entry.kind, entry.cause) for entry in found):
+    if not ratios or any(entry.cause != Cause.LEARNING_RATE for entry in found):
         return f"Training ran away {when}."
     return f"The weights moved by {max(ratios):.0%} of their size in one step {when}; 2 % is healthy."
 
