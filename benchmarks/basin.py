@@ -30,6 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from filelock import FileLock
 
@@ -114,6 +115,8 @@ def train(cell: Cell, folder: Path, device: str) -> Result:
     model, guard = YOLO(weights), GradSafe() if cell.guarded else GradSafe(max_norm=cell.max_norm, recovery=False)
     if cell.variant == "amp" and device == "cpu":
         _scale_on_the_cpu(model)  # before the guard looks
+    if cell.optimizer == "MuSGD" and device == "cpu":
+        _orthogonalize_in_fp32()
     if cell.guarded or cell.max_norm != 10.0:
         guard.attach(model)
     run = {"project": str(folder / "runs"), "name": "-".join(map(str, asdict(cell).values())), "exist_ok": True}
@@ -164,6 +167,20 @@ def _trained_before(cell: Cell, folder: Path, data: Path, device: str) -> Path:
                     project=str(folder / "runs"), name=name, exist_ok=True,
                 )  # fmt: skip
     return weights
+
+
+def _orthogonalize_in_fp32() -> None:
+    """Let MuSGD compute in float32 what it computes in bfloat16: 25 times as fast on a CPU that has no bfloat16."""
+    import torch
+    from ultralytics.optim import muon
+
+    own = muon.zeropower_via_newtonschulz5
+
+    def in_fp32(*args: Any, **kwargs: Any) -> Any:
+        with mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.float):
+            return own(*args, **kwargs)
+
+    muon.zeropower_via_newtonschulz5 = in_fp32
 
 
 def _scale_on_the_cpu(model: Any) -> None:
