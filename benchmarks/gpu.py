@@ -42,6 +42,8 @@ from yolo_gradsafe.recovery.snapshot import Snapshot
 MODEL = "yolo26n.yaml"
 GIB = 2**30
 AMP = {"fp32": False, "fp16": True, "bf16": "bf16"}
+RATES = {"SGD": 0.01, "AdamW": 0.001, "MuSGD": 0.01}
+"""Learning rates that suit: at others the guard would lower them."""
 Row = dict[str, Any]
 """What was measured: ``what``, and numbers or words by name."""
 
@@ -81,7 +83,7 @@ class Machine:
 def parity(machine: Machine) -> list[Row]:
     """Weights after deterministic trainings, guarded and stock; a second stock run tells whether stock repeats."""
     precisions = AMP if machine.cuda else {"fp32": False}
-    cases = [(p, o) for p in precisions for o in ("SGD", "AdamW", "MuSGD")]
+    cases = [(p, o) for p in precisions for o in RATES]
     arms = [(*case, arm) for case in cases for arm in ("stock", "guarded", "again")]
 
     def run(arm: tuple[str, str, str]) -> str:
@@ -102,12 +104,15 @@ def parity(machine: Machine) -> list[Row]:
 def arm(machine: Machine, precision: str, optimizer: str, name: str) -> None:
     """Train one arm and print a digest of its weights."""
     with tempfile.TemporaryDirectory() as folder:
-        owner = YOLO(MODEL)
+        owner, guard = YOLO(MODEL), None
         if name == "guarded":
-            GradSafe(report={"console": False, "plot": False}).attach(owner)
+            guard = GradSafe(report={"console": False, "plot": False})
+            guard.attach(owner)
         with adapter.without_integrations():
             arguments = machine.arguments(Path(folder), amp=AMP[precision], optimizer=optimizer, verbose=False)
-            owner.train(**{**arguments, "imgsz": 64, "batch": 4, "nbs": 4})
+            owner.train(**{**arguments, "imgsz": 64, "batch": 4, "nbs": 4, "lr0": RATES[optimizer]})
+        if guard is not None and (guard.summary is None or guard.summary.incidents):
+            sys.exit(f"the guard acted: {guard.summary and guard.summary.headline}")  # then it is not for parity
         state = {name: t.cpu() for name, t in owner.trainer.ema.ema.state_dict().items()}
     digest = hashlib.sha256(b"".join(t.contiguous().view(-1).numpy().tobytes() for t in state.values()))
     print(digest.hexdigest())

@@ -325,7 +325,8 @@ def spread(count: int, most: int) -> range:
 
 @pytest.mark.parametrize("most", SHARE)
 def test_an_allocation_that_fails_in_an_investigation_costs_its_answer_and_never_the_remedy(device, tmp_path, most):
-    core = tiny(device, tmp_path, isolate="never", max_skips=10**6)
+    # After so many steps on one batch its loss is near 0, and any other is far above it.
+    core = tiny(device, tmp_path, isolate="never", max_skips=10**6, divergence=False)
     train(core, device, range(4))
     count = bad_step(core, device)
     assert count > 100, "it was looked into"
