@@ -186,6 +186,23 @@ def test_a_learning_rate_that_is_far_too_high_is_lowered_and_the_model_learns(tr
     assert min(factors) < 0.1
 
 
+@pytest.mark.slow
+def test_fine_tuning_at_a_rate_that_is_far_too_high_keeps_what_was_learned(train, tmp_path):
+    data = draw_detect(tmp_path / "data", train=48, val=24, size=96, seed=11)
+    args = {"imgsz": 96, "batch": 6, "nbs": 6, "optimizer": "AdamW", "warmup_epochs": 3}
+    before = train(Arm(str(data), "yolov8n.yaml", {**args, "epochs": 12, "lr0": 0.003, "seed": 99}), "before")
+    weights = str(before.run / "weights" / "last.pt")
+    fine = {**args, "epochs": 6, "lr0": 0.1}
+    stock = train(Arm(str(data), weights, fine), "stock")
+    guarded = train(Arm(str(data), weights, fine, guard={}), "guarded")
+    assert_sound(guarded, epochs=6)
+    [diverging] = [incident for incident in guarded.incidents() if incident["kind"] == "diverging"]
+    assert diverging["cause"] == "learning_rate"
+    assert "rolled_back" in diverging["remedies"], "the weights before do better"
+    learned, left, kept = (float(result.results[-1]["metrics/mAP50(B)"]) for result in (before, stock, guarded))
+    assert left < 0.5 < 0.9 * learned <= kept
+
+
 # As callbacks do that wait for a plateau: every second epoch.
 PLATEAU = """
 def lower(trainer):
