@@ -339,6 +339,14 @@ def test_absurd_losses_of_a_validation_lower_the_rate_at_the_first_return(tmp_pa
     assert core.kinds() == [Kind.ROLLBACK, Kind.LR_BACKOFF]
 
 
+def test_absurd_losses_are_left_alone_with_musgd_and_those_that_are_not_finite_are_not(tmp_path, monkeypatch):
+    core = Core(tmp_path)
+    core.train(4)
+    monkeypatch.setattr(type(core.trainer), "has_muon", True)
+    assert core.recovery.rescue_validation(4, []) is None
+    assert core.recovery.rescue_validation(4, ["val/box_loss"]) is not None
+
+
 def test_a_rate_that_was_lowered_since_the_snapshot_is_not_lowered_again_for_the_same_steps(tmp_path):
     core = Core(tmp_path)
     core.train(4)

@@ -308,7 +308,8 @@ class RecoveryManager:
         """Put trusted weights in place for a validation whose losses are not finite, or absurd. Collective.
 
         Losses that are merely absurd, while those of the training are not, come from a learning rate that is too high:
-        it is lowered at the first return. They get time where it was lowered since the snapshot was taken.
+        it is lowered at the first return. They get time where it was lowered since the snapshot was taken. With MuSGD
+        they are left alone: how far its steps go is the rate's doing, and was looked at step by step.
 
         Args:
             steps: Optimizer steps so far.
@@ -319,8 +320,8 @@ class RecoveryManager:
             learning rate; or all is put back as it was. None when there are none, or they are not called for.
         """
         trusted = self.rollback.trusted
-        waits = not terms and trusted is not None and self._lowered_at > trusted.step
-        if waits or self._rollbacks >= self.options.max_rollbacks:
+        lowered_since = trusted is not None and self._lowered_at > trusted.step
+        if (not terms and (lowered_since or self._trainer.has_muon)) or self._rollbacks >= self.options.max_rollbacks:
             return None
         undo_or_keep = self.rollback.rescue_validation(steps)
         if undo_or_keep is None:
