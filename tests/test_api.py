@@ -106,7 +106,7 @@ gradsafe config presets
 gradsafe config schema
 gradsafe config show SOURCE OVERRIDES
 gradsafe config validate FILE
-gradsafe demo --folder
+gradsafe demo WORDS --folder
 gradsafe drill NAMES --data --few --full --jobs --list --model --optimizer --out --precision --quick --resume --seeds --stock --task
 gradsafe probe --budget --out
 gradsafe replay RUN --device --incident --json --model
