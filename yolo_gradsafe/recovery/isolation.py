@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_gradsafe.adapter import TrainerAdapter
+from yolo_gradsafe.adapter.device_memory import second_try
 from yolo_gradsafe.gradients.window import AccumulationWindow
 from yolo_gradsafe.recovery.options import RecoveryOptions
 from yolo_gradsafe.recovery.savepoint import Savepoint
@@ -84,21 +85,29 @@ class Isolation:
         Returns:
             Whether it has to be taken out.
         """
-        trainer = self._trainer
-        loss = float(trainer.loss)
-        gradients = trainer.gradients()
-        looked_at = [] if trainer.scaler_enabled else list(gradients.values())
-        norms = [n.float() for n in torch._foreach_norm(looked_at)] if looked_at else []
-        sums = torch.stack([*norms, self._savepoint.observe().reshape(()).to(trainer.loss.device)])
-        sound = math.isfinite(loss) and (bool(sums.isfinite().all()) or self._finite(looked_at))
-        if not trainer.ranks.all_reduce_max([float(not sound)])[0]:
+        sound = second_try(self._newest_is_sound)
+        if not self._trainer.ranks.all_reduce_max([float(not sound)])[0]:
             if not closing:
-                # The next micro-batch comes on top of the copies: they must not be what it lacks.
-                fits = sum(g.nbytes for g in gradients.values()) < trainer.memory.room
-                self._good = {p: g.clone() if fits else g.to("cpu", copy=True) for p, g in gradients.items()}
+                self._good = second_try(self._copies)
                 self._savepoint.commit()
             return False
         return not closing or self._good is not None
+
+    def _newest_is_sound(self) -> bool:
+        """Whether loss, gradients and batch-norm statistics are finite. May be called again."""
+        trainer = self._trainer
+        loss = float(trainer.loss)
+        looked_at = [] if trainer.scaler_enabled else list(trainer.gradients().values())
+        norms = [n.float() for n in torch._foreach_norm(looked_at)] if looked_at else []
+        sums = torch.stack([*norms, self._savepoint.observe().reshape(()).to(trainer.loss.device)])
+        return math.isfinite(loss) and (bool(sums.isfinite().all()) or self._finite(looked_at))
+
+    def _copies(self) -> dict[nn.Parameter, Tensor]:
+        """Copy the gradients to where there is room. May be called again."""
+        gradients = self._trainer.gradients()
+        # The next micro-batch comes on top of the copies: they must not be what it lacks.
+        fits = sum(g.nbytes for g in gradients.values()) < self._trainer.memory.room
+        return {p: g.clone() if fits else g.to("cpu", copy=True) for p, g in gradients.items()}
 
     @torch.no_grad()
     def skip_newest(self) -> None:
