@@ -326,8 +326,10 @@ def draw(results: Sequence[Result], path: Path) -> None:
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(settings) :]:
         axis.axis("off")
-    for axis in axes[-1]:
-        axis.set_xlabel("lr0")
+    for column in range(columns):
+        lowest = axes[(len(settings) - 1 - column) // columns][column]
+        lowest.set_xlabel("lr0")
+        lowest.tick_params(labelbottom=True)
     for row in axes:
         row[0].set_ylabel("final mAP50")
     axes[0][0].legend(fontsize=8)
