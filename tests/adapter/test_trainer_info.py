@@ -53,6 +53,14 @@ def test_weights_were_trained_where_most_batch_norms_have_seen_images(trained, p
     assert found.pretrained is pretrained, "a new head alone tells nothing, and hides nothing"
 
 
+def test_the_teacher_of_a_distillation_does_not_count():
+    model = nn.Module()
+    model.student_model, model.teacher_model = batch_norms(trained=0), nn.Sequential(batch_norms(3), batch_norms(3))
+    found = TrainerInfo()
+    found.trainer = SimpleNamespace(model=model)
+    assert not found.pretrained
+
+
 def test_a_model_without_batch_norm_tells_nothing():
     found = TrainerInfo()
     found.trainer = SimpleNamespace(model=nn.Linear(2, 2))

@@ -53,7 +53,10 @@ class TrainerInfo:
 
     def batchnorm_buffers(self) -> list[Tensor]:
         """Return the buffers that a forward pass may change (batch-norm statistics and counters)."""
-        return [b for name, b in self.model.named_buffers() if b.numel() and not name.startswith(TEACHER)]
+        return [buffer for _, buffer in self._named_buffers() if buffer.numel()]
+
+    def _named_buffers(self) -> list[tuple[str, Tensor]]:
+        return [(name, buffer) for name, buffer in self.model.named_buffers() if not name.startswith(TEACHER)]
 
     @property
     def pretrained(self) -> bool:
@@ -62,7 +65,7 @@ class TrainerInfo:
         That holds for weights from a checkpoint, from ``load()`` and from the user's own code alike. The counts of
         batches do not tell: Ultralytics saves its EMA, where they stay 0.
         """
-        means = [buffer for name, buffer in self.model.named_buffers() if name.endswith("running_mean")]
+        means = [buffer for name, buffer in self._named_buffers() if name.endswith("running_mean")]
         return bool(means) and float(torch.stack([mean.any() for mean in means]).float().mean()) > 0.5
 
     @property
