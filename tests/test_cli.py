@@ -259,6 +259,10 @@ def test_the_demo_knows_no_wrong_argument(tmp_path):
     assert done.returncode == 2
     assert "'lr' is not a valid YOLO argument" in done.stderr
     assert not (tmp_path / "runs").exists()
+    done = gradsafe("demo", "data=coco8.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "data=coco8.yaml: the demo sets this itself" in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow

@@ -9,6 +9,9 @@ import typer
 
 from yolo_gradsafe.cli.app import FAILED, KEY_VALUE, app, explained
 
+_OWN = ("data", "model", "name", "project", "task")
+"""Arguments that the demo sets itself."""
+
 
 @app.command(context_settings=KEY_VALUE)
 def demo(
@@ -26,5 +29,7 @@ def demo(
 
     with explained(SyntaxError, TypeError, ValueError, FileNotFoundError):
         changes = adapter.parse_arguments(words or [])
+        if own := [name for name in _OWN if name in changes]:
+            raise ValueError(f"{own[0]}={changes[own[0]]}: the demo sets this itself; change others, such as lr0=0.1")
     if not run_demo(folder, **changes):
         raise typer.Exit(FAILED)
