@@ -23,14 +23,14 @@ def test_a_healthy_course_raises_nothing():
     for step in range(500):
         level = 30 * math.exp(-step / 100) + 3
         look = trend.observe(level * math.exp(draw.gauss(0, 0.3)), 50 * math.exp(draw.gauss(0, 0.7)))
-        assert look is not LossTrend.ELEVATED, step
+        assert look is not LossTrend.SUSPECT, step
         assert look is not LossTrend.COLLAPSED, step
 
 
 @pytest.mark.parametrize(("times", "steps"), [(20.0, 2), (6.0, 5), (3.5, 12)])
 def test_a_lasting_rise_is_suspected_the_sooner_the_higher_it_is(times, steps):
     trend = settled(noise=0.0)
-    looks = [trend.observe(10 * times, 100) is LossTrend.ELEVATED for _ in range(steps)]
+    looks = [trend.observe(10 * times, 100) is LossTrend.SUSPECT for _ in range(steps)]
     assert looks == [False] * (steps - 1) + [True]
 
 
@@ -65,9 +65,9 @@ def test_a_loss_that_falls_alone_is_none():
 
 def test_a_level_that_is_accepted_is_suspected_no_more():
     trend = settled(noise=0.0)
-    assert any(trend.observe(60, 100) is LossTrend.ELEVATED for _ in range(50))
+    assert any(trend.observe(60, 100) is LossTrend.SUSPECT for _ in range(50))
     trend.accept_level(60)
-    assert not any(trend.observe(60, 100) is LossTrend.ELEVATED for _ in range(50))
+    assert not any(trend.observe(60, 100) is LossTrend.SUSPECT for _ in range(50))
     assert trend.usual == pytest.approx(60)
 
 
@@ -80,7 +80,7 @@ def test_the_usual_loss_is_not_moved_by_outliers():
 
 def test_losses_that_are_not_positive_are_passed_over():
     trend = settled(noise=0.0)
-    assert not any(trend.observe(-5.0, 100) is LossTrend.ELEVATED for _ in range(30))
+    assert not any(trend.observe(-5.0, 100) is LossTrend.SUSPECT for _ in range(30))
     assert trend.usual == pytest.approx(10)
 
 

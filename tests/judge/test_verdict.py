@@ -82,7 +82,7 @@ DIVERGING = Evidence.TRUSTED_DO_BETTER
 def test_a_finite_step_is_named_after_the_worst_that_is_known_of_it():
     assert judge(HEALTHY, SPIKE, DIVERGING) == "diverging"
     assert judge(HEALTHY, SPIKE) == "spike"
-    assert judge(HEALTHY, Signals(loss=LossTrend.ELEVATED)) == "spike", "trusted weights did no better"
+    assert judge(HEALTHY, Signals(loss=LossTrend.SUSPECT)) == "spike", "trusted weights did no better"
     assert judge(HEALTHY, Signals(movement=Movement.TOO_FAR)) == "ok", "that limits the rate and is no verdict"
     assert judge(HEALTHY, Signals(vanished=("neck",))) == "stalled"
     damaged = replace(HEALTHY, batchnorm=BatchNormHealth.BLOWN_UP)

@@ -505,7 +505,7 @@ def test_bad_steps_in_a_row_are_counted_up_to_the_next_safe_one(tmp_path):
 def test_a_divergence_is_proven_on_the_same_batch(tmp_path):
     core = Core(tmp_path)
     core.train(4)
-    high = Signals(LossTrend.ELEVATED)
+    high = Signals(LossTrend.SUSPECT)
     core.history.loss.sum = 5.0
     assert core.recovery.suspects(metrics(5), high)
     assert not core.recovery.suspects(metrics(5), Signals())
@@ -517,7 +517,7 @@ def test_a_divergence_is_proven_on_the_same_batch(tmp_path):
 
 
 def test_divergence_is_looked_for_where_the_options_and_a_snapshot_allow_it(tmp_path):
-    high = Signals(LossTrend.ELEVATED)
+    high = Signals(LossTrend.SUSPECT)
     assert not Core(tmp_path, divergence=False).recovery.suspects(metrics(5), high)
     assert not Core(tmp_path, snapshots=0).recovery.suspects(metrics(5), high)
 

@@ -93,31 +93,20 @@ def read_nan_rows(path: Path, but: Container[int] = ()) -> int:
         path: The file.
         but: Epochs that do not count.
     """
-    if not path.is_file():
-        return 0
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [{name: value for name, value in row.items() if "gradsafe" not in name} for row in csv.DictReader(file)]
+    rows = [{name: value for name, value in row.items() if "gradsafe" not in name} for row in _rows(path)]
     counted = [row for row in rows if int(row["epoch"]) not in but]
     return sum(any(not math.isfinite(float(value or "nan")) for value in row.values()) for row in counted)
 
 
 def epochs_without_a_step(run: Path) -> set[int]:
     """Return the epochs of a guarded run in which no step was taken: they have no loss to show."""
-    path = RunPaths(run).steps
-    if not path.is_file():
-        return set()
-    with path.open(encoding="utf-8", newline="") as file:
-        taken = {(int(row["epoch"]), float(row["clip_scale"]) > 0) for row in csv.DictReader(file)}
+    taken = {(int(row["epoch"]), float(row["clip_scale"]) > 0) for row in _rows(RunPaths(run).steps)}
     return {epoch for epoch, _ in taken if (epoch, True) not in taken}
 
 
 def read_verdicts(run: Path) -> dict[str, int]:
     """Count the optimizer steps of a guarded run by verdict."""
-    path = RunPaths(run).steps
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        return dict(Counter(row["verdict"] for row in csv.DictReader(file)))
+    return dict(Counter(row["verdict"] for row in _rows(RunPaths(run).steps)))
 
 
 def read_incidents(run: Path) -> dict[str, int]:
@@ -126,3 +115,11 @@ def read_incidents(run: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
     return dict(Counter(json.loads(line)["kind"] for line in path.read_text(encoding="utf-8").splitlines()))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file; none where there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

@@ -47,7 +47,7 @@ class LossTrend(Enum):
     USUAL = auto()
     SPIKE = auto()
     """Its loss or its norm is an outlier."""
-    ELEVATED = auto()
+    SUSPECT = auto()
     """Its loss is one, and losses have been out of their range for long enough to look into it."""
     COLLAPSED = auto()
     """Loss and norm have been almost 0 for several steps: the model has collapsed."""
@@ -99,7 +99,7 @@ class LossTrendMonitor:
         if self._vanished >= _VANISHED_STEPS:
             return LossTrend.COLLAPSED
         if outlier and self.sum >= _ALARM:
-            return LossTrend.ELEVATED
+            return LossTrend.SUSPECT
         return LossTrend.SPIKE if spike else LossTrend.USUAL
 
     def accept_level(self, loss: float) -> None:

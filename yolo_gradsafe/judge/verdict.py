@@ -162,7 +162,7 @@ def judge(
         return Verdict.OK if metrics.batchnorm is BatchNormHealth.BLOWN_UP else Verdict.DIVERGING
     if evidence is Evidence.TRUSTED_DO_BETTER:
         return Verdict.DIVERGING
-    if signals.loss in (LossTrend.SPIKE, LossTrend.ELEVATED):
+    if signals.loss in (LossTrend.SPIKE, LossTrend.SUSPECT):
         return Verdict.SPIKE
     return Verdict.STALLED if signals.vanished else Verdict.OK
 

@@ -130,7 +130,7 @@ class RecoveryManager:
 
     def _suspects_divergence(self, signals: Signals) -> bool:
         """Whether losses have left their range; there must be weights to compare with."""
-        suspicious = signals.loss in (LossTrend.ELEVATED, LossTrend.COLLAPSED)
+        suspicious = signals.loss in (LossTrend.SUSPECT, LossTrend.COLLAPSED)
         return suspicious and self.options.divergence and self.rollback.trusted is not None
 
     def _diverging(self, metrics: StepMetrics, signals: Signals, batch: Any) -> bool:
