@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.matrix import RELEASES, ROOT, run, wheel
 
 SETS = (
-    (("comet_ml", "clearml", "dvclive"), ""),
-    (("neptune",), RELEASES[0].ultralytics),
+    (("comet_ml", "clearml", "dvclive"), None),
+    (("neptune",), RELEASES[0]),
 )
-"""Packages, and the version of Ultralytics; empty for the one that is here."""
+"""Packages, and the release of Ultralytics; None for the one that is here."""
 
 
 def overlay(packages: tuple[str, ...], folder: Path) -> Path:
@@ -37,11 +37,10 @@ def overlay(packages: tuple[str, ...], folder: Path) -> Path:
 def main() -> int:
     """Run the tests of each set; return 1 if one failed."""
     failed = 0
-    for packages, version in SETS:
+    for packages, release in SETS:
         with tempfile.TemporaryDirectory(prefix="gradsafe-trackers-") as room:
             python = overlay(packages, Path(room, "env"))
-            release = next(release for release in RELEASES if release.ultralytics == version)
-            paths = [wheel(release, Path(room, "ultralytics")), ROOT] if version else [ROOT]
+            paths = [wheel(release, Path(room, "ultralytics")), ROOT] if release else [ROOT]
             env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "YOLO_OFFLINE": "true"}
             tests = ["tests/runs/test_loggers.py", "-k", " or ".join(name.split("_")[0] for name in packages)]
             command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-m", "slow", "-rs", *tests]
