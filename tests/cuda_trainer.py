@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +17,27 @@ from ultralytics.utils.torch_utils import ModelEMA
 from tests.fake_cuda import CUDA, FakeCuda
 from yolo_gradsafe import GradSafe, adapter
 
-__all__ = ["OnCuda", "move_trainer"]
+__all__ = ["OnCuda", "move_trainer", "small_yolo"]
+
+_SMALL = """
+scales: {n: [0.50, 0.25, 1024]}
+end2end: True
+reg_max: 1
+nc: 80
+kpt_shape: [17, 3]
+backbone: [[-1, 1, Conv, [64, 3, 2]], [-1, 1, Conv, [128, 3, 2]], [-1, 1, Conv, [128, 3, 2]], [-1, 1, Conv, [128, 3, 2]]]
+head: [[[2, 3], 1, HEAD]]
+"""
+
+
+def small_yolo(folder: Path, pose: bool = False) -> str:
+    """Write the YAML of a YOLO with four layers below the head of YOLO26, and return its path.
+
+    A step of it takes a tenth of one of yolo26n here, where every operation passes through Python.
+    """
+    path = folder / ("small-pose.yaml" if pose else "small.yaml")
+    path.write_text(_SMALL.replace("HEAD", "Pose26, [nc, kpt_shape]" if pose else "Detect, [nc]"))
+    return str(path)
 
 
 def move_trainer(device: FakeCuda, trainer: Any, precision: str = "fp32") -> None:
@@ -37,7 +59,7 @@ class OnCuda:
         optimizer: As Ultralytics names it.
         precision: ``fp32``, ``fp16`` (autocast and a GradScaler) or ``bf16``.
         nbs: Images of a step; a batch has four.
-        prepare: Called with the trainer before it is set up, such as to install a fault.
+        callbacks: Callbacks below the guard's, such as a fault's.
         guarded: Whether there is a guard.
         **options: The guard's.
     """
@@ -51,14 +73,14 @@ class OnCuda:
         optimizer: str = "SGD",
         precision: str = "fp32",
         nbs: int = 4,
-        prepare: Callable[[Any], None] | None = None,
+        callbacks: Mapping[str, Callable[[Any], None]] = MappingProxyType({}),
         guarded: bool = True,
         **options: Any,
     ) -> None:
         self.device, self.precision = device, precision
         owner = ultralytics.YOLO(model)
-        if prepare is not None:
-            owner.add_callback("on_pretrain_routine_start", prepare)
+        for event, function in callbacks.items():
+            owner.add_callback(event, function)
         off = {"check_data": False, "pictures": 0}
         defaults = {"recovery": {"trust_steps": 2, "snapshot_share": 1.0}, "forensics": off}
         self.guard = GradSafe(**{**defaults, **options}) if guarded else None
@@ -132,6 +154,12 @@ class OnCuda:
     def stock_step(self) -> None:
         """Take the step that the trainer takes without a guard."""
         BaseTrainer.optimizer_step(self.trainer)
+
+    def incidents(self) -> list[dict[str, Any]]:
+        """Return what was recorded."""
+        self.session.log.incidents.flush()
+        path = self.session._recorder.paths.incidents
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return a copy of weights, buffers, EMA and optimizer state, on the host."""

@@ -379,7 +379,7 @@ def test_an_allocation_that_fails_in_an_investigation_of_yolo(device, drawn, tmp
         trainer.preprocess_batch = preprocess_batch
 
     OnCuda.spoils = False
-    on = OnCuda(device, DETECT, drawn["detect"], tmp_path, prepare=spoil)
+    on = OnCuda(device, DETECT, drawn["detect"], tmp_path, callbacks={"on_pretrain_routine_start": spoil})
     for number in range(3):
         on.take(number)
     on.spoils, count = True, 0

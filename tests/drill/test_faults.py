@@ -107,6 +107,21 @@ def test_one_image_is_poisonous_whenever_it_comes_up(standing):
     assert fault.fired == 2
 
 
+def test_a_batch_that_is_taken_once_more_is_counted_once_and_struck_only_by_what_lasts(standing):
+    for fault, again in ((faults.NaNPixel(**HERE, length=2), False), (faults.PoisonousImage(), True)):
+        fault.callbacks["on_train_epoch_start"](standing.trainer)
+        for _ in range(2):
+            raw = {key: value.clone() if torch.is_tensor(value) else value for key, value in standing._raw.items()}
+            batch = standing.trainer.preprocess_batch(raw)
+            fault._look(standing.trainer, batch)
+            first = bool(batch["img"].isnan().any())
+            batch["img"][:] = 0
+            fault._look(standing.trainer, batch)
+            assert (first, bool(batch["img"].isnan().any())) == (True, again)
+            fault.callbacks["on_train_batch_end"](standing.trainer)
+        assert fault.fired == 2
+
+
 def test_half_overflow_strikes_float16_alone(standing, monkeypatch):
     fault = faults.HalfOverflow(**HERE, length=0)
     assert _loss_sound(standing.struck_by(fault))

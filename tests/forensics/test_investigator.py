@@ -196,6 +196,14 @@ def test_faults_that_do_not_happen_again_are_counted(bench):
     assert made.step()["repeats"] == 4
 
 
+@pytest.mark.parametrize("scale", [0.0, math.inf, math.nan])
+def test_a_loss_scale_that_is_none_is_to_blame_and_no_batch_is_looked_into(bench, scale):
+    made = bench(GUILTY)
+    facts = made.step(replace(GRADIENTS, amp_scale=scale))
+    assert (facts["cause"], made.asked) == (Cause.TRANSIENT, [])
+    assert facts["culprit"].startswith(f"the loss scale was {scale:g}")
+
+
 def test_a_transient_fault_that_was_not_looked_into_is_none(bench):
     """Each is found out of its own: that the one before did not happen again says nothing of the next."""
     made = bench(TRANSIENT, diagnoses=0)

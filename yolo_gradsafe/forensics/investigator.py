@@ -93,7 +93,9 @@ class FaultInvestigator:
         # With an innocent newest batch the bad one is an earlier one of the window, and gone, or another rank's.
         innocent = math.isfinite(metrics.loss) and verdict is not Verdict.DIVERGING
         own = not innocent or (len(self._window.kept) == 1 and metrics.losses_finite)
-        if own and self._looked < self._options.diagnoses:
+        if not 0 < metrics.amp_scale < math.inf:  # no batch passes with that, and any does without
+            cause = Cause.TRANSIENT
+        elif own and self._looked < self._options.diagnoses:
             outlier = verdict is Verdict.DIVERGING
             found, picture = self._look(around, metrics.losses_finite, outlier, metrics.amp_scale)
         elif row & (row - 1) == 0 or self._cause in _MAY_PASS:

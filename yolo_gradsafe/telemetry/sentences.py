@@ -341,6 +341,9 @@ def _outlier(found: Incident) -> str:
 
 
 def _transient(found: Incident) -> str:
+    if not 0 < found.amp_scale < math.inf:
+        ranks = ", or differed between the ranks" if found.amp_scale == 0 else ""
+        return f"the loss scale was {found.amp_scale:g}{ranks}, which leaves nothing of any gradient; it is set back"
     said = "the same batch did not fail again: the fault was transient"
     if found.repeats >= _HARDWARE:
         said += f", {found.repeats} times so far; if your code is not random, check the hardware"
@@ -352,7 +355,9 @@ def _and_line(said: str, found: Incident) -> str:
 
 
 def _brief(value: float) -> str:
-    """Write a number short: ``7.1e4``, ``12``."""
+    """Write a number short: ``7.1e4``, ``12``, ``inf``."""
+    if not math.isfinite(value):
+        return f"{value:g}"
     digits, exponent = f"{value:.1e}".split("e")
     return f"{value:.3g}" if 1e-2 <= value < 1e4 else f"{digits}e{int(exponent)}"
 

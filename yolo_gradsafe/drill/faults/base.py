@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +37,8 @@ class Fault(ABC):
 
     place: ClassVar[str]
     """What it harms: ``data``, ``forward``, ``loss``, ``gradient``, ``weights``, ..."""
+    lasting: ClassVar[bool] = False
+    """Whether it strikes as well where the guard takes a batch once more, to find out what is wrong with it."""
 
     def __init__(self, epoch: Where = 0.5, batch: Where = 0.5, length: int = 1, every: int = 1, seed: int = 0) -> None:
         self.schedule = Schedule(epoch, batch, length, every)
@@ -43,6 +46,7 @@ class Fault(ABC):
         """Batches in which it struck."""
         self.random = random.Random(f"{type(self).__name__} {seed}")
         self._batch = 0
+        self._looked = False
         self._undo: Undo | None = None
 
     @property
@@ -80,17 +84,22 @@ class Fault(ABC):
         before_forward(trainer, self._look)
 
     def _begin_epoch(self, _trainer: Any) -> None:
-        self._batch = 0
+        self._batch, self._looked = 0, False
 
     def _look(self, trainer: Any, batch: dict[str, Any]) -> None:
-        target = FaultTarget(trainer)
-        self._batch += 1
+        again, self._looked = self._looked, True
+        if again and not self.lasting:
+            return
+        target, fired = FaultTarget(trainer), self.fired
+        self._batch += not again
         files = tuple(map(str, batch.get("im_file", ())))
         if self.due(Moment(target.epoch, self._batch, target.epochs, target.batches, files)):
             self._undo = self.strike(target, batch)
+        if again:
+            self.fired = fired
 
     def _end_batch(self, _trainer: Any) -> None:
-        undo, self._undo = self._undo, None
+        undo, self._undo, self._looked = self._undo, None, False
         if undo:
             undo()
 
@@ -106,6 +115,11 @@ class Edit(Fault):
     @abstractmethod
     def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write, and tell whether there was something to write into."""
+
+    def spoil_one(self, tensor: Tensor, value: float) -> None:
+        """Write into one element, which the seed picks, whatever the memory format: models can be channels-last."""
+        index = np.unravel_index(self.random.randrange(tensor.numel()), tuple(tensor.shape))
+        tensor.detach()[tuple(map(int, index))] = value
 
 
 def change_output(module: nn.Module, change: Callable[[Any], Any], once: bool = True) -> Undo:

@@ -19,8 +19,7 @@ class InfRunningVar(Edit):
 
     def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write into a batch normalisation in the middle of the model."""
-        buffer = target.normalisation.get_buffer(self.buffer)
-        buffer[self.random.randrange(buffer.numel())] = self.value
+        self.spoil_one(target.normalisation.get_buffer(self.buffer), self.value)
         return True
 
 

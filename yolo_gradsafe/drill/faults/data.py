@@ -60,6 +60,7 @@ class PoisonousImage(Edit):
     """One image file gives a NaN pixel whenever it comes up, in every epoch."""
 
     place: ClassVar[str] = "data"
+    lasting: ClassVar[bool] = True
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(1, 1, length=0, seed=seed)

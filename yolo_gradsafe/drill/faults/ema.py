@@ -19,8 +19,8 @@ class NaNEMAWeight(Edit):
 
     def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write into the first convolution."""
-        weight = next(m for m in target.ema.modules() if isinstance(m, nn.Conv2d)).weight.view(-1)
-        weight[self.random.randrange(weight.numel())] = float("nan")
+        weight = next(m for m in target.ema.modules() if isinstance(m, nn.Conv2d)).weight
+        self.spoil_one(weight, float("nan"))
         return True
 
 
@@ -32,5 +32,5 @@ class InfEMABuffer(Edit):
     def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write into the first batch normalisation."""
         buffer = next(m for m in target.ema.modules() if isinstance(m, nn.BatchNorm2d)).get_buffer("running_var")
-        buffer[self.random.randrange(buffer.numel())] = float("inf")
+        self.spoil_one(buffer, float("inf"))
         return True

@@ -23,8 +23,7 @@ class NaNMomentum(Edit):
         moment = next((state[key] for key in self.keys if state.get(key) is not None), None)
         if moment is None:
             return False
-        flat = moment.view(-1)
-        flat[self.random.randrange(flat.numel())] = self.value
+        self.spoil_one(moment, self.value)
         return True
 
 

@@ -18,8 +18,7 @@ class NaNWeight(Edit):
 
     def edit(self, target: FaultTarget, batch: dict[str, Any]) -> bool:
         """Write into a layer of the backbone."""
-        weight = target.backbone_layer.weight.detach().view(-1)
-        weight[self.random.randrange(weight.numel())] = self.value
+        self.spoil_one(target.backbone_layer.weight, self.value)
         return True
 
 
