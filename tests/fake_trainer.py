@@ -33,7 +33,7 @@ class TinyModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 2, 1)
-        self.norm = nn.BatchNorm2d(2)
+        self.norm = nn.BatchNorm2d(2, momentum=0.03)  # as Ultralytics has it
         self.head = nn.Linear(2, 1)
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:

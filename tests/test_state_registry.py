@@ -115,6 +115,7 @@ KEPT_ELSEWHERE = {
 LEFT_OUT = {
     "RecoveryManager": {
         "_cause": "looked into again at the next bad step",
+        "_peak_ratio": "how far the newest step has moved the weights",
         "_vanished": "a stage that has vanished is told once more",
         "_stopping": "a training that is over is not resumed",
     },

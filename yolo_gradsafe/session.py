@@ -135,6 +135,8 @@ class Session:
 
     def finish(self, error: str = "") -> None:
         """Close the records and write the report, once."""
+        with self.boundary("put the momentum of batch norm back"):
+            self._recovery.close()
         self.log.finish(error or self.step.stopped)
 
     # ----------------------------------------------------------------------------------------------------------------
@@ -183,9 +185,9 @@ class Session:
         )
         self.log.incidents.flush()
 
-    def _rescue_validation(self, terms: list[str]) -> Callable[[bool], None] | None:
+    def _rescue_validation(self, terms: list[str]) -> Callable[[bool], bool] | None:
         """Put trusted weights in place for a validation whose losses are not finite (which, is said), or absurd."""
-        settle: Callable[[bool], None] | None = None
+        settle: Callable[[bool], bool] | None = None
         with self.step.sync.local("rescue a validation"):
             with self.trainer.ranks.collective():
                 found = self._recovery.rescue_validation(self._progress.step, terms)
@@ -193,10 +195,11 @@ class Session:
         if settle is None:
             return None
 
-        def settle_and_record(helped: bool) -> None:
-            settle(helped)
+        def settle_and_record(helped: bool) -> bool:
+            kept = settle(helped)
             self.log.save_state(self._progress.epoch, self._state())
             self.log.incidents.flush()
+            return kept
 
         return settle_and_record
 

@@ -75,7 +75,7 @@ def test_a_validation_that_is_nan_in_fp32_is_tried_with_trusted_weights(helps):
 
     def rescue(terms):
         trainer._healthy = 1.0 if helps else math.nan
-        return lambda helped: settled.append((helped, terms))
+        return lambda helped: settled.append((helped, terms)) or helped
 
     validate = SafeValidation(trainer, trainer.validate, list, lambda: None, rescue)
     assert math.isfinite(validate()[0]["val/box_loss"]) == helps
@@ -90,10 +90,21 @@ def test_losses_that_no_model_comes_to_are_tried_with_trusted_weights(loss, absu
 
     def rescue(terms):
         trainer._healthy = 1.0
-        return lambda helped: settled.append((helped, terms))
+        return lambda helped: settled.append((helped, terms)) or helped
 
     SafeValidation(trainer, trainer.validate, list, lambda: None, rescue)()
     assert settled == ([(True, [])] if absurd else [])
+
+
+def test_trusted_weights_that_help_but_do_not_stay_leave_the_validation_as_it_was():
+    trainer = Trainer(amp=False, healthy=2e6)
+
+    def rescue(terms):
+        trainer._healthy = 1.0
+        return lambda helped: False
+
+    assert SafeValidation(trainer, trainer.validate, list, lambda: None, rescue)()[0]["val/box_loss"] == 2e6
+    assert trainer.ran == ["fp32", "fp32"]
 
 
 def test_a_second_validation_that_does_not_help_leaves_no_trace():
@@ -108,7 +119,7 @@ def test_a_second_validation_that_does_not_help_leaves_no_trace():
         return own()
 
     states = []
-    for rescue in (lambda terms: None, lambda terms: lambda helped: None):
+    for rescue in (lambda terms: None, lambda terms: lambda helped: False):
         random.seed(0), np.random.seed(0), torch.manual_seed(0)
         trainer.best_fitness = 0.25
         SafeValidation(trainer, validate, list, lambda: None, rescue)()

@@ -86,14 +86,26 @@ def test_a_limit_grows_as_far_as_it_holds_until_the_schedule_falls():
     for share in (0.1, 0.2, 0.3):
         rate.count_safe_step(0.001 / 0.005, share)
     assert rate.factor == pytest.approx(0.005 * 1.1**3)
-    rate.count_safe_step(0.015 / 0.006, 1.0)
+    rate.count_safe_step(0.030 / 0.006, 1.0)
     held = rate.factor
-    assert held == pytest.approx(0.005 * 1.1**3), "this is as much as they bear"
+    assert held == pytest.approx(0.005 * 1.1**3), "this is as much as they bear, twice what they began with"
     rate.count_safe_step(1e-5 / 0.005, 0.6)
     rate.count_safe_step(1e-5 / 0.005, 0.6)
     assert rate.factor == held, "the schedule falls"
     rate.count_safe_step(math.nan, 1.0)
     assert rate.factor == held, "nothing is known"
+
+
+def test_a_limit_grows_by_what_a_step_comes_to_now_and_not_at_the_peak():
+    rate = LearningRate(backoff=0.1, hold=1000)
+    rate.limit(0.3 / 0.1)
+    rate.count_safe_step(0.1 / 0.005, 0.1)
+    assert rate.factor == pytest.approx(0.005 * 1.1), "0.1 at the peak, 0.01 here"
+
+
+def test_which_steps_move_the_weights_further_than_those_of_a_limited_rate_may():
+    rate = LearningRate(backoff=0.1, hold=10)
+    assert [rate.moves_too_far(ratio) for ratio in (0.0, 0.03, 0.031, math.nan)] == [False, False, True, False]
 
 
 def test_a_limit_that_is_not_needed_any_more_is_gone():

@@ -36,9 +36,9 @@ def bad(core: Core, verdict: Verdict, cause: Cause | None = None, step: int = 0)
     return core.recovery.handle_bad_step(metrics(step, finite), verdict, outcome)
 
 
-def safe(core: Core, count: int = 1, start: int = 1000) -> None:
+def safe(core: Core, count: int = 1, start: int = 1000, **facts: float) -> None:
     for step in range(start, start + count):
-        core.recovery.count_safe_step(metrics(step), Signals(), Outcome())
+        core.recovery.count_safe_step(replace(metrics(step), **facts), Signals(), Outcome())
 
 
 def move(core: Core, times: float) -> None:
@@ -148,7 +148,7 @@ def test_a_rate_that_moved_the_weights_too_fast_is_lowered_held_and_given_back(t
     core.train(4)
     move(core, 30.0)
     outcome = bad(core, Verdict.DIVERGING)
-    assert outcome.remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK, Remedy.LR_LOWERED)
+    assert outcome.remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK, Remedy.LR_LOWERED, Remedy.BATCHNORM_MOMENTUM_RAISED)
     lowered = outcome.facts["lr_factor"]
     assert lowered == core.recovery.lr_factor < 0.1
     assert [i.lr_factor for i in core.incidents() if i.kind is Kind.LR_BACKOFF] == [lowered]
@@ -220,7 +220,7 @@ def test_a_step_that_replaced_the_weights_is_taken_back_and_the_rate_is_limited(
     found = core.recovery.investigate(step, Verdict.DIVERGING, evidence)
     assert found == {"cause": Cause.LEARNING_RATE, "update_ratio": 3.0}
     outcome = core.recovery.handle_bad_step(step, Verdict.DIVERGING, replace(SKIPPED, facts=found))
-    assert outcome.remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK, Remedy.LR_LOWERED)
+    assert outcome.remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK, Remedy.LR_LOWERED, Remedy.BATCHNORM_MOMENTUM_RAISED)
     assert not differing(core.raw.state(), then)
     assert core.recovery.lr_factor == pytest.approx(0.015 / 3)
     told = {incident.kind: incident for incident in core.incidents()}
@@ -237,7 +237,7 @@ def test_it_is_taken_back_as_a_whole_also_where_a_part_of_the_state_is_not_finit
     core.raw.model.norm.running_var.fill_(math.nan)
     found = {"cause": Cause.LEARNING_RATE, "update_ratio": 3.0}
     outcome = core.recovery.handle_bad_step(moved(3.0), Verdict.DIVERGING, replace(SKIPPED, facts=found))
-    assert outcome.remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK, Remedy.LR_LOWERED)
+    assert outcome.remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK, Remedy.LR_LOWERED, Remedy.BATCHNORM_MOMENTUM_RAISED)
     assert not differing(core.raw.state(), then)
 
 
@@ -331,20 +331,70 @@ def test_a_validation_that_trusted_weights_rescue_keeps_them_and_a_second_return
     assert told[1].message == "validation failed again after the rollback"
 
 
-def test_absurd_losses_of_a_validation_lower_the_rate_at_the_first_return(tmp_path):
+def fast(core: Core) -> None:
+    """Let the last step have moved the weights further than it may, by a rate that nobody has lowered."""
+    safe(core, 1, update_ratio=0.1)
+
+
+def test_absurd_losses_of_a_validation_lower_a_rate_that_moves_too_far_at_the_first_return(tmp_path):
     core = Core(tmp_path)
     core.train(4)
-    core.recovery.rescue_validation(4, [])(True)
+    fast(core)
+    assert core.recovery.rescue_validation(4, [])(True)
     assert core.recovery.lr_factor == pytest.approx(0.1)
-    assert core.kinds() == [Kind.ROLLBACK, Kind.LR_BACKOFF]
+    assert [(i.kind, i.remedies) for i in core.incidents()] == [
+        (Kind.ROLLBACK, (Remedy.ROLLED_BACK,)),
+        (Kind.LR_BACKOFF, (Remedy.LR_LOWERED, Remedy.BATCHNORM_MOMENTUM_RAISED)),
+    ]
 
 
-def test_absurd_losses_are_left_alone_with_musgd_and_those_that_are_not_finite_are_not(tmp_path, monkeypatch):
+@pytest.mark.parametrize("muon", [False, True])
+def test_absurd_losses_at_any_other_rate_let_the_statistics_follow_and_the_weights_stay(tmp_path, monkeypatch, muon):
     core = Core(tmp_path)
     core.train(4)
-    monkeypatch.setattr(type(core.trainer), "has_muon", True)
-    assert core.recovery.rescue_validation(4, []) is None
+    if muon:
+        monkeypatch.setattr(type(core.trainer), "has_muon", True)
+        fast(core)
+    before = core.raw.state()
+    assert core.recovery.rescue_validation(4, [])(True) is False
+    assert not differing(core.raw.state(), before)
+    assert (core.recovery.lr_factor, core.raw.model.norm.momentum) == (1.0, 0.1)
+    (told,) = core.incidents()
+    assert (told.kind, told.remedies) == (Kind.BATCHNORM_LAG, (Remedy.BATCHNORM_MOMENTUM_RAISED,))
+    assert core.recovery.rescue_validation(4, []) is None, "they need time"
     assert core.recovery.rescue_validation(4, ["val/box_loss"]) is not None
+
+
+def test_statistics_do_not_lag_where_trusted_weights_do_no_better(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    assert core.recovery.rescue_validation(4, [])(False) is False
+    assert core.raw.model.norm.momentum == 0.03
+    assert not core.incidents()
+
+
+def test_statistics_follow_a_rate_that_was_lowered_until_it_is_back(tmp_path):
+    core = Core(tmp_path, lr_hold=1)
+    core.train(4)
+    core.recovery.limit_lr(moved(0.3, step=4), TOO_FAR)
+    assert core.raw.model.norm.momentum == 0.1
+    (told,) = core.incidents()
+    assert told.remedies == (Remedy.LR_LOWERED, Remedy.BATCHNORM_MOMENTUM_RAISED)
+    assert told.action.endswith(
+        "planned value, raised the momentum of batch-norm statistics to 0.1, so that they follow"
+    )
+    safe(core, 60, update_ratio=1e-4)
+    assert (core.recovery.lr_factor, core.raw.model.norm.momentum) == (1.0, 0.03)
+
+
+def test_a_resumed_run_lets_them_follow_as_well_and_the_end_of_a_run_leaves_the_model_as_it_was(tmp_path):
+    core, resumed = Core(tmp_path / "a"), Core(tmp_path / "b")
+    core.train(4)
+    core.recovery.limit_lr(moved(0.3, step=4), TOO_FAR)
+    resumed.recovery.load_state_dict(core.recovery.state_dict())
+    assert resumed.raw.model.norm.momentum == 0.1
+    core.session.finish()
+    assert core.raw.model.norm.momentum == 0.03
 
 
 def test_a_rate_that_was_lowered_since_the_snapshot_is_not_lowered_again_for_the_same_steps(tmp_path):
@@ -367,6 +417,7 @@ def test_a_validation_that_they_do_not_rescue_is_told_and_changes_nothing(tmp_pa
     assert not differing(core.raw.state(), before)
     (told,) = core.incidents()
     assert (told.kind, told.term) == (Kind.VALIDATION, "val/cls_loss")
+    fast(core)
     core.recovery.rescue_validation(4, [])(False)
     assert not core.incidents(), "losses that are merely large are the user's own"
 
@@ -374,6 +425,7 @@ def test_a_validation_that_they_do_not_rescue_is_told_and_changes_nothing(tmp_pa
 def test_rollbacks_for_validations_have_the_same_budget(tmp_path):
     core = Core(tmp_path, max_rollbacks=1)
     core.train(4)
+    fast(core)
     core.recovery.rescue_validation(4, [])(True)
     core.train(2)
     assert core.recovery.rescue_validation(6, []) is None

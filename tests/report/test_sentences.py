@@ -52,6 +52,7 @@ FACTS: list[dict[str, Any]] = [
     {"kind": Kind.INTERNAL_ERROR, "detail": "draw a picture: OSError: disk full"},
     {"kind": Kind.NATIVE_RECOVERY},
     {"kind": Kind.VALIDATION, "place": Place.VALIDATION, "term": "val/cls_loss"},
+    {"kind": Kind.BATCHNORM_LAG, "place": Place.VALIDATION, "remedies": (Remedy.BATCHNORM_MOMENTUM_RAISED,)},
     {"kind": Kind.OBSERVE_ONLY, "detail": "the loop is another one"},
 ]  # fmt: skip
 

@@ -211,6 +211,13 @@ def learned(run: Path, fitness: list[float], **more: object) -> Summary:
     return summarize(run)
 
 
+def test_statistics_that_lagged_are_named_in_the_headline(tmp_path):
+    lagged = Incident("batchnorm_lag", 2, 15, 5, place="validation", remedies=("batchnorm_momentum_raised",))
+    write(tmp_path, 30, row, [lagged])
+    expected = "Survived: batch-norm statistics lagged behind the weights; they follow faster since step 15."
+    assert summarize(tmp_path).headline == expected
+
+
 def test_accuracy_stands_in_the_headline(tmp_path):
     good = learned(tmp_path / "a", [0.0, 0.2, 0.4, 0.5, 0.6])
     assert good.learned == "yes"

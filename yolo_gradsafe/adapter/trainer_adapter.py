@@ -27,7 +27,7 @@ from yolo_gradsafe.adapter.validation import SafeValidation
 __all__ = ["TrainerAdapter"]
 
 
-Rescue = Callable[[list[str]], Callable[[bool], None] | None]
+Rescue = Callable[[list[str]], Callable[[bool], bool] | None]
 """Puts trusted weights in place; see ``SafeValidation``."""
 
 

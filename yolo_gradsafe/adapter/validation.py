@@ -35,8 +35,8 @@ class SafeValidation:
         validate: Its own ``validate``.
         agree: Returns the largest of some numbers over the ranks.
         told: Called when validation goes over to fp32.
-        rescue: Puts trusted weights in place, given which losses are not finite, and returns what keeps (True) or
-            undoes (False) that; None if it cannot.
+        rescue: Puts trusted weights in place, given which losses are not finite, and returns what is told whether they
+            helped, and tells whether they stay; None if it cannot.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class SafeValidation:
         validate: Callable[[], Any],
         agree: Callable[[list[float]], list[float]],
         told: Callable[[], None],
-        rescue: Callable[[list[str]], Callable[[bool], None] | None],
+        rescue: Callable[[list[str]], Callable[[bool], bool] | None],
     ) -> None:
         self._trainer = trainer
         self._validate = validate
@@ -68,11 +68,11 @@ class SafeValidation:
         put_back = _undo(self._trainer)
         second = self._within_memory(self._in_its_precision) or result
         helped = not self._bad(second)
-        settle(helped)
-        if not helped:
+        stay = settle(helped)
+        if not stay:
             put_back()
         self._hopeless = not helped
-        return second if helped else result
+        return second if stay else result
 
     def _in_its_precision(self) -> Any:
         if not self.full:

@@ -14,6 +14,7 @@ from yolo_gradsafe.judge.history import History
 from yolo_gradsafe.judge.loss_trend import EXCESS, LossTrend
 from yolo_gradsafe.judge.movement import SUITABLE, SUITABLE_PRETRAINED, Movement
 from yolo_gradsafe.judge.verdict import Evidence, Signals, StepMetrics
+from yolo_gradsafe.recovery.batchnorm_momentum import BatchNormMomentum
 from yolo_gradsafe.recovery.isolation import Isolation
 from yolo_gradsafe.recovery.ladder import Plan, Situation, plan
 from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate, hold_steps
@@ -70,6 +71,8 @@ class RecoveryManager:
         self._incidents = incidents
         suitable = SUITABLE_PRETRAINED if trainer.pretrained else SUITABLE
         self._lr = LearningRate(options.lr_backoff, hold_steps(options.lr_hold, trainer.planned_steps), suitable)
+        self._batchnorm = BatchNormMomentum(trainer.model)
+        self._peak_ratio = 0.0
         self._precision: PrecisionLadder | None = None
         self._resumed_precision: dict[str, Any] | None = None
         self._skipped = self._repaired = self._rollbacks = 0
@@ -228,11 +231,11 @@ class RecoveryManager:
             self._count_rollback(step)
             done.append(Remedy.ROLLED_BACK)
             numbers |= {"snapshot": back.snapshot, "undone": back.undone}
-            if what.lower_lr and self._lower_lr_after(back, Place.STATE, what.repeated):
-                done.append(Remedy.LR_LOWERED)
+            if what.lower_lr and (lowered := self._lower_lr_after(back, Place.STATE, what.repeated)):
+                done += lowered
                 numbers["lr_factor"] = self._lr.factor
-        if what.limit_lr and self._limit_lr(metrics):
-            done.append(Remedy.LR_LOWERED)
+        if what.limit_lr and (limited := self._limit_lr(metrics)):
+            done += limited
             numbers["lr_factor"] = self._lr.factor
         if what.raise_precision and self._raise_precision(step):
             done.append(Remedy.PRECISION_RAISED)
@@ -250,19 +253,24 @@ class RecoveryManager:
         if evidence is not Evidence.MOVED_TOO_FAR and self._exceeds_limit(metrics, signals):
             self._limit_lr(metrics)
 
-    def _limit_lr(self, metrics: StepMetrics) -> bool:
-        """Lower the learning rate to what moves the weights as it should; return whether that is lower."""
+    def _limit_lr(self, metrics: StepMetrics) -> tuple[Remedy, ...]:
+        """Lower the learning rate to what moves the weights as it should; return the remedies, none if it is that."""
         if self.options.lr_backoff == 1 or not self._lr.limit(metrics.peak_update_ratio):
-            return False
+            return ()
         self._lowered_at = metrics.step
+        remedies = (Remedy.LR_LOWERED, *self._follow())
         self._incidents.log(
             Kind.LR_BACKOFF,
-            remedies=(Remedy.LR_LOWERED,),
+            remedies=remedies,
             cause=Cause.LEARNING_RATE,
             lr_factor=self._lr.factor,
             update_ratio=metrics.update_ratio,
         )
-        return True
+        return remedies
+
+    def _follow(self) -> tuple[Remedy, ...]:
+        """Let batch-norm statistics follow the weights faster; return the remedy, none if they do already."""
+        return (Remedy.BATCHNORM_MOMENTUM_RAISED,) if self._batchnorm.raise_momentum() else ()
 
     def _stop(self, what: Plan, outcome: Outcome) -> Outcome:
         """End the training: a budget is spent. Told once; trainers may take some steps more."""
@@ -304,59 +312,71 @@ class RecoveryManager:
 
     # A validation -----------------------------------------------------------------------------------------------------
 
-    def rescue_validation(self, steps: int, terms: Sequence[str]) -> Callable[[bool], None] | None:
+    def rescue_validation(self, steps: int, terms: Sequence[str]) -> Callable[[bool], bool] | None:
         """Put trusted weights in place for a validation whose losses are not finite, or absurd. Collective.
 
-        Losses that are merely absurd, while those of the training are not, come from a learning rate that is too high:
-        it is lowered at the first return. They get time where it was lowered since the snapshot was taken. With MuSGD
-        they are left alone: how far its steps go is the rate's doing, and was looked at step by step.
+        Losses that are merely absurd, while those of the training are not, come from batch-norm statistics that lag
+        behind weights which move fast. Where trusted weights show that they do, they follow faster from then on, and
+        the weights stay, as long as these move no further than they may. Otherwise the learning rate is too high: it is
+        lowered at the first return.
 
         Args:
             steps: Optimizer steps so far.
             terms: Losses that are not finite; empty where they are absurd.
 
         Returns:
-            What settles it, given whether they helped: they stay, and a second return to the same snapshot lowers the
-            learning rate; or all is put back as it was. None when there are none, or they are not called for.
+            What settles it, given whether they helped, and returns whether they stay; a second return to the same
+            snapshot lowers the learning rate. Else all is put back as it was. None when there are none, or they are
+            not called for.
         """
-        trusted = self.rollback.trusted
-        lowered_since = trusted is not None and self._lowered_at > trusted.step
-        if (not terms and (lowered_since or self._trainer.has_muon)) or self._rollbacks >= self.options.max_rollbacks:
+        lags = not terms and self._moves_as_it_may()
+        if self._rollbacks >= self.options.max_rollbacks or (lags and self._batchnorm.raised):
             return None
         undo_or_keep = self.rollback.rescue_validation(steps)
         if undo_or_keep is None:
             return None
 
-        def settle(helped: bool) -> None:
-            back = undo_or_keep(helped)
+        def settle(helped: bool) -> bool:
+            back = undo_or_keep(helped and not lags)
             if back is not None:
                 self._count_rollback(steps)
                 self._lower_lr_after(back, Place.VALIDATION, repeated=not terms)
+            elif helped:
+                self._incidents.log(Kind.BATCHNORM_LAG, place=Place.VALIDATION, remedies=self._follow())
             elif terms:
                 self._incidents.log(Kind.VALIDATION, place=Place.VALIDATION, term=", ".join(terms))
+            return back is not None
 
         return settle
+
+    def _moves_as_it_may(self) -> bool:
+        """Whether steps move the weights no further than they may.
+
+        Those of a rate that is lowered do; and so does MuSGD, whose steps are as large whatever the gradients.
+        """
+        return self._lr.factor < 1 or self._trainer.has_muon or not self._lr.moves_too_far(self._peak_ratio)
 
     def _count_rollback(self, step: int) -> None:
         self._rollbacks += 1
         self._rolled_back_at = step
         self._settle()
 
-    def _lower_lr_after(self, back: Rollback, place: Place, repeated: bool = False) -> bool:
-        """Lower the learning rate if it is to blame for a rollback; return whether it is.
+    def _lower_lr_after(self, back: Rollback, place: Place, repeated: bool = False) -> tuple[Remedy, ...]:
+        """Lower the learning rate if it is to blame for a rollback; return the remedies, none if it is not.
 
         A rate that was lowered after the snapshot was taken has had no time to show whether that helps.
         """
         bearable = self._lr.bearable(back.peak_update_ratio)
         to_blame = bearable < BLAMELESS and self._lowered_at <= back.snapshot
         if not (to_blame or back.again or repeated) or self.options.lr_backoff == 1:
-            return False
+            return ()
         self._lr.lower(bearable)
         self._lowered_at = back.snapshot + back.undone
+        remedies = (Remedy.LR_LOWERED, *self._follow())
         self._incidents.log(
-            Kind.LR_BACKOFF, place=place, remedies=(Remedy.LR_LOWERED,), lr_factor=self._lr.factor, count=back.again
+            Kind.LR_BACKOFF, place=place, remedies=remedies, lr_factor=self._lr.factor, count=back.again
         )
-        return True
+        return remedies
 
     # After a step ---------------------------------------------------------------------------------------------------
 
@@ -368,12 +388,15 @@ class RecoveryManager:
         self._skipped = self._repaired = 0
         self._never_good = False
         self._lr.follow(metrics.lr_peak)
+        self._peak_ratio = metrics.peak_update_ratio
         elevated, share = self._history.loss.loss_elevated, metrics.lr_share
         self.rollback.count_safe_step(metrics.step, share * outcome.lr_factor, elevated)
         if elevated:
             return
         if self._lr.count_safe_step(metrics.peak_update_ratio, share):
             self._incidents.log(Kind.LR_RAMP, remedies=(Remedy.LR_RESTORED,), lr_factor=self._lr.factor)
+            if self._lr.factor == 1:
+                self._batchnorm.restore()
         if (self._precision or self._resumed_precision) is not None:
             ladder = self._ladder()
             before = ladder.now
@@ -385,6 +408,10 @@ class RecoveryManager:
             self._incidents.log(Kind.STALLED, stages=list(stages))
         self._vanished = stages
 
+    def close(self) -> None:
+        """Leave the model as it was: the training is over."""
+        self._batchnorm.restore()
+
     # State ----------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -395,6 +422,7 @@ class RecoveryManager:
             "rollbacks": self._rollbacks,
             "rolled_back_at": self._rolled_back_at,
             "lowered_at": self._lowered_at,
+            "batchnorm_momentum_raised": self._batchnorm.raised,
             "skipped": self._skipped,
             "healed": self._repaired,
             "never_good": self._never_good,
@@ -405,6 +433,8 @@ class RecoveryManager:
         self._lr.load_state_dict(state["lr"])
         self._rollbacks, self._rolled_back_at = int(state["rollbacks"]), state["rolled_back_at"]
         self._lowered_at = int(state.get("lowered_at", 0))
+        if state.get("batchnorm_momentum_raised"):
+            self._batchnorm.raise_momentum()
         self._skipped, self._repaired = int(state["skipped"]), int(state["healed"])
         self._never_good = bool(state.get("never_good", False))
         self._resumed_precision = state["precision"]

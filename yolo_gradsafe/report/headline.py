@@ -11,7 +11,7 @@ from pathlib import PureWindowsPath
 from yolo_gradsafe.report.health import Health, RunVerdict, interrupted, status, verdict
 from yolo_gradsafe.report.incident_groups import IncidentGroup
 from yolo_gradsafe.report.parts import Accuracy, LoweredRate, Reason, Run, Spike, Steps
-from yolo_gradsafe.telemetry.schema import Cause, Learned, Shortfall
+from yolo_gradsafe.telemetry.schema import Cause, Kind, Learned, Shortfall
 from yolo_gradsafe.telemetry.sentences import capitalized
 
 __all__ = ["Story", "headline"]
@@ -114,6 +114,9 @@ def _happened(story: Story) -> str:
     causes = {group.cause for group in groups}
     if story.lowered and all(group.lowered_rate for group in groups):
         return _rate(story.lowered) + _also_lost(story.steps)
+    if groups and all(group.main.kind == Kind.BATCHNORM_LAG for group in groups):
+        since = f"they follow faster since step {groups[0].main.step:,}"
+        return f"batch-norm statistics lagged behind the weights; {since}"
     if len(causes) == 1 and (cause := causes.pop()) in _WHAT:
         return f"{_WHAT[cause](groups)} cost {_lost(story.steps)}"
     return ""

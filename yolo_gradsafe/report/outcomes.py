@@ -77,6 +77,7 @@ _FATES: dict[str, Stock] = {
     Kind.DIVERGING: Stock.WENT_ON,
     Kind.ROLLBACK: Stock.WENT_ON,
     Kind.LR_BACKOFF: Stock.WENT_ON,
+    Kind.BATCHNORM_LAG: Stock.KEPT_STATISTICS,
     Kind.NORM_OVERFLOW: Stock.ZERO_GRADIENTS,
 }
 

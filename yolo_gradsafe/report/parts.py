@@ -108,7 +108,8 @@ class IncidentEntry(Part):
 
     kind: str = Field(
         description="a verdict; a remedy (healed, rollback, lr_backoff, lr_ramp, precision, isolated, quarantine, "
-        "stop, no_snapshots); norm_overflow; validation (not finite with any weights); internal_error (of GradSafe); "
+        "stop, no_snapshots); norm_overflow; validation (not finite with any weights); "
+        "batchnorm_lag (statistics that could not follow the weights); internal_error (of GradSafe); "
         "native_recovery (Ultralytics' own); "
         "or observe_only (a version of Ultralytics that is not known)"
     )

@@ -144,6 +144,10 @@ _MESSAGES: dict[Kind, Callable[[Incident], str]] = {
         f"{seen.term or 'the validation loss'} {'are' if ',' in seen.term else 'is'} not finite, also with trusted "
         "weights: the weights are not the cause"
     ),
+    Kind.BATCHNORM_LAG: lambda _: (
+        "the validation loss was far too large, or 0, although the training loss was fine: batch-norm statistics lag "
+        "behind weights that move fast"
+    ),
     Kind.INTERNAL_ERROR: _internal_error,
     Kind.NATIVE_RECOVERY: lambda _: "the epoch ended in NaN",
     Kind.OBSERVE_ONLY: lambda seen: seen.detail,
@@ -173,6 +177,10 @@ def _lowered_to(done: Incident) -> str:
     return f"lowered the learning rate to {done.lr_factor:.3g} times its planned value"
 
 
+def _followed(_: Incident) -> str:
+    return "raised the momentum of batch-norm statistics to 0.1, so that they follow"
+
+
 def _changed_precision(done: Incident) -> str:
     if done.place is Place.VALIDATION:
         return f"validation continues in {done.precision}"
@@ -185,7 +193,6 @@ _ACTIONS: dict[Kind, Callable[[Incident], str]] = {
     Kind.HEALED: _took_from,
     Kind.NORM_OVERFLOW: _norm_overflow,
     Kind.PRECISION: _changed_precision,
-    Kind.LR_BACKOFF: _lowered_to,
     Kind.LR_RAMP: lambda done: (
         "raised the learning rate to its planned value"
         if done.lr_factor == 1
@@ -213,6 +220,7 @@ _CLAUSES: dict[Remedy, Callable[[Incident], str]] = {
         f"rolled back to the snapshot of step {done.snapshot} ({_count(done.undone, 'step')} lost)"
     ),
     Remedy.LR_LOWERED: _lowered_to,
+    Remedy.BATCHNORM_MOMENTUM_RAISED: _followed,
     Remedy.PRECISION_RAISED: lambda done: f"raised the precision to {done.precision}",
     Remedy.STOPPED: lambda _: "ended the training",
     Remedy.MICRO_BATCH_DROPPED: lambda _: "dropped its gradients and restored the batch-norm statistics",

@@ -27,6 +27,7 @@ RULES: tuple[Callable[[Facts], Advice | None], ...] = (
     learning.never_rose,
     amp.overflows,
     batchnorm.poisoned,
+    batchnorm.lags,
     data.quarantined,
     data.broken_images,
     data.accumulation,

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 
 from yolo_gradsafe.report.advice.amp import wider
-from yolo_gradsafe.report.advice.facts import Facts, check_command, plural
+from yolo_gradsafe.report.advice.facts import Facts, check_command, plural, rounded
 from yolo_gradsafe.report.parts import Advice, IncidentEntry
 from yolo_gradsafe.telemetry.schema import Cause, Place
 
-__all__ = ["poisoned"]
+__all__ = ["lags", "poisoned"]
 
 REPEATED = 3
 """Incidents that make a pattern."""
+_SLOWER = 1 / 3
+"""Share of the learning rate that is advised where statistics lag: the next lower one that people try."""
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -37,6 +39,20 @@ def poisoned(facts: Facts) -> Advice | None:
         f"{plural(len({i.step for i in hit}), 'step')}{where}.",
         arguments=wider(facts) if fp16 else "",
         command="" if fp16 or not bad_data else check_command(facts),
+    )
+
+
+def lags(facts: Facts) -> Advice | None:
+    """Statistics that could not follow the weights, at a rate that nobody has lowered."""
+    hit, lr0 = facts.of_kind("batchnorm_lag"), facts.arguments.get("lr0")
+    if not hit or not isinstance(lr0, (int, float)) or facts.arguments.get("optimizer") == "auto":
+        return None
+    return Advice(
+        rule="batchnorm_lag",
+        title="Lower the learning rate somewhat, or train for longer.",
+        evidence=f"In epoch {hit[0].epoch} the validation loss was far too large, or 0, while the training loss was "
+        "fine: the weights moved faster than their batch-norm statistics. These have followed faster since.",
+        arguments=f"lr0={rounded(lr0 * _SLOWER):g}",
     )
 
 

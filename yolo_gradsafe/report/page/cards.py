@@ -37,6 +37,7 @@ LABELS = {
     "quarantine": ("Quarantined", "warn"),
     "no_snapshots": ("No snapshots", "warn"),
     "validation": ("Validation not finite", "warn"),
+    "batchnorm_lag": ("Statistics lagged", "warn"),
     "observe_only": ("Observed only", "warn"),
     "lr_ramp": ("Learning rate raised again", "good"),
 }
