@@ -24,7 +24,7 @@ release: slow trackers
 matrix: $(VENV)/.installed
 	$(BIN)/python tests/matrix.py $(if $(VERSIONS),--versions "$(VERSIONS)") $(if $(QUICK),--quick) $(if $(OPTIONAL),--optional)
 
-# The tests of Comet, ClearML, DVC and Neptune, with the real packages, offline.
+# The tests of Comet, ClearML, DVC, Neptune and Ray Tune, with the real packages, offline.
 trackers: $(VENV)/.installed
 	$(BIN)/python tests/trackers.py
 

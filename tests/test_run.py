@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,36 @@ def test_the_trainings_of_tune_are_guarded(poisoned, tmp_path, settings):
     assert done.returncode == 0, done.stdout + done.stderr
     (found,) = tmp_path.rglob("incidents.jsonl")
     assert incidents(found.parent.parent) == ["bad_batch"]
+
+
+RAY = """
+from ray import tune
+from ultralytics import YOLO, settings
+
+settings.update({{"raytune": True}})
+space = {{"lr0": tune.grid_search([0.001, 0.002])}}
+found = YOLO({model!r}).tune(
+    use_ray=True, data={data!r}, space=space, search_alg="random", iterations=1, project={project!r}, **{arguments!r}
+)
+assert not found.errors, found.errors
+seen = found.get_dataframe()
+print("columns", sorted(name for name in seen if name.startswith("gradsafe/")))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("ray"), reason="make trackers brings Ray Tune")
+def test_the_trials_of_ray_tune_are_guarded_in_its_workers(poisoned, tmp_path, settings):
+    arguments = {**SMALL, "epochs": 2}
+    code = RAY.format(model=DETECT, data=str(poisoned), project=str(tmp_path), arguments=arguments)
+    (tmp_path / "search.py").write_text(code)
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    done = run("python", "search.py", cwd=tmp_path, **settings, **quiet)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found = [path.parent.parent for path in tmp_path.rglob("incidents.jsonl")]
+    assert len(found) == 2, "each trial has its guard"
+    assert all("bad_batch" in incidents(path) for path in found)
+    assert "'gradsafe/grad_norm'" in done.stdout, "and tells Ray"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The tests of experiment trackers that the dev extra does not bring, with the real packages: ``make trackers``.
+"""The tests of trackers and of Ray Tune, which the dev extra does not bring, with the real packages: ``make trackers``.
 
 They bring many packages along, so each set lies in an environment of its own over the one that is here. Neptune's
 integration is in older Ultralytics only: its tests run under the oldest that is supported.
@@ -7,6 +7,7 @@ integration is in older Ultralytics only: its tests run under the oldest that is
 from __future__ import annotations
 
 import os
+import re
 import site
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tests.matrix import RELEASES, ROOT, run, wheel
 SETS = (
     (("comet_ml", "clearml", "dvclive"), None),
     (("neptune",), RELEASES[0]),
+    (("ray[tune]",), None),
 )
 """Packages, and the release of Ultralytics; None for the one that is here."""
 
@@ -42,7 +44,8 @@ def main() -> int:
             python = overlay(packages, Path(room, "env"))
             paths = [wheel(release, Path(room, "ultralytics")), ROOT] if release else [ROOT]
             env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "YOLO_OFFLINE": "true"}
-            tests = ["tests/runs/test_loggers.py", "-k", " or ".join(name.split("_")[0] for name in packages)]
+            words = " or ".join(re.split(r"[_\[]", name)[0] for name in packages)
+            tests = ["tests/runs/test_loggers.py", "tests/test_run.py", "-k", words]
             command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-m", "slow", "-rs", *tests]
             failed += subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
     return int(failed > 0)

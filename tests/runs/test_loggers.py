@@ -8,7 +8,9 @@ import math
 import struct
 import zipfile
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -253,6 +255,125 @@ def test_wandb_gets_epochs_and_steps_each_on_its_axis(train, drawn):
     assert not any("epoch" in row for row in steps), "no step is mixed into an epoch's row"
 
 
+# Ultralytics' Platform ----------------------------------------------------------------------------------------------
+
+
+class Platform(ThreadingHTTPServer):
+    """A stand-in for the Platform's server: remembers the events, and what was uploaded."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.uploads: list[bytes] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def told(self, event: str) -> list[dict[str, Any]]:
+        """Return the data of all events of a name."""
+        return [data for name, data in self.events if name == event]
+
+
+class _Answers(BaseHTTPRequestHandler):
+    server: Platform
+
+    def do_POST(self) -> None:
+        sent = json.loads(self._content() or b"{}")
+        if "event" in sent:
+            self.server.events.append((sent["event"], sent["data"]))
+        self._answer(
+            {"modelId": "m", "runId": "r", "uploadUrl": f"{self.server.url}/upload", "gcsPath": "gs://best.pt"}
+        )
+
+    def do_PUT(self) -> None:
+        self.server.uploads.append(self._content())
+        self._answer({})
+
+    def _content(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def _answer(self, values: dict[str, Any]) -> None:
+        said = json.dumps(values).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def platform() -> Iterator[Platform]:
+    with Platform() as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@needs("ultralytics_platform")
+@pytest.mark.slow
+def test_the_platform_gets_each_column_once_an_epoch_and_the_best_model_at_the_end(train, drawn, platform):
+    code = f"""
+import os
+os.environ["ULTRALYTICS_API_KEY"] = "key"
+from ultralytics.utils.callbacks import platform
+platform.PLATFORM_URL, platform.TESTS_RUNNING = "{platform.url}", False
+"""
+    arm = {"data": str(drawn["detect"]), "loggers": ["platform"], "code": code}
+    stock = train(Arm(**arm), "stock")
+    assert len(platform.told("epoch_end")) == 4, "stock talks to it, also of the last validation"
+    before = len(platform.uploads)
+    platform.events.clear()
+    result = train(Arm(**arm, guard={}, nan_pixel=[(2, 1)]), "guarded")
+    assert stock.error == result.error == ""
+    epochs = [told for told in platform.told("epoch_end") if COLUMNS[0] in told["metrics"]]
+    epochs.sort(key=lambda told: told["epoch"])
+    assert [told["epoch"] for told in epochs] == [0, 1, 2]
+    for name in COLUMNS:
+        assert [(told["epoch"] + 1, told["metrics"][name]) for told in epochs] == close(column(result, name))
+    assert [told["metrics"]["gradsafe/incidents"] for told in epochs] == [0.0, 1.0, 0.0]
+    assert platform.uploads[before:] == [(result.run / "weights" / "best.pt").read_bytes()]
+    (complete,) = platform.told("training_complete")
+    assert complete["results"]["modelPath"] == "gs://best.pt"
+    assert not any(name.startswith("gradsafe") for name in complete["results"]["metrics"]), "they are of an epoch"
+
+
+# Two of them at once ------------------------------------------------------------------------------------------------
+
+
+@needs("wandb")
+@needs("mlflow")
+@needs("tensorboard")
+@pytest.mark.slow
+def test_three_at_once_each_get_all_of_it_and_the_weights_stay_stocks(train, drawn):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    arm = {
+        "data": str(drawn["detect"]),
+        "loggers": ["tensorboard", "mlflow", "wandb"],
+        "code": NO_GRAPH + MLFLOW + WANDB,
+    }
+    stock = train(Arm(**arm), "stock")
+    result = train(Arm(**arm, guard=STEPS), "guarded")
+    assert stock.error == result.error == ""
+    assert result.digests == stock.digests
+    assert result.losses() == stock.losses()
+    events = EventAccumulator(str(result.run)).Reload()
+    (stored,) = (path.parent for path in (result.run.parent / "store").glob("*/*/params"))
+    (file,) = result.run.glob("wandb/offline-run-*/run-*.wandb")
+    rows = [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for record in records(file)
+        if record.HasField("history")
+    ]
+    for name in COLUMNS:
+        expected = close(column(result, name))
+        assert [(event.step, event.value) for event in events.Scalars(name)] == expected
+        assert [(row["epoch"], row[name]) for row in rows if name in row] == expected
+        lines = [line.split() for line in (stored / "metrics" / name).read_text().splitlines()]
+        assert [(int(step) + 1, float(value)) for _, value, step in (line[:3] for line in lines)] == expected
+
+
 # Trackers that the dev extra does not bring: `make trackers` ---------------------------------------------------------
 
 
@@ -282,6 +403,34 @@ def test_clearml_draws_the_columns_in_a_chart_of_their_own(train, drawn):
     assert charts["gradsafe"] == {*COLUMNS, "gradsafe/incidents"}
     assert all(name.startswith("lr/") for name in charts["lr"])
     assert (result.run / "stability.json").is_file(), "although ClearML fails at the end in offline mode"
+
+
+@needs("clearml")
+@needs("comet_ml")
+@needs("tensorboard")
+@pytest.mark.slow
+def test_clearml_comet_and_tensorboard_at_once_change_nothing_of_the_training(train, drawn):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    code = (
+        NO_GRAPH
+        + """
+import os
+os.environ.update(CLEARML_OFFLINE_MODE="1", CLEARML_CACHE_DIR="clearml")
+os.environ.update(COMET_START_ONLINE="0", COMET_OFFLINE_DIRECTORY="comet")
+"""
+    )
+    arm = {"data": str(drawn["detect"]), "loggers": ["tensorboard", "clearml", "comet"], "code": code}
+    stock = train(Arm(**arm), "stock")
+    result = train(Arm(**arm, guard={}), "guarded")
+    assert result.digests == stock.digests
+    assert result.losses() == stock.losses()
+    scalars = EventAccumulator(str(result.run)).Reload()
+    (archive,) = (result.run.parent / "clearml").glob("offline/*.zip")
+    events = [e for line in zipfile.ZipFile(archive).read("metrics.jsonl").splitlines() for e in json.loads(line)]
+    assert {e["variant"] for e in events if e["metric"] == "gradsafe"} >= set(COLUMNS)
+    for name in COLUMNS:
+        assert [(event.step, event.value) for event in scalars.Scalars(name)] == close(column(result, name))
 
 
 @needs("dvclive")
