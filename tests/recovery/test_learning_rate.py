@@ -103,7 +103,14 @@ def test_a_limit_grows_by_what_a_step_comes_to_now_and_not_at_the_peak():
     assert rate.factor == pytest.approx(0.005 * 1.1), "0.1 at the peak, 0.01 here"
 
 
-def test_which_steps_move_the_weights_further_than_those_of_a_limited_rate_may():
+def test_a_limit_of_weights_that_were_trained_before_grows_to_what_suits_them_alone():
+    rate = LearningRate(0.1, 1000, SUITABLE_PRETRAINED)
+    rate.limit(0.1 / 0.1)
+    rate.count_safe_step(0.005 / 0.0051, 1.0)
+    assert rate.factor == pytest.approx(0.0051)
+
+
+def test_which_steps_move_the_weights_further_than_any_should():
     rate = LearningRate(backoff=0.1, hold=10)
     assert [rate.moves_too_far(ratio) for ratio in (0.0, 0.03, 0.031, math.nan)] == [False, False, True, False]
 

@@ -19,15 +19,15 @@ from yolo_gradsafe.adapter.device_memory import give_back, out_of_memory
 
 __all__ = ["SafeValidation"]
 
-_ABSURD = 1e6
-"""A validation loss that no model comes to whose training loss is fine."""
+_ABSURD = 1e3
+"""A validation loss that no model comes to whose weights and statistics fit together: Ultralytics' are below 20."""
 
 
 class SafeValidation:
     """Stands in for ``trainer.validate``.
 
     Repeats in fp32 a validation that was not finite in fp16, and stays there. One that is not finite in fp32, or whose
-    losses are absurd (1e6 and more, or all exactly 0: the model predicts nothing), is repeated with weights that
+    losses are absurd (1e3 and more, or all exactly 0: the model predicts nothing), is repeated with weights that
     were good not long ago; if that does not help, it is the data, and all is put back.
 
     Args:

@@ -28,9 +28,12 @@ _LIMIT_RAMP = 1.1
 """Growth a step of a limit; faster, because each step's movement says how far it may grow."""
 _SAME = 0.95
 """A limit that falls by less was measured in a step from before it was set."""
-_GROWS_TO = 2.0
-"""Times the suitable ratio to which the steps of a limited rate may grow. A limit that is set in the first steps is too
-low for later ones: weights grow, and a step of the same size moves them less."""
+_GROWTH = 2.0
+"""Times the suitable ratio to which steps of a limited rate may grow from random weights. A limit that is set in the
+first steps is too low for later ones: the weights grow, and a step of the same size moves them less. Weights that were
+trained before have grown."""
+_MUCH = 2.0
+"""Times the suitable ratio that no step should come to."""
 _NEAR_PEAK = 0.7
 """Share of its largest from which on the schedule has not begun to fall, as far as a limit is concerned."""
 BLAMELESS = 0.3
@@ -147,14 +150,15 @@ class LearningRate:
         if self._backoff < self._ceiling and self._healthy > self._hold:
             self._backoff = min(self._backoff * _RAMP, self._ceiling)
         if self._limit < 1 and (share > self._share or share >= _NEAR_PEAK) and not math.isnan(peak_ratio):
-            bearable = _GROWS_TO * self.bearable(peak_ratio * share)
+            growth = 1.0 if self._suitable < SUITABLE else _GROWTH
+            bearable = growth * self.bearable(peak_ratio * share)
             self._limit = max(self._limit, min(self._limit * _LIMIT_RAMP, bearable, 1.0))
         self._share = share
         return before < self.factor == self._ceiling
 
     def moves_too_far(self, peak_ratio: float) -> bool:
-        """Whether a step at the peak of the schedule moves the weights further than those of a limited rate may."""
-        return peak_ratio > _GROWS_TO * self._suitable
+        """Whether a step at the peak of the schedule moves the weights further than any should."""
+        return peak_ratio > _MUCH * self._suitable
 
     def restart_hold(self) -> None:
         """Start the wait anew."""
