@@ -48,7 +48,7 @@ NOT_LAUNCHED = {
     "empty_strided", "new_empty", "new_empty_strided", "unfold", "lift_fresh", "diagonal", "chunk", "set", "narrow",
 }  # fmt: skip
 """Operations without a kernel."""
-ROOT = Path(__file__).parent.parent
+PACKAGE = str(Path(__file__).parent.parent / "yolo_gradsafe")
 
 
 class Block:
@@ -182,6 +182,10 @@ class FakeCuda(TorchDispatchMode):
         self.full_size = 0
         self.out_of_memory = 0
         """Allocations that failed."""
+        self.ways: set[str] | None = None
+        """Ways through the guard's own lines on which there were allocations; None where they are not noted."""
+        self.fails_on: str | None = None
+        """Such a way; the next allocation on it fails."""
         self.reads: list[str] = []
         """What made the host wait, and where, ``NAME FILE:LINE, FILE:LINE``: innermost places first."""
         self.uploads: list[str] = []
@@ -203,9 +207,14 @@ class FakeCuda(TorchDispatchMode):
 
     def _allocate(self, size: int) -> Block:
         self.allocations += 1
+        way = _way() if self.ways is not None or self.fails_on is not None else None
+        if self.ways is not None:
+            self.ways.add(way)
+        chosen = self.allocations == self.fails_at or (way is not None and way == self.fails_on)
         large = self.full_from is not None and self.allocations >= self.full_from and size > self.full_size
-        if self.allocations == self.fails_at or large or self.used + size > self.capacity:
+        if chosen or large or self.used + size > self.capacity:
             self.out_of_memory += 1
+            self.fails_on = None
             raise torch.OutOfMemoryError(f"CUDA out of memory. Planted at allocation {self.allocations}.")
         block = Block(size)
         self.used += size
@@ -448,6 +457,16 @@ class FakeCuda(TorchDispatchMode):
 
 def _hosts(value: Any) -> Any:
     return tree_map(lambda t: t.host if isinstance(t, FakeTensor) else t, value)
+
+
+def _way() -> str:
+    """Return the package's own lines that are being run, the innermost first."""
+    lines, frame = [], sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(PACKAGE):
+            lines.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}")
+        frame = frame.f_back
+    return ", ".join(lines)
 
 
 def _place() -> str:

@@ -15,7 +15,7 @@ from torch import nn
 from ultralytics.engine.trainer import BaseTrainer
 
 from tests.arm import DETECT, POSE
-from tests.cuda_trainer import OnCuda, move_trainer
+from tests.cuda_trainer import OnCuda, move_trainer, small_yolo
 from tests.fake_cuda import CUDA, FakeCuda, FakeTensor
 from tests.fake_trainer import Core, Tiny, batch_of, nan_batch
 from yolo_gradsafe.clipping.registry import mode_names
@@ -363,38 +363,78 @@ def test_an_allocation_that_fails_where_weights_are_compared_makes_the_answer_no
         assert all(torch.equal(after[name], before[name]) for name in before), at
 
 
-@pytest.mark.slow
-def test_an_allocation_that_fails_in_an_investigation_of_yolo(device, drawn, tmp_path):
-    """A spread of some thousands: passes in halves, hooks on every layer and the look at every operation among them."""
+class BadGradients:
+    """A trainer whose first convolution has NaN gradients, from when that is asked for."""
 
-    def spoil(trainer: Any) -> None:
+    def __init__(self, device: FakeCuda, model: str, data: Path, folder: Path) -> None:
+        self.device, self.taken = device, 0
+        self.on = OnCuda(device, model, data, folder, callbacks={"on_pretrain_routine_start": self._install})
+        self._bad = False
+        for number in range(3):
+            self.on.take(number)
+        self._bad = True
+
+    def _install(self, trainer: Any) -> None:
         own = trainer.preprocess_batch
 
         def preprocess_batch(batch: Any) -> Any:
             batch = own(batch)
-            if on.spoils:
-                on.model.model[2].cv1.conv.weight.register_hook(lambda g: g * math.nan)
+            if self._bad:
+                first = next(m for m in self.on.model.modules() if isinstance(m, nn.Conv2d))
+                first.weight.register_hook(lambda gradient: gradient * math.nan)
             return batch
 
         trainer.preprocess_batch = preprocess_batch
 
-    OnCuda.spoils = False
-    on = OnCuda(device, DETECT, drawn["detect"], tmp_path, callbacks={"on_pretrain_routine_start": spoil})
-    for number in range(3):
-        on.take(number)
-    on.spoils, count = True, 0
+    def take(self, fails_at: int | None = None, fails_on: str | None = None) -> None:
+        """Take a bad step, in which an allocation fails."""
+        self.on.session.step.recovery.investigator._looked = 0
+        self.on.backward(0)
+        self.device.fails_at = None if fails_at is None else self.device.allocations + fails_at
+        self.device.fails_on = fails_on
+        self.on.trainer.optimizer_step()
+        self.device.fails_at = self.device.fails_on = None
+        self.on.trainer.run_callbacks("on_train_batch_end")
+        self.taken += 1
+
+    def check(self) -> None:
+        """Each step was skipped, and the guard has not failed."""
+        assert all(bool(p.isfinite().all()) for p in self.on.model.parameters())
+        assert self.on.session.step.recovery._skipped == self.taken
+        assert not self.on.session.boundary.faults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pose", [False, True], ids=["detect", "pose"])
+def test_an_allocation_that_fails_on_each_way_through_an_investigation_of_a_small_yolo(device, drawn, tmp_path, pose):
+    """All ways through the guard's lines: passes in halves, hooks on every layer, the look at every operation.
+
+    There are some 150, and 35,000 allocations on them: to let each fail would take a hundred hours here. That is done
+    with the smaller model above.
+    """
+    bad = BadGradients(device, small_yolo(tmp_path, pose), drawn["pose" if pose else "detect"], tmp_path)
+    device.ways = set()
+    bad.take()
+    ways, device.ways = sorted(device.ways), None
+    assert len(ways) > 100, "it was looked into"
+    failed = 0
+    for way in ways:
+        before = device.out_of_memory
+        bad.take(fails_on=way)
+        failed += device.out_of_memory - before
+        bad.check()
+    assert failed > 0.9 * len(ways), "what is found decides some ways"
+    bad.on.close()
+
+
+@pytest.mark.slow
+def test_an_allocation_that_fails_in_an_investigation_of_the_newest_yolo(device, drawn, tmp_path):
+    """A spread of the first of some hundred thousand."""
+    bad = BadGradients(device, DETECT, drawn["detect"], tmp_path)
     for at in [None, *range(1, 2000, 250)]:
-        on.session.step.recovery.investigator._looked = 0
-        on.backward(0)
-        device.fails_at = None if at is None else device.allocations + at
-        on.trainer.optimizer_step()
-        device.fails_at = None
-        on.trainer.run_callbacks("on_train_batch_end")
-        count += 1
-        assert all(bool(p.isfinite().all()) for p in on.model.parameters())
-    assert on.session.step.recovery._skipped == count
-    assert not on.session.boundary.faults
-    on.close()
+        bad.take(fails_at=at)
+        bad.check()
+    bad.on.close()
 
 
 @contextmanager

@@ -203,6 +203,24 @@ def test_fine_tuning_at_a_rate_that_is_far_too_high_keeps_what_was_learned(train
     assert left < 0.5 < 0.9 * learned <= kept
 
 
+@pytest.mark.slow
+def test_statistics_that_lag_behind_the_weights_follow_and_the_model_is_good(train, tmp_path):
+    data = draw_detect(tmp_path / "data", train=48, val=24, size=96, seed=11)
+    args = {"imgsz": 96, "batch": 6, "nbs": 6, "epochs": 12, "optimizer": "AdamW", "lr0": 0.01, "warmup_epochs": 3}
+    stock = train(Arm(str(data), args=args), "stock")
+    guarded = train(Arm(str(data), args=args, guard={}), "guarded")
+    assert_sound(guarded, epochs=12)
+    assert kinds(guarded) == ["batchnorm_lag"], "the rate is not to blame"
+    [lag] = guarded.incidents()
+    assert lag["remedies"] == ["batchnorm_momentum_raised"]
+    before = [row for row in guarded.losses() if int(row["epoch"]) <= lag["epoch"]]
+    assert before == [row for row in stock.losses() if int(row["epoch"]) <= lag["epoch"]], "seen, and nothing else done"
+    left, kept = (float(result.results[-1]["metrics/mAP50(B)"]) for result in (stock, guarded))
+    assert left < 0.9 < kept
+    saved = torch.load(guarded.run / "weights" / "last.pt", weights_only=False)["model"]
+    assert {m.momentum for m in saved.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {0.03}
+
+
 # As callbacks do that wait for a plateau: every second epoch.
 PLATEAU = """
 def lower(trainer):
