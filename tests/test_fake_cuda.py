@@ -368,6 +368,7 @@ class BadGradients:
 
     def __init__(self, device: FakeCuda, model: str, data: Path, folder: Path) -> None:
         self.device, self.taken = device, 0
+        torch.manual_seed(0)  # what is found, and so where there are allocations, depends on the weights
         self.on = OnCuda(device, model, data, folder, callbacks={"on_pretrain_routine_start": self._install})
         self._bad = False
         for number in range(3):
