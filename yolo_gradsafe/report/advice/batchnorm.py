@@ -7,7 +7,7 @@ from collections import Counter
 from yolo_gradsafe.report.advice.amp import wider
 from yolo_gradsafe.report.advice.facts import Facts, check_command, plural, rounded
 from yolo_gradsafe.report.parts import Advice, IncidentEntry
-from yolo_gradsafe.telemetry.schema import Cause, Place
+from yolo_gradsafe.telemetry.schema import Cause, Learned, Place
 
 __all__ = ["lags", "poisoned"]
 
@@ -43,9 +43,9 @@ def poisoned(facts: Facts) -> Advice | None:
 
 
 def lags(facts: Facts) -> Advice | None:
-    """Statistics that could not follow the weights, at a rate that nobody has lowered."""
+    """Statistics that could not follow the weights; where the model learned all the same, its rate is a good one."""
     hit, lr0 = facts.of_kind("batchnorm_lag"), facts.arguments.get("lr0")
-    if not hit or not isinstance(lr0, (int, float)) or facts.arguments.get("optimizer") == "auto":
+    if not hit or facts.learning.learned is Learned.YES or not isinstance(lr0, (int, float)) or facts.arguments.get("optimizer") == "auto":
         return None
     return Advice(
         rule="batchnorm_lag",
