@@ -24,7 +24,8 @@ def momenta(layers: nn.Sequential) -> list[float | None]:
 def test_slow_layers_take_pytorchs_default_and_get_their_own_back():
     layers = model()
     own = BatchNormMomentum(layers)
-    assert (own.raise_momentum(), own.raised) == (True, True)
+    assert own.slow
+    assert (own.raise_momentum(), own.raised, own.slow) == (True, True, False)
     assert momenta(layers) == [0.1, 0.1, 0.5, None]
     assert own.raise_momentum() is False, "it is raised"
     own.restore()
@@ -35,7 +36,7 @@ def test_slow_layers_take_pytorchs_default_and_get_their_own_back():
 
 def test_a_model_without_slow_layers_has_nothing_to_raise():
     own = BatchNormMomentum(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
-    assert (own.raise_momentum(), own.raised) == (False, False)
+    assert (own.slow, own.raise_momentum(), own.raised) == (False, False, False)
 
 
 def test_the_averaged_model_keeps_its_own():

@@ -365,6 +365,14 @@ def test_absurd_losses_at_any_other_rate_let_the_statistics_follow_and_the_weigh
     assert core.recovery.rescue_validation(4, ["val/box_loss"]) is not None
 
 
+def test_where_no_layer_could_follow_faster_trusted_weights_stay_as_they_are_good(tmp_path):
+    core = Core(tmp_path)
+    core.raw.model.norm.momentum = 0.1
+    core.train(4)
+    assert core.recovery.rescue_validation(4, [])(True)
+    assert core.kinds() == [Kind.ROLLBACK, Kind.LR_BACKOFF]
+
+
 def test_statistics_do_not_lag_where_trusted_weights_do_no_better(tmp_path):
     core = Core(tmp_path)
     core.train(4)

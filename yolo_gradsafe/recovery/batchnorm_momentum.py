@@ -33,18 +33,25 @@ class BatchNormMomentum:
         """Whether it is raised now."""
         return bool(self._before)
 
+    @property
+    def slow(self) -> bool:
+        """Whether there are layers that could follow faster than they do."""
+        return bool(self._slow_layers())
+
     def raise_momentum(self) -> bool:
         """Raise it where it is lower; return whether that is new. Layers that average over all batches stay."""
-        if self.raised:
-            return False
-        layers = (module for module in self._model.modules() if isinstance(module, _BatchNorm))
-        self._before = {layer: layer.momentum for layer in layers if layer.momentum and layer.momentum < _FAST}
-        for layer in self._before:
+        slow = self._slow_layers()
+        self._before |= slow
+        for layer in slow:
             layer.momentum = _FAST
-        return self.raised
+        return bool(slow)
 
     def restore(self) -> None:
         """Put back what it was."""
         for layer, momentum in self._before.items():
             layer.momentum = momentum
         self._before = {}
+
+    def _slow_layers(self) -> dict[_BatchNorm, float]:
+        layers = (module for module in self._model.modules() if isinstance(module, _BatchNorm))
+        return {layer: layer.momentum for layer in layers if layer.momentum and layer.momentum < _FAST}

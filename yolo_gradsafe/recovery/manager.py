@@ -329,9 +329,11 @@ class RecoveryManager:
             snapshot lowers the learning rate. Else all is put back as it was. None when there are none, or they are
             not called for.
         """
-        lags = not terms and self._moves_as_it_may()
-        if self._rollbacks >= self.options.max_rollbacks or (lags and self._batchnorm.raised):
+        moves_as_it_may = not terms and self._moves_as_it_may()
+        looked_after = moves_as_it_may and (self._batchnorm.raised or self._lr.factor < 1)
+        if looked_after or self._rollbacks >= self.options.max_rollbacks:
             return None
+        lags = moves_as_it_may and self._batchnorm.slow
         undo_or_keep = self.rollback.rescue_validation(steps)
         if undo_or_keep is None:
             return None

@@ -45,7 +45,12 @@ def poisoned(facts: Facts) -> Advice | None:
 def lags(facts: Facts) -> Advice | None:
     """Statistics that could not follow the weights; where the model learned all the same, its rate is a good one."""
     hit, lr0 = facts.of_kind("batchnorm_lag"), facts.arguments.get("lr0")
-    if not hit or facts.learning.learned is Learned.YES or not isinstance(lr0, (int, float)) or facts.arguments.get("optimizer") == "auto":
+    if (
+        not hit
+        or facts.learning.learned is Learned.YES
+        or not isinstance(lr0, (int, float))
+        or facts.arguments.get("optimizer") == "auto"
+    ):
         return None
     return Advice(
         rule="batchnorm_lag",
