@@ -242,8 +242,8 @@ def test_a_rate_that_the_user_lowers_as_well_is_not_lowered_twice(train, tmp_pat
     factors = [float(row["lr_factor"]) for row in result.steps]
     assert min(factors) < 0.01
     assert factors[-1] == 1.0, "the user's rate is low enough by then"
-    assert max(float(row["lr"]) for row in result.steps[2:]) < 0.01
-    assert max(float(row["metrics/mAP50(B)"]) for row in result.results) > 0.5
+    assert max(float(row["lr"]) for row in result.steps[2:]) < 0.1
+    assert float(result.results[-1]["metrics/mAP50(B)"]) > 0.8
 
 
 # Precision ------------------------------------------------------------------------------------------------------------
