@@ -436,7 +436,7 @@ def test_an_allocation_that_fails_on_a_way_through_an_investigation_of_a_small_y
         bad.take(fails_on=way)
         failed += device.out_of_memory - before
         bad.check()
-    assert failed > 0.9 * len(ways[::every]), "what is found decides some ways"
+    assert failed > 0.8 * len(ways[::every]), "a way or two lie beyond what is found then"
     bad.on.close()
 
 
