@@ -51,7 +51,7 @@ SAID: dict[type[Fault], tuple[set[tuple[Kind, str]], bool]] = {
     faults.NaNRunningMean: ({(POISONED, Cause.WEIGHTS)}, not UNCHANGED),
     faults.NaNMomentum: ({(POISONED, Cause.WEIGHTS), (HEALED, "")}, not UNCHANGED),
     faults.InfSecondMoment: ({(HEALED, "")}, not UNCHANGED),
-    faults.LearningRateJump: ({(Kind.DIVERGING, Cause.LEARNING_RATE), (Kind.ROLLBACK, "")}, not UNCHANGED),
+    faults.LearningRateJump: ({(Kind.LR_BACKOFF, Cause.LEARNING_RATE)}, not UNCHANGED),
     faults.NaNEMAWeight: ({(HEALED, "")}, not UNCHANGED),
     faults.InfEMABuffer: ({(HEALED, "")}, not UNCHANGED),
     faults.ZeroScale: ({TRANSIENT}, UNCHANGED),
