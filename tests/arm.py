@@ -74,8 +74,7 @@ class Result:
 
     def incidents(self) -> list[dict[str, Any]]:
         """Return the incidents that were recorded."""
-        path = self.run / "stability" / "incidents.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return records(self.run / "stability" / "incidents.jsonl")
 
     def losses(self) -> list[dict[str, str]]:
         """Return the numbers of ``results.csv`` that stock writes too; its wall-clock column is left out."""
@@ -176,6 +175,11 @@ def rows(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file with one a line; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def main(spec: Path) -> None:

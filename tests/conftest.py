@@ -6,9 +6,9 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="gradsafe-yolo-"))
 os.environ.setdefault("YOLO_OFFLINE", "true")
@@ -19,6 +19,9 @@ import pytest
 from filelock import FileLock
 
 from tests.arm import Arm, Result, run_arm
+
+if TYPE_CHECKING:
+    from tests.fake_cuda import FakeCuda
 
 ROOT = Path(__file__).parent.parent
 _T = TypeVar("_T")
@@ -61,6 +64,15 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "detect": draw_detect(folder / "detect", train=8, val=4, size=64),
         "pose": draw_pose(folder / "pose", train=8, val=4, size=64),
     }
+
+
+@pytest.fixture
+def device() -> Iterator[FakeCuda]:
+    """A simulated GPU that is in use for the length of a test."""
+    from tests.fake_cuda import FakeCuda
+
+    with FakeCuda() as cuda:
+        yield cuda
 
 
 @pytest.fixture

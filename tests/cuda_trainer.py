@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +13,7 @@ from torch import nn
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.torch_utils import ModelEMA
 
+from tests.arm import records
 from tests.fake_cuda import CUDA, FakeCuda
 from yolo_gradsafe import GradSafe, adapter
 
@@ -162,8 +162,7 @@ class OnCuda:
     def incidents(self) -> list[dict[str, Any]]:
         """Return what was recorded."""
         self.session.log.incidents.flush()
-        path = self.session._recorder.paths.incidents
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return records(self.session._recorder.paths.incidents)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return a copy of weights, buffers, EMA and optimizer state, on the host."""

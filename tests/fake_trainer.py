@@ -17,7 +17,7 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.callbacks.base import get_default_callbacks
 from ultralytics.utils.torch_utils import EarlyStopping, ModelEMA
 
-from tests.arm import rows
+from tests.arm import records, rows
 from yolo_gradsafe import GradSafe, adapter
 from yolo_gradsafe.adapter.ranks import RankFailed
 from yolo_gradsafe.session import Session
@@ -219,8 +219,7 @@ class Core:
     def incidents(self) -> list[Incident]:
         """Return what was recorded since the last time."""
         self.log.flush()
-        path = self.session._recorder.paths.incidents
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = records(self.session._recorder.paths.incidents)
         new, self._told = lines[self._told :], len(lines)
         assert not self.session.boundary.faults
         return [_incident(line) for line in new]

@@ -24,14 +24,6 @@ from yolo_gradsafe.forensics.search import Budget
 from yolo_gradsafe.recovery.trusted_weights import trusted_do_better
 from yolo_gradsafe.telemetry.schema import Cause, Kind
 
-
-@pytest.fixture
-def device():
-    """A device that is in use for the length of a test."""
-    with FakeCuda() as cuda:
-        yield cuda
-
-
 # The device itself ----------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ threads that pin memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -64,19 +63,12 @@ IN_FP32: dict[type[Fault], tuple[set[tuple[Kind, str]], bool]] = {
     faults.BlownUpLayer: (set(), not UNCHANGED),  # seen later, by the loss
 }
 AMP_ALONE = {faults.HalfOverflow, faults.ZeroScale, faults.InfScale}
+FIRST_OF_EPOCH_2 = {"epoch": 2, "batch": 1}
 ARGUMENTS: dict[type[Fault], dict[str, Any]] = {
-    faults.HalfOverflow: {"epoch": 2, "batch": 1, "length": 0},
-    faults.LearningRateJump: {"epoch": 2, "batch": 1, "length": 5},
+    faults.HalfOverflow: {**FIRST_OF_EPOCH_2, "length": 0},
+    faults.LearningRateJump: {**FIRST_OF_EPOCH_2, "length": 5},
     faults.PoisonousImage: {},
 }
-FIRST_OF_EPOCH_2 = {"epoch": 2, "batch": 1}
-
-
-@pytest.fixture
-def device() -> Iterator[FakeCuda]:
-    """A device that is in use for the length of a test."""
-    with FakeCuda() as cuda:
-        yield cuda
 
 
 def struck(on: OnCuda) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -46,6 +46,23 @@ def close(points: list[tuple[int, float]]) -> Any:
 COLUMNS = list(EpochLog().columns())
 
 
+def equal_to_stock(train: Any, arm: dict[str, Any], guard: dict[str, Any]) -> Result:
+    """Train an arm with a guard and without it; return the guarded one, whose weights and losses are stock's."""
+    stock, result = train(Arm(**arm), "stock"), train(Arm(**arm, guard=guard), "guarded")
+    assert result.error == stock.error
+    assert result.digests == stock.digests
+    assert result.losses() == stock.losses()
+    return result
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return what TensorBoard has of a run, as points over epoch or step, by tag."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run)).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
 # TensorBoard --------------------------------------------------------------------------------------------------------
 
 
@@ -58,17 +75,9 @@ integration._log_tensorboard_graph = lambda trainer: None
 
 @needs("tensorboard")
 def test_tensorboard_gets_epochs_and_steps_and_the_weights_stay_stocks(train, drawn):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    arm = {"data": str(drawn["detect"]), "loggers": ["tensorboard"], "code": NO_GRAPH}
-    stock = train(Arm(**arm), "stock")
-    result = train(Arm(**arm, guard=STEPS), "guarded")
-    assert stock.error == result.error == ""
-    assert result.digests == stock.digests
-    assert result.losses() == stock.losses()
-
-    events = EventAccumulator(str(result.run)).Reload()
-    drawn_over = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    result = equal_to_stock(train, {"data": str(drawn["detect"]), "loggers": ["tensorboard"], "code": NO_GRAPH}, STEPS)
+    assert result.error == ""
+    drawn_over = scalars(result.run)
     for name in COLUMNS:
         assert drawn_over[name] == close(column(result, name))
     assert drawn_over["gradsafe/incidents"] == [(epoch, 0.0) for epoch in EPOCHS]
@@ -157,6 +166,18 @@ os.environ["MLFLOW_ALLOW_FILE_STORE"] = os.environ["MLFLOW_DISABLE_TELEMETRY"] =
 """
 
 
+def stored(run: Path) -> Path:
+    """Return where MLflow keeps a run."""
+    (found,) = (path.parent for path in (run.parent / "store").glob("*/*/params"))
+    return found
+
+
+def curve(run: Path, name: str) -> list[tuple[int, float]]:
+    """Return the points of a metric that MLflow keeps of a run."""
+    lines = [line.split() for line in (run / "metrics" / name).read_text().splitlines()]
+    return [(int(step), float(value)) for _, value, step in (line[:3] for line in lines)]
+
+
 @needs("mlflow")
 @pytest.mark.slow
 def test_mlflow_gets_epochs_steps_and_the_summary(train, drawn):
@@ -164,16 +185,11 @@ def test_mlflow_gets_epochs_steps_and_the_summary(train, drawn):
         Arm(str(drawn["detect"]), args={"plots": True}, guard=STEPS, loggers=["mlflow"], code=MLFLOW), "mlflow"
     )
     assert result.error == ""
-    (run,) = (path.parent for path in (result.run.parent / "store").glob("*/*/params"))
-
-    def curve(name: str) -> list[tuple[int, float]]:
-        lines = [line.split() for line in (run / "metrics" / name).read_text().splitlines()]
-        return [(int(step), float(value)) for _, value, step in (line[:3] for line in lines)]
-
+    run = stored(result.run)
     shifted = [(epoch - 1, value) for epoch, value in column(result, "gradsafe/grad_norm_max")]
-    assert curve("gradsafe/grad_norm_max") == close(shifted), "Ultralytics counts from 0 here"
-    assert [step for step, _ in curve("gradsafe_steps/grad_norm")] == step_points(result)
-    assert [step for step, _ in curve("gradsafe_steps/norm/backbone")] == step_points(result)
+    assert curve(run, "gradsafe/grad_norm_max") == close(shifted), "Ultralytics counts from 0 here"
+    assert [step for step, _ in curve(run, "gradsafe_steps/grad_norm")] == step_points(result)
+    assert [step for step, _ in curve(run, "gradsafe_steps/norm/backbone")] == step_points(result)
     uploaded = {path.name for path in (run / "artifacts").rglob("*")}
     assert {"stability.yaml", "stability.png", "results.csv"} <= uploaded
 
@@ -212,10 +228,11 @@ os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", WANDB_DIR=".", WAND
 """
 
 
-def records(path: Path) -> Iterator[Any]:
+def records(run: Path) -> Iterator[Any]:
     """Read W&B's offline file: 7 bytes of header, then LevelDB's log format around protobuf records."""
     from wandb.proto.wandb_internal_pb2 import Record
 
+    (path,) = run.glob("wandb/offline-run-*/run-*.wandb")
     data, at, part = path.read_bytes(), 7, b""
     while at + 7 <= len(data):
         if 32768 - at % 32768 < 7:  # what is too short for a header pads its block
@@ -229,21 +246,21 @@ def records(path: Path) -> Iterator[Any]:
             part = b""
 
 
+def history(record: Any) -> dict[str, Any]:
+    """Return the row of a record; empty where it is none."""
+    items = record.history.item if record.HasField("history") else ()
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
 @needs("wandb")
 @pytest.mark.skipif(parse_version(ultralytics.__version__) < (8, 4, 184), reason="W&B's rows are numbered by the epoch")
 @pytest.mark.slow
 def test_wandb_gets_epochs_and_steps_each_on_its_axis(train, drawn):
     result = train(Arm(str(drawn["detect"]), guard=STEPS, loggers=["wandb"], code=WANDB), "wandb")
     assert result.error == ""
-    (file,) = result.run.glob("wandb/offline-run-*/run-*.wandb")
-    axes, rows = {}, []
-    for record in records(file):
-        if record.HasField("metric"):
-            axes[record.metric.glob_name] = record.metric.step_metric
-        if record.HasField("history"):
-            items = record.history.item
-            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
-
+    read = list(records(result.run))
+    axes = {record.metric.glob_name: record.metric.step_metric for record in read if record.HasField("metric")}
+    rows = [row for record in read if (row := history(record))]
     assert axes["gradsafe/*"] == axes["train/*"] == "epoch"
     assert axes["gradsafe_steps/*"] == "gradsafe_step"
     epochs = [row for row in rows if "gradsafe/grad_norm" in row]
@@ -338,7 +355,7 @@ platform.PLATFORM_URL, platform.TESTS_RUNNING = "{platform.url}", False
     assert not any(name.startswith("gradsafe") for name in complete["results"]["metrics"]), "they are of an epoch"
 
 
-# Two of them at once ------------------------------------------------------------------------------------------------
+# Several at once ----------------------------------------------------------------------------------------------------
 
 
 @needs("wandb")
@@ -346,32 +363,19 @@ platform.PLATFORM_URL, platform.TESTS_RUNNING = "{platform.url}", False
 @needs("tensorboard")
 @pytest.mark.slow
 def test_three_at_once_each_get_all_of_it_and_the_weights_stay_stocks(train, drawn):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     arm = {
         "data": str(drawn["detect"]),
         "loggers": ["tensorboard", "mlflow", "wandb"],
         "code": NO_GRAPH + MLFLOW + WANDB,
     }
-    stock = train(Arm(**arm), "stock")
-    result = train(Arm(**arm, guard=STEPS), "guarded")
-    assert stock.error == result.error == ""
-    assert result.digests == stock.digests
-    assert result.losses() == stock.losses()
-    events = EventAccumulator(str(result.run)).Reload()
-    (stored,) = (path.parent for path in (result.run.parent / "store").glob("*/*/params"))
-    (file,) = result.run.glob("wandb/offline-run-*/run-*.wandb")
-    rows = [
-        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-        for record in records(file)
-        if record.HasField("history")
-    ]
+    result = equal_to_stock(train, arm, STEPS)
+    assert result.error == ""
+    drawn_over, rows = scalars(result.run), [row for record in records(result.run) if (row := history(record))]
     for name in COLUMNS:
         expected = close(column(result, name))
-        assert [(event.step, event.value) for event in events.Scalars(name)] == expected
+        assert drawn_over[name] == expected
         assert [(row["epoch"], row[name]) for row in rows if name in row] == expected
-        lines = [line.split() for line in (stored / "metrics" / name).read_text().splitlines()]
-        assert [(int(step) + 1, float(value)) for _, value, step in (line[:3] for line in lines)] == expected
+        assert [(epoch + 1, value) for epoch, value in curve(stored(result.run), name)] == expected
 
 
 # Trackers that the dev extra does not bring: `make trackers` ---------------------------------------------------------
@@ -410,8 +414,6 @@ def test_clearml_draws_the_columns_in_a_chart_of_their_own(train, drawn):
 @needs("tensorboard")
 @pytest.mark.slow
 def test_clearml_comet_and_tensorboard_at_once_change_nothing_of_the_training(train, drawn):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     code = (
         NO_GRAPH
         + """
@@ -421,16 +423,13 @@ os.environ.update(COMET_START_ONLINE="0", COMET_OFFLINE_DIRECTORY="comet")
 """
     )
     arm = {"data": str(drawn["detect"]), "loggers": ["tensorboard", "clearml", "comet"], "code": code}
-    stock = train(Arm(**arm), "stock")
-    result = train(Arm(**arm, guard={}), "guarded")
-    assert result.digests == stock.digests
-    assert result.losses() == stock.losses()
-    scalars = EventAccumulator(str(result.run)).Reload()
+    result = equal_to_stock(train, arm, {})
+    drawn_over = scalars(result.run)
     (archive,) = (result.run.parent / "clearml").glob("offline/*.zip")
     events = [e for line in zipfile.ZipFile(archive).read("metrics.jsonl").splitlines() for e in json.loads(line)]
     assert {e["variant"] for e in events if e["metric"] == "gradsafe"} >= set(COLUMNS)
     for name in COLUMNS:
-        assert [(event.step, event.value) for event in scalars.Scalars(name)] == close(column(result, name))
+        assert drawn_over[name] == close(column(result, name))
 
 
 @needs("dvclive")
