@@ -96,6 +96,19 @@ def test_losses_that_no_model_comes_to_are_tried_with_trusted_weights(loss, absu
     assert settled == ([(True, [])] if absurd else [])
 
 
+@pytest.mark.parametrize(("second", "helps"), [(990.0, False), (200.0, False), (90.0, True)])
+def test_a_custom_loss_may_be_large_trusted_weights_help_where_it_falls_to_a_tenth(second, helps):
+    trainer, settled = Trainer(amp=False, healthy=1010.0), []
+
+    def rescue(terms):
+        trainer._healthy = second
+        return lambda helped: settled.append(helped) or helped
+
+    loss = SafeValidation(trainer, trainer.validate, list, lambda: None, rescue)()[0]["val/box_loss"]
+    assert settled == [helps]
+    assert loss == (second if helps else 1010.0)
+
+
 def test_trusted_weights_that_help_but_do_not_stay_leave_the_validation_as_it_was():
     trainer = Trainer(amp=False, healthy=2e6)
 

@@ -190,7 +190,7 @@ def test_layers_that_died():
     assert Shortfall.LAYER_DIED not in found(course(FLAT))
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf, 0.0, 3e6])
+@pytest.mark.parametrize("loss", [math.nan, math.inf, 0.0, 3e3])
 def test_validation_losses_that_cannot_be(loss):
     bad = found(course(FLAT, validation=[*FALLING[:8], *[loss] * 4]))[Shortfall.VALIDATION_LOSS]
     assert bad.names == ("box", "cls")
@@ -198,6 +198,12 @@ def test_validation_losses_that_cannot_be(loss):
     over = course(FLAT, validation=[loss, *FALLING[1:]])
     assert Shortfall.VALIDATION_LOSS not in found(over), "it was over at the end"
     assert Shortfall.VALIDATION_LOSS not in found(course(FLAT, train=[loss] * 12)), "training has it as well"
+
+
+def test_validation_losses_of_a_custom_loss_that_is_large():
+    large = [*FALLING[:8], *[3e4] * 4]
+    assert Shortfall.VALIDATION_LOSS not in found(course(FLAT, validation=large, train=[900.0] * 12))
+    assert Shortfall.VALIDATION_LOSS in found(course(FLAT, validation=large, train=[200.0] * 12))
 
 
 def test_losses_of_a_constant_predictor():

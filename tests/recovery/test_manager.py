@@ -389,7 +389,7 @@ def test_statistics_follow_a_rate_that_was_lowered_until_it_is_back(tmp_path):
     (told,) = core.incidents()
     assert told.remedies == (Remedy.LR_LOWERED, Remedy.BATCHNORM_MOMENTUM_RAISED)
     assert told.action.endswith(
-        "planned value, raised the momentum of batch-norm statistics to 0.1, so that they follow"
+        "planned value, raised the momentum of batch-norm statistics, so that they follow the weights"
     )
     safe(core, 60, update_ratio=1e-4)
     assert (core.recovery.lr_factor, core.raw.model.norm.momentum) == (1.0, 0.03)

@@ -186,7 +186,7 @@ def test_muon_is_not_limited_by_clipping(tmp_path):
 def test_statistics_that_lag_advise_a_rate_at_which_they_follow(tmp_path):
     found = [event(32, "batchnorm_lag", epoch=4, place="validation", remedies=["batchnorm_momentum_raised"])]
     advice = given(tmp_path / "a", steps=96, incidents=found)["batchnorm_lag"]
-    assert advice.arguments == "lr0=0.0033"
+    assert advice.arguments == "lr0=0.003"
     assert "In epoch 4 the validation loss was far too large" in advice.evidence
     assert "batchnorm_lag" not in given(tmp_path / "b", steps=96, incidents=[event(32, "validation")])
 

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from yolo_gradsafe.adapter.device_memory import give_back, out_of_memory
+from yolo_gradsafe.judge.learning import ABSURD
 
 __all__ = ["SafeValidation"]
 
-_ABSURD = 1e3
-"""A validation loss that no model comes to whose weights and statistics fit together: Ultralytics' are below 20."""
+_HELPED = 0.1
+"""Share that an absurdly large validation loss falls to with weights that help."""
 
 
 class SafeValidation:
@@ -59,7 +60,7 @@ class SafeValidation:
     def __call__(self) -> Any:
         """Validate as the trainer does."""
         result = self._in_its_precision()
-        if not self._bad(result):
+        if not self._anywhere(_bad(result)):
             self._hopeless = False
             return result
         settle = None if self._hopeless else self._rescue(_not_finite(result))
@@ -67,7 +68,7 @@ class SafeValidation:
             return result
         put_back = _undo(self._trainer)
         second = self._within_memory(self._in_its_precision) or result
-        helped = not self._bad(second)
+        helped = not self._anywhere(_bad(second) or _still_large(second, result))
         stay = settle(helped)
         if not stay:
             put_back()
@@ -78,7 +79,7 @@ class SafeValidation:
         if not self.full:
             result = self._validate()
             overflows = self._halved() and not _finite(result) and not self._too_large
-            if not self._agree([float(overflows)])[0]:
+            if not self._anywhere(overflows):
                 return result
             self.full = True
             self._told()
@@ -97,14 +98,15 @@ class SafeValidation:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-        if not self._agree([float(result is None)])[0]:
+        if not self._anywhere(result is None):
             return result
         give_back()
         self._too_large, self.full = True, False
         return None
 
-    def _bad(self, result: Any) -> bool:
-        return bool(self._agree([float(not _finite(result) or _absurd(result))])[0])
+    def _anywhere(self, so: bool) -> bool:
+        """Whether it is so on any rank; those above 0 have no losses."""
+        return bool(self._agree([float(so)])[0])
 
     def _halved(self) -> bool:
         """Whether the validation that just ran was in fp16: ``quantize`` says so, ``half`` in older versions."""
@@ -139,6 +141,10 @@ def _undo(trainer: Any) -> Callable[[], None]:
     return put_back
 
 
+def _bad(result: Any) -> bool:
+    return not _finite(result) or _absurd(result)
+
+
 def _finite(result: Any) -> bool:
     """Whether fitness and validation losses are finite; ranks above 0 have none."""
     return not _not_finite(result)
@@ -147,7 +153,13 @@ def _finite(result: Any) -> bool:
 def _absurd(result: Any) -> bool:
     """Whether a validation loss is far beyond every model, or all of them are exactly 0."""
     losses = [float(value) for value in _losses(result).values()]
-    return any(loss > _ABSURD for loss in losses) or (bool(losses) and not any(losses))
+    return any(loss > ABSURD for loss in losses) or (bool(losses) and not any(losses))
+
+
+def _still_large(second: Any, first: Any) -> bool:
+    """Whether a loss that was absurdly large did not fall to a tenth with other weights: it may be just that large."""
+    pairs = zip(_losses(first).values(), _losses(second).values(), strict=False)
+    return any(ABSURD < float(old) < math.inf and float(new) > _HELPED * float(old) for old, new in pairs)
 
 
 def _not_finite(result: Any) -> list[str]:

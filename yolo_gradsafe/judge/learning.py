@@ -46,8 +46,8 @@ MOVED = 0.01
 """Share of their size that all steps together move the weights by at least, where anything can be learnt."""
 SILENT = 2e-4
 """Share of the gradient norm that a branch that learns has at least; 0.002 is the least of a healthy one."""
-ABSURD = 1e6
-"""A loss that no working model has."""
+ABSURD, TIMES = 1e3, 100.0
+"""A validation loss that no working model has: so large, and so many times the training loss. Usual is below 20."""
 RATE = {True: 0.02, False: 0.3}
 """Learning rate that is too high for any model: of an optimizer that divides by the gradient's size, and of others."""
 UPDATE = 0.1
@@ -313,9 +313,9 @@ def _bad_losses(epoch: EpochScore) -> bool:
 
 def _impossible(loss: float, train: float | None) -> bool:
     """Whether a validation loss cannot be, given the training loss of the same epoch."""
-    if train is None or not 0 < abs(train) < ABSURD:
+    if train is None or train == 0 or not math.isfinite(train):
         return False
-    return loss == 0 or not abs(loss) < ABSURD
+    return loss == 0 or not abs(loss) < max(ABSURD, TIMES * abs(train))
 
 
 def _constant_predictor(course: Course) -> Finding | None:

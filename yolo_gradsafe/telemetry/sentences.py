@@ -178,7 +178,7 @@ def _lowered_to(done: Incident) -> str:
 
 
 def _followed(_: Incident) -> str:
-    return "raised the momentum of batch-norm statistics to 0.1, so that they follow"
+    return "raised the momentum of batch-norm statistics, so that they follow the weights"
 
 
 def _changed_precision(done: Incident) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from yolo_gradsafe.report.advice.amp import wider
-from yolo_gradsafe.report.advice.facts import Facts, check_command, plural, rounded
+from yolo_gradsafe.report.advice.facts import UNPROVEN, Facts, check_command, plural, rounded
 from yolo_gradsafe.report.parts import Advice, IncidentEntry
 from yolo_gradsafe.telemetry.schema import Cause, Learned, Place
 
@@ -13,8 +13,6 @@ __all__ = ["lags", "poisoned"]
 
 REPEATED = 3
 """Incidents that make a pattern."""
-_SLOWER = 1 / 3
-"""Share of the learning rate that is advised where statistics lag: the next lower one that people try."""
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -57,7 +55,7 @@ def lags(facts: Facts) -> Advice | None:
         title="Lower the learning rate somewhat, or train for longer.",
         evidence=f"In epoch {hit[0].epoch} the validation loss was far too large, or 0, while the training loss was "
         "fine: the weights moved faster than their batch-norm statistics. These have followed faster since.",
-        arguments=f"lr0={rounded(lr0 * _SLOWER):g}",
+        arguments=f"lr0={rounded(lr0 * UNPROVEN):g}",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from yolo_gradsafe.judge.learning import COLLAPSE, NOTHING
+from yolo_gradsafe.judge.learning import ABSURD, COLLAPSE, NOTHING, TIMES
 from yolo_gradsafe.report.advice.facts import plural
 from yolo_gradsafe.report.postmortem.checkpoint import Checkpoint, Tensor
 from yolo_gradsafe.report.postmortem.facts import Array, Facts
@@ -22,8 +22,6 @@ FELL = 0.5
 """Share of the best accuracy under which the last one has fallen."""
 ROSE = 2.0
 """Times its lowest value that a training loss has risen to when training runs away."""
-ABSURD, TIMES = 1e3, 100.0
-"""A validation loss that no images explain: so large, and so many times that of training."""
 STREAK = 3
 """Epochs in a row of an absurd validation that are no beginning."""
 SLOW = 1.9
