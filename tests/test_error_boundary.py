@@ -19,6 +19,16 @@ def test_a_fault_is_reported_once_and_counted():
     assert boundary.faults == {"do something": 3}
 
 
+def test_a_report_that_fails_as_well_is_no_fault_of_the_run():
+    def report(place: str, trace: str) -> None:
+        raise OSError("planted: disk full")
+
+    boundary = ErrorBoundary(report)
+    with boundary("do something"):
+        raise ValueError("planted")
+    assert boundary.faults == {"do something": 1}
+
+
 def test_what_is_no_fault_passes():
     with pytest.raises(KeyboardInterrupt), ErrorBoundary(print)("wait"):
         raise KeyboardInterrupt

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +103,33 @@ def test_it_trains_as_stock_does_from_then_on(tmp_path):
     one, two = core.raw.state(), stock.state()
     assert not differing({k: v.nan_to_num() for k, v in one.items()}, {k: v.nan_to_num() for k, v in two.items()})
     assert one["model/conv.bias"].isnan().any()
+
+
+def test_what_was_recorded_until_then_has_its_report(tmp_path):
+    core = Core(tmp_path)
+    core.train(5)
+    core.guard.detach()
+    assert [row["step"] for row in core.rows()] == ["1", "2", "3", "4", "5"]
+    assert core.guard.summary.steps.applied == 5
+    assert "detached" in core.guard.summary.headline
+
+
+@pytest.mark.parametrize("fault", ["save_state", "flush"])
+def test_a_fault_of_the_guard_in_a_validation_stays_there(tmp_path, monkeypatch, fault):
+    """Trusted weights helped; what is then recorded fails."""
+    core, results = Core(tmp_path), [{"val/loss": math.nan, "fitness": 0.0}, {"val/loss": 1.0, "fitness": 0.3}]
+    core.raw.best_fitness = None
+    core.train(6)
+    core.raw.validator = lambda trainer: dict(results.pop(0))
+
+    def planted(*args: Any) -> None:
+        raise RuntimeError("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core.session.log if fault == "save_state" else core.session.log.incidents, fault, planted)
+        core.raw.validate()
+    assert not results
+    assert core.session.boundary.faults == {"settle a rescued validation": 1}
 
 
 def test_a_method_that_the_instance_had_is_the_one_that_it_gets_back(tmp_path, quiet):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 __all__ = ["ErrorBoundary"]
 
@@ -14,7 +14,7 @@ class ErrorBoundary:
     """Runs the plugin's own work so that its errors stay its own.
 
     Args:
-        report: Called with the place and the traceback at the first fault of each place; may itself fail.
+        report: Called with the place and the traceback at the first fault of each place; if it fails as well, the fault is counted only.
         reraise: Errors that are the user's, to be raised as they are.
     """
 
@@ -38,4 +38,5 @@ class ErrorBoundary:
         except Exception:
             self.faults[place] += 1
             if self.faults[place] == 1:
-                self._report(place, traceback.format_exc())
+                with suppress(Exception):
+                    self._report(place, traceback.format_exc())

@@ -138,7 +138,7 @@ class GradSafe(adapter.Guard):
         return guarded(base, self, self.config)
 
     def detach(self, target: Any = None) -> None:
-        """Remove the callbacks, from one target or from all, and give trainers under way their own step back."""
+        """Remove the callbacks, from one target or from all; write the report of trainings under way, which go on."""
         for known in self._targets:
             attached = known()
             if attached is not None and target in (None, attached):
@@ -147,7 +147,7 @@ class GradSafe(adapter.Guard):
         for known in self._guarded:
             trainer = known()
             if trainer is not None and (target is None or trainer in (target, getattr(target, "trainer", None))):
-                self._release(trainer)
+                self._end(trainer, "the guard was detached before training ended")
 
     # Events, in the order above -------------------------------------------------------------------------------------
 
@@ -212,7 +212,10 @@ class GradSafe(adapter.Guard):
     def teardown(self, trainer: Any) -> None:
         """Runs last, also when training failed."""
         error = sys.exc_info()[1]
-        reason = f"{type(error).__name__}: {error}" if error else "training ended before its last epoch"
+        self._end(trainer, f"{type(error).__name__}: {error}" if error else "training ended before its last epoch")
+
+    def _end(self, trainer: Any, reason: str) -> None:
+        """Write the report of a training whose guard ends before it does, and let the trainer go."""
         self._run(trainer, "write the report", lambda session: session.finish(reason))
         self._take_summary(trainer)
         self._release(trainer)

@@ -176,14 +176,15 @@ class Session:
         isolation.close_window()
 
     def _note_validation(self) -> None:
-        self.log.incidents.log(
-            Kind.PRECISION,
-            place=Place.VALIDATION,
-            remedies=(Remedy.PRECISION_RAISED,),
-            precision="fp32",
-            precision_before="fp16",
-        )
-        self.log.incidents.flush()
+        with self.boundary("note that validation went over to fp32"):
+            self.log.incidents.log(
+                Kind.PRECISION,
+                place=Place.VALIDATION,
+                remedies=(Remedy.PRECISION_RAISED,),
+                precision="fp32",
+                precision_before="fp16",
+            )
+            self.log.incidents.flush()
 
     def _rescue_validation(self, terms: list[str]) -> Callable[[bool], bool] | None:
         """Put trusted weights in place for a validation whose losses are not finite (which, is said), or absurd."""
@@ -196,9 +197,11 @@ class Session:
             return None
 
         def settle_and_record(helped: bool) -> bool:
-            kept = settle(helped)
-            self.log.save_state(self._progress.epoch, self._state())
-            self.log.incidents.flush()
+            kept = False
+            with self.step.sync.local("settle a rescued validation"):
+                kept = settle(helped)
+                self.log.save_state(self._progress.epoch, self._state())
+                self.log.incidents.flush()
             return kept
 
         return settle_and_record

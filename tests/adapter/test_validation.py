@@ -140,6 +140,37 @@ def test_a_second_validation_that_does_not_help_leaves_no_trace():
     assert states[0] == states[1]
 
 
+class Scored(Trainer):
+    """Keeps its best fitness as Ultralytics does, by which ``best.pt`` is written."""
+
+    def __init__(self, *results: tuple[float, float], best: float | None, amp: bool = False) -> None:
+        super().__init__(amp=amp, overflows=False)
+        self.best_fitness = best
+        self._results = list(results)
+
+    def validate(self):
+        super().validate()
+        loss, fitness = self._results.pop(0)
+        if self.best_fitness is None or self.best_fitness < fitness:
+            self.best_fitness = fitness
+        return {"val/box_loss": loss}, fitness
+
+
+@pytest.mark.parametrize(
+    ("trainer", "best"),
+    [
+        (Scored((math.nan, 0.5), (1.0, 0.499), best=0.4, amp=True), 0.499),
+        (Scored((math.nan, math.nan), (1.0, 0.1), best=None, amp=True), 0.1),
+        (Scored((2e6, 0.3), (1.0, 0.2), best=0.1), 0.2),
+        (Scored((math.nan, 0.9), (1.0, 0.3), best=0.4), 0.4),
+    ],
+    ids=["fp32 instead", "fp32 instead of nan", "trusted weights", "trusted weights that are worse than the best"],
+)
+def test_the_best_fitness_is_that_of_a_validation_that_counts(trainer, best):
+    SafeValidation(trainer, trainer.validate, list, lambda: None, lambda terms: lambda helped: True)()
+    assert trainer.best_fitness == best
+
+
 @pytest.mark.parametrize("first_fits", [True, False])
 def test_without_memory_for_fp32_validation_stays_as_the_trainers(monkeypatch, first_fits):
     trainer = Trainer()

@@ -54,11 +54,13 @@ class SafeValidation:
         self._told = told
         self._rescue = rescue
         self._hopeless = self._too_large = False
+        self._best: Any = None  # fitness before this validation
         self.full = False
         """Whether validation runs in fp32."""
 
     def __call__(self) -> Any:
         """Validate as the trainer does."""
+        self._best = getattr(self._trainer, "best_fitness", None)
         result = self._in_its_precision()
         if not self._anywhere(_bad(result)):
             self._hopeless = False
@@ -67,7 +69,7 @@ class SafeValidation:
         if settle is None:
             return result
         put_back = _undo(self._trainer)
-        second = self._within_memory(self._in_its_precision) or result
+        second = self._repeat(self._in_its_precision) or result
         helped = not self._anywhere(_bad(second) or _still_large(second, result))
         stay = settle(helped)
         if not stay:
@@ -83,12 +85,20 @@ class SafeValidation:
                 return result
             self.full = True
             self._told()
-            return self._within_memory(self._in_full) or result
+            return self._repeat(self._in_full) or result
         return self._within_memory(self._in_full) or self._validate()
 
     def _in_full(self) -> Any:
         with _in_full_precision(self._trainer):
             return self._validate()
+
+    def _repeat(self, validate: Callable[[], Any]) -> Any:
+        """Validate once more; the fitness of what it stands in for is none that a later epoch must beat."""
+        left, self._trainer.best_fitness = getattr(self._trainer, "best_fitness", None), self._best
+        result = self._within_memory(validate)
+        if result is None:
+            self._trainer.best_fitness = left
+        return result
 
     def _within_memory(self, validate: Callable[[], Any]) -> Any:
         """Validate as stock would not; None where there is no memory for it, on any rank: it is not tried again."""
