@@ -14,7 +14,7 @@ class ErrorBoundary:
     """Runs the plugin's own work so that its errors stay its own.
 
     Args:
-        report: Called with the place and the traceback at the first fault of each place; if it fails as well, the fault is counted only.
+        report: Called with the place and the traceback at the first fault of each place; what it raises is dropped.
         reraise: Errors that are the user's, to be raised as they are.
     """
 

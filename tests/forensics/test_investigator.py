@@ -318,6 +318,8 @@ def test_a_healthy_step_wipes_out_what_the_loss_made_of_an_image(bench):
         made.investigator.observe({"box_loss": 2.0})
     assert made.investigator.quarantine.images == []
     made.step()
+    made.core.step.window.batches[-1].images = ("/data/b.jpg",)
+    made.investigator.observe({"box_loss": 2.0})
     made.step()
     assert made.investigator.quarantine.images == ["/data/a.jpg"]
 

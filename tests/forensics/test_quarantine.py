@@ -49,10 +49,23 @@ def test_an_image_that_trains_well_in_between_is_not_poisonous(cause):
     for _ in range(3):
         assert quarantine.record_offence(guilty("a.jpg", cause=cause)) == []
         assert quarantine.suspects == {"a.jpg"}
+        quarantine.count_healthy_step()
         quarantine.acquit(["a.jpg", "b.jpg"])
         assert quarantine.suspects == set()
     quarantine.record_offence(guilty("a.jpg", cause=cause))
+    quarantine.count_healthy_step()
     assert quarantine.record_offence(guilty("a.jpg", cause=cause)) == ["a.jpg"], "it fails each time"
+
+
+def test_while_every_batch_is_bad_no_image_offends_twice():
+    """A user's own code that fails on all images says nothing against any of them."""
+    quarantine = Quarantine(None)
+    for _ in range(3):
+        assert quarantine.record_offence(guilty("a.jpg", cause="preprocessing")) == []
+    again = Quarantine(None)
+    again.load_state_dict(json.loads(json.dumps(quarantine.state_dict())))
+    assert again.record_offence(guilty("a.jpg", cause="preprocessing")) == []
+    assert again.record_offence(guilty("a.jpg", cause="image")) == ["a.jpg"], "a bad file is one at any time"
 
 
 @pytest.mark.parametrize("cause", ["image", "label"])

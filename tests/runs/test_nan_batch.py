@@ -137,6 +137,15 @@ def test_every_batch_of_an_epoch_is_bad(train, drawn):
     assert guarded.events["on_train_epoch_start"] == 3, "no epoch was redone"
 
 
+def test_after_epochs_of_bad_batches_training_goes_on_as_if_they_had_not_been(train, drawn):
+    places, args = [(2, 1), (2, 2), (3, 1), (3, 2)], {"epochs": 5, "lr0": 0.001}
+    oracle = train(Arm(str(drawn["detect"]), args=args, undo=places), "oracle")
+    guarded = train(Arm(str(drawn["detect"]), args=args, nan_pixel=places, guard={}), "guarded")
+    assert (guarded.error, guarded.fired) == ("", [list(place) for place in places])
+    assert {incident["kind"] for incident in guarded.incidents()} == {"bad_batch"}, "no file is at fault"
+    assert guarded.digests == oracle.digests
+
+
 @pytest.mark.parametrize("how", ["stop", "raise"])
 def test_too_many_in_a_row_end_the_training(train, drawn, how):
     places = [(2, 1), (2, 2), (3, 1), (3, 2)]

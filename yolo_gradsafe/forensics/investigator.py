@@ -69,6 +69,7 @@ class FaultInvestigator:
         """Remember the loss items of a healthy step, to know an outlier by, and which suspects it was made of."""
         if suspects := self.quarantine.suspects:
             self._sound |= suspects.intersection(name for batch in self._window.kept for name in batch.images)
+        self.quarantine.count_healthy_step()
         for name, value in items.items():
             if math.isfinite(value):
                 self._usual.setdefault(name, deque(maxlen=_REMEMBERED)).append(value)

@@ -3,7 +3,8 @@
 An offence counts only when it is proven: the image fails by itself and in full precision. Under mosaic or mixup a batch
 names only the first of several images, so a composed image that fails is recorded but not counted, unless the file
 named was tried alone, without augmentation, and failed as well. Where the file is fine, and the user's loss or
-preprocessing failed on it, a healthy step with that image wipes its offences out: it is not poisonous by itself.
+preprocessing failed on it, a healthy step with that image wipes its offences out: it is not poisonous by itself. Such
+an image offends anew only after a healthy step with others: in between, any image may have failed.
 
 A quarantined image is replaced wherever a batch names it; as a later source of a mosaic it is not named and cannot be
 seen.
@@ -49,6 +50,8 @@ class Quarantine:
         self._counts: Counter[str] = Counter()
         self._bad_files: dict[str, None] = {}
         self._banned: dict[str, None] = {}
+        self._failed: set[str] = set()
+        """Images whose file is fine that failed since the last healthy step."""
 
     @property
     def images(self) -> list[str]:
@@ -59,6 +62,10 @@ class Quarantine:
     def suspects(self) -> set[str]:
         """Images with offences that a healthy step wipes out."""
         return self._counts.keys() - self._bad_files.keys() - self._banned.keys()
+
+    def count_healthy_step(self) -> None:
+        """From now on an image that fails does so while others pass."""
+        self._failed.clear()
 
     def acquit(self, images: Iterable[str]) -> None:
         """Wipe out the offences of images that a healthy step was made of; of those with a bad file nothing."""
@@ -73,9 +80,13 @@ class Quarantine:
         """
         if not culprit.proven:
             return []
-        self._counts.update(set(culprit.images))
+        guilty = set(culprit.images)
         if culprit.cause in _IN_THE_FILE:
             self._bad_files.update(dict.fromkeys(culprit.images))
+        else:
+            guilty -= self._failed
+            self._failed |= guilty
+        self._counts.update(guilty)
         new = [i for i in dict.fromkeys(culprit.images) if self._counts[i] >= self._limit and i not in self._banned]
         self._banned.update(dict.fromkeys(new))
         if new:
@@ -109,7 +120,12 @@ class Quarantine:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run goes on from, as JSON can hold it."""
-        return {"offences": dict(self._counts), "bad_files": list(self._bad_files), "images": self.images}
+        return {
+            "offences": dict(self._counts),
+            "bad_files": list(self._bad_files),
+            "failed": sorted(self._failed),
+            "images": self.images,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` returned.
@@ -120,6 +136,7 @@ class Quarantine:
         """
         self._counts = Counter({str(image): int(count) for image, count in state["offences"].items()})
         self._bad_files = dict.fromkeys(map(str, state.get("bad_files", ())))
+        self._failed = set(map(str, state.get("failed", ())))
         self._banned = dict.fromkeys(map(str, state["images"]))
         if self._banned or (self._path is not None and self._path.is_file()):
             self._write()  # an epoch that is trained once more may have put images there
