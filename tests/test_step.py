@@ -54,3 +54,11 @@ def test_a_bad_step_adds_what_is_asked_and_found_and_told(core):
     core.raw.backward(nan_batch())
     made = records_made(core.raw.optimizer_step)
     assert {"Surroundings", "Diagnosis", "Situation", "Plan", "Incident"} <= set(made)
+
+
+def test_per_image_a_last_batch_that_is_smaller_is_clipped_by_its_own_images(tmp_path):
+    core = Core(tmp_path, clip={"max_norm": 1e-3, "per_image": True})
+    whole = batch_of(1)
+    for images in (4, 4, 1):
+        core.raw.take({name: values[:images] for name, values in whole.items()})
+    assert [float(row["threshold"]) for row in core.rows()] == pytest.approx([4e-3, 4e-3, 1e-3])

@@ -182,5 +182,10 @@ class GuardedStep:
             self.recovery.count_safe_step(metrics, signals, outcome)
 
     def _images(self) -> int:
-        """Images whose losses were summed into the gradients, over all ranks."""
-        return self.measurement.trainer.batch_size * len(self.window.kept)
+        """Images whose losses were summed into the gradients, over all ranks.
+
+        With several ranks a last batch that is smaller counts as a full one: all of them must clip alike.
+        """
+        if self.sync.ranks.several or not self.window.images_kept:
+            return self.measurement.trainer.batch_size * len(self.window.kept)
+        return self.window.images_kept

@@ -385,6 +385,16 @@ def test_files_that_the_users_code_spoilt_are_not_to_be_repaired(tmp_path):
     assert "1 file made batches fail and was quarantined: b.jpg." in advice.evidence
 
 
+def test_broken_files_are_named_beside_those_in_quarantine(tmp_path):
+    labels = [event(20 + n, "bad_batch", cause="label", images=[f"/data/{name}.jpg"]) for n, name in enumerate("abc")]
+    write(tmp_path, 60, incidents=labels)
+    (tmp_path / "stability" / "quarantine.txt").write_text("/data/a.jpg\n", encoding="utf-8")
+    found = {advice.rule: advice for advice in summarize(tmp_path).advice}
+    assert "1 file made batches fail and was quarantined: a.jpg." in found["quarantined"].evidence
+    assert "b.jpg, c.jpg" in found["broken_images"].evidence
+    assert "a.jpg" not in found["broken_images"].evidence
+
+
 def test_accumulation_that_is_poisoned_often(tmp_path):
     def every(batches):
         def change(step):
@@ -435,6 +445,9 @@ def test_a_stage_that_hears_nothing(tmp_path):
     assert "stage_vanishes" not in frozen
     told = given(tmp_path / "c", steps=60, incidents=[event(40, "stalled", stages=["neck"])])
     assert "the gradients of neck vanished" in told["stage_vanishes"].evidence
+    info = replace(INFO, optimizer="RMSProp")
+    adaptive = given(tmp_path / "d", steps=200, change=stages(1.0, 1e-8, size=5.0), info=info)["stage_vanishes"]
+    assert "optimizer" not in adaptive.arguments, "it scales the step of each parameter"
 
 
 # The schedule

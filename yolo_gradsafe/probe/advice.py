@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from yolo_gradsafe.probe.parts import Arm, Comparison, Headroom, Init, LrRange, Norms, Setup, Trial, brief, rounded
 from yolo_gradsafe.probe.result import Advice
 from yolo_gradsafe.probe.steps import STOCK_MAX_NORM
+from yolo_gradsafe.report.advice.facts import SCALE_FREE
 
 __all__ = ["CLOSE", "advise", "clip_to_try", "headline", "lr_to_try"]
-
-SCALE_FREE = {"Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"}
-"""Optimizers that divide by the gradient's typical size: how hard all of them are clipped hardly matters there."""
 
 CLOSE = 1.5
 """Values that differ by less are not worth a trial."""

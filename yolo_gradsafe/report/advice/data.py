@@ -35,8 +35,9 @@ def quarantined(facts: Facts) -> Advice | None:
 def broken_images(facts: Facts) -> Advice | None:
     """Files that are proven to be broken, or to have a broken label, and were not quarantined."""
     blamed = [incident for incident in facts.incidents if incident.cause in (Cause.IMAGE, Cause.LABEL)]
-    files = list(dict.fromkeys(image for incident in blamed for image in incident.images))
-    if not files or facts.quarantined:
+    named = dict.fromkeys(image for incident in blamed for image in incident.images)
+    files = [file for file in named if file not in facts.quarantined]
+    if not files:
         return None
     one, steps = len(files) == 1, len({incident.step for incident in blamed})
     what = "label" if all(incident.cause == Cause.LABEL for incident in blamed) else "image"

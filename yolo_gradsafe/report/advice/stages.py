@@ -6,7 +6,7 @@ import math
 
 import polars as pl
 
-from yolo_gradsafe.report.advice.facts import ENOUGH, Facts, number, rounded
+from yolo_gradsafe.report.advice.facts import ENOUGH, SCALE_FREE, Facts, number, rounded
 from yolo_gradsafe.report.parts import Advice
 from yolo_gradsafe.report.records import STAGE, stage_columns
 
@@ -60,7 +60,7 @@ def vanishing(facts: Facts) -> Advice | None:
         evidence = f"{name.removeprefix(STAGE)} had {ratio:.1g} of the model's gradient norm in half of the steps."
     else:
         evidence = f"In epoch {stalled[0].epoch} the gradients of {', '.join(stalled[0].stages)} vanished."
-    adaptive = facts.run.optimizer in {"Adam", "AdamW", "NAdam", "RAdam", "Adamax"}
+    adaptive = facts.run.optimizer in SCALE_FREE
     return Advice(
         rule="stage_vanishes",
         title="Check the layers: one stage hardly learns."
