@@ -6,14 +6,14 @@ cache. All of it is put back, in place: trainer and EMA hold references to the v
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from yolo_gradsafe.adapter.random_states import keep_random_states
 
 __all__ = ["rewound"]
 
@@ -44,7 +44,7 @@ def rewound(model: nn.Module, others: Sequence[object] = ()) -> Iterator[None]:
     namespaces += [module._modules for module in model.modules()]
     attributes = [(live, dict(live)) for live in namespaces]
     tensors = [(live, live.clone()) for thing in others for live in vars(thing).values() if isinstance(live, Tensor)]
-    states = _random_states(model)
+    put_back_random_states = keep_random_states(_device(model))
     try:
         yield
     finally:
@@ -59,7 +59,7 @@ def rewound(model: nn.Module, others: Sequence[object] = ()) -> Iterator[None]:
         for parameter, gradient in gradients:
             if parameter.grad is not gradient:
                 parameter.grad = gradient
-        _set_random_states(model, states)
+        put_back_random_states()
 
 
 def _put_back(live: dict[str, Any], before: dict[str, Any]) -> None:
@@ -72,18 +72,3 @@ def _put_back(live: dict[str, Any], before: dict[str, Any]) -> None:
 
 def _device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-def _random_states(model: nn.Module) -> tuple[Any, Any, Tensor, Tensor | None]:
-    device = _device(model)
-    # Only the model's own device: to ask the others would start a CUDA context on each.
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
-
-
-def _set_random_states(model: nn.Module, states: tuple[Any, Any, Tensor, Tensor | None]) -> None:
-    random.setstate(states[0])
-    np.random.set_state(states[1])
-    torch.set_rng_state(states[2])
-    if states[3] is not None:
-        torch.cuda.set_rng_state(states[3], _device(model))

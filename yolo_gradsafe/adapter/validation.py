@@ -7,15 +7,14 @@ there, and the epoch is then scored NaN though nothing is wrong with the weights
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 
 from yolo_gradsafe.adapter.device_memory import give_back, out_of_memory
+from yolo_gradsafe.adapter.random_states import keep_random_states
 from yolo_gradsafe.judge.learning import ABSURD
 
 __all__ = ["SafeValidation"]
@@ -136,16 +135,11 @@ def _in_full_precision(trainer: Any) -> Iterator[None]:
 
 def _undo(trainer: Any) -> Callable[[], None]:
     """Return what puts back all that a second validation moves: random states and the best fitness so far."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    put_back_random_states = keep_random_states(getattr(trainer, "device", torch.device("cpu")))
     best = getattr(trainer, "best_fitness", None)
 
     def put_back() -> None:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
+        put_back_random_states()
         trainer.best_fitness = best
 
     return put_back

@@ -23,13 +23,19 @@ __all__ = ["EXCESS", "LossTrend", "LossTrendMonitor", "far_above"]
 EXCESS = 3.0
 """A loss this many times the usual one is out of its range."""
 _ALLOWANCE = math.log(2.5)
+"""Log excess of a loss over the usual one that does not count."""
 _CAP = math.log(20.0)
+"""Largest log excess that a single step counts with."""
 _ALARM = 4.0
-"""Two steps of at least twentyfold loss, five of sixfold, twenty-two of threefold."""
+"""Sum that is a suspicion: two steps of at least twentyfold loss, five of sixfold, or twenty-two of threefold."""
 _VANISHED = 1e-3
+"""Share of the usual loss, and of the usual norm, that is almost nothing."""
 _VANISHED_STEPS = 5
+"""Steps in a row of almost nothing after which the model has collapsed."""
 _SPIKE_DEVIATIONS = 8.0
+"""Robust deviations above the usual log norm that make a norm a spike."""
 _SPIKE_FLOOR = 0.35
+"""Smallest deviation of the log norm that is reckoned with: a quiet training is not made of spikes."""
 _SETTLED = 20
 """Steps after which norms have a usual range."""
 _REFRESH = 10

@@ -13,17 +13,18 @@ from typing import Any
 __all__ = ["SUITABLE", "SUITABLE_PRETRAINED", "Movement", "MovementMonitor"]
 
 SUITABLE = 0.015
-"""Ratio of update to weights at the peak of the schedule that trainings from random weights bear;"""
+"""Update-to-weight ratio at the peak of the schedule that a training from random weights bears."""
 SUITABLE_PRETRAINED = 0.005
-"""and those that go on from weights that were trained before: three times that loses what these had learned."""
+"""The same for a training that starts from trained weights: three times that loses what they had learned."""
 
 _TOO_FAR = 0.04
-"""Twice what steps of trainings from random weights that go well come to."""
+"""Update-to-weight ratio that is too large: twice the largest of healthy trainings from random weights."""
 _IN_A_ROW = 2
+"""Steps in a row beyond ``_TOO_FAR`` that are no accident."""
 _BROKEN = 0.5
-"""A step that moves the weights by half their norm leaves nothing of them;"""
+"""Update-to-weight ratio of a single step after which nothing is left of the weights."""
 _BROKEN_IN_A_ROW = 0.3
-"""nor do steps in a row that move them too far, and that far together."""
+"""The same for the sum of the ratios of steps in a row that are beyond ``_TOO_FAR``."""
 
 
 class Movement(IntEnum):

@@ -10,7 +10,9 @@ from typing import Any
 __all__ = ["VanishingMonitor"]
 
 _SETTLED = 20
+"""Steps after which the usual norm of a stage is known."""
 _WEIGHT = 0.05
+"""Weight of a step in the moving average of the log norm."""
 
 
 @dataclass

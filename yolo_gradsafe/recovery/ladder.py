@@ -16,6 +16,7 @@ __all__ = ["COOL_DOWN", "Plan", "Situation", "plan"]
 COOL_DOWN = 100
 """Steps after a rollback within which another one means that going back alone does not hold."""
 _REPAIRS = 3
+"""Repairs of the state in a row after which repairing alone does not hold."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ class Plan:
     repair: bool = False
     rollback: bool = False
     lower_lr: bool = False
-    """Lower the learning rate, if the weights' movement blames it,"""
+    """Lower the learning rate after the rollback, where the movement of the weights shows that it is too high."""
     repeated: bool = False
-    """or, after a rollback that did not hold, in any case."""
+    """Lower it whatever the movement says: the last rollback is a few steps old, and did not hold."""
     limit_lr: bool = False
     """Lower the learning rate to what moves the weights as far as it should."""
     raise_precision: bool = False

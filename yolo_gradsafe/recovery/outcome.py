@@ -36,9 +36,9 @@ class Outcome:
     lr_factor: float = 1.0
     """What the learning rate is multiplied with for this step."""
     statistics: Settle = Settle.LEAVE
-    """What becomes of the batch-norm statistics,"""
+    """What becomes of the batch-norm statistics."""
     losses: Settle = Settle.LEAVE
-    """and of the losses that the trainer shows. Left, a bad loss reaches Ultralytics' own recovery."""
+    """What becomes of the losses that the trainer shows. Left, a bad loss reaches Ultralytics' own recovery."""
     grads_finite: bool | None = None
     """Whether the unscaled gradients are finite; None when it is not known."""
     amp_scale: float = math.nan

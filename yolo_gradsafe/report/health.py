@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Literal
 
+from yolo_gradsafe.judge.learning import NOTHING
 from yolo_gradsafe.report.parts import Accuracy, Run, Steps
 from yolo_gradsafe.telemetry.schema import Cause, Kind, Learned, Verdict
 
@@ -41,9 +42,6 @@ class RunVerdict(str, Enum):
             self, self.value.capitalize()
         )
 
-
-NOTHING = 0.01
-"""Accuracy of a model that finds nothing."""
 
 DIVERGED = (Kind.DIVERGING, Kind.LR_BACKOFF)
 """Incidents that say that training ran away."""

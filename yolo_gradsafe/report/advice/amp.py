@@ -16,6 +16,7 @@ SEARCH = 100
 SHARE = 0.01
 """Share of overflows after that; one in 2000 steps is GradScaler's own probing."""
 FEWEST = 5
+"""Overflows that make a pattern."""
 BF16 = (8, 4, 129)
 """Version of Ultralytics from which on ``amp=bf16`` is known."""
 

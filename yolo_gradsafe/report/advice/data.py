@@ -12,8 +12,9 @@ from yolo_gradsafe.telemetry.schema import Cause
 __all__ = ["accumulation", "broken_images", "quarantined"]
 
 FEWEST = 5
+"""Skipped steps from which on accumulation is worth a change."""
 SHARE = 0.01
-"""Skipped steps, and their share, from which on accumulation is worth a change."""
+"""Their share of all steps from which on it is."""
 
 
 def quarantined(facts: Facts) -> Advice | None:
