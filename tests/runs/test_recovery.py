@@ -32,6 +32,7 @@ def assert_sound(result: Result, epochs: int = 3, saved: bool = True, unseen: ra
     assert result.events["on_train_epoch_start"] == len(result.results) == epochs, "an epoch was redone"
     assert "nan" not in json.dumps([row for row in result.losses() if int(row["epoch"]) not in unseen])
     assert {row["train/box_loss"] for row in result.losses() if int(row["epoch"]) in unseen} <= {"nan"}
+    assert result.unknown() == []
     for name in ("last", "best") if saved else ():
         saved = torch.load(result.run / "weights" / f"{name}.pt", weights_only=False)
         for model in (saved["ema"], saved["model"]):
