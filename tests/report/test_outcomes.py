@@ -33,6 +33,17 @@ def test_a_remedy_holds_after_ten_healthy_steps(tmp_path):
     assert (ten.held, ten.healthy_since) == ("confirmed", 10)
 
 
+def test_steps_that_were_undone_do_not_show_that_a_remedy_held(tmp_path):
+    # Step 20 diverges; the validation after step 33 takes 19 to 33 back.
+    first = incident(20, kind="diverging", cause="weights", remedies=("skipped",), steps_lost=1)
+    back = Incident("rollback", 4, 33, 3, place="validation", remedies=("rolled_back",), snapshot=18, undone=15,
+                    steps_lost=15)  # fmt: skip
+    end = came(tmp_path / "a", first, back, steps=34)
+    assert [(one.held, one.healthy_since) for one in end] == [("open", 1), ("open", 1)]
+    later = came(tmp_path / "b", first, back, steps=43)
+    assert [(one.held, one.healthy_since) for one in later] == [("confirmed", 10), ("confirmed", 10)]
+
+
 def test_a_remedy_does_not_hold_where_the_same_happens_again_soon(tmp_path):
     first, second = came(tmp_path / "a", incident(20, cause="loss"), incident(25, cause="loss"))
     assert (first.held, first.healthy_since) == ("again", 4)

@@ -188,7 +188,9 @@ class Outcome(Part):
     epoch: int = Field(description="epoch, from 1")
     step: int = Field(description="optimizer step of the run, from 1")
     steps_lost: int = Field(description="optimizer steps that it cost: skipped, or taken back")
-    healthy_since: int = Field(description="healthy steps that followed, up to the next time that the same happened")
+    healthy_since: int = Field(
+        description="healthy steps that followed and were not undone, up to the next time that the same happened"
+    )
     held: str = Field(
         description="confirmed: 10 healthy steps or more followed; again: the same happened again before; open: too "
         "few steps have followed to tell"

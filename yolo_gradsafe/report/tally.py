@@ -11,7 +11,7 @@ import polars as pl
 from yolo_gradsafe.report.parts import Amp, Epoch, GradNorm, IncidentEntry, Spike, Steps
 from yolo_gradsafe.telemetry.schema import Kind, Verdict
 
-__all__ = ["amp", "epochs", "grad_norm", "skipped_at_end", "spike", "steps", "threshold", "undone"]
+__all__ = ["amp", "epochs", "grad_norm", "skipped_at_end", "spike", "steps", "taken_back", "threshold", "undone"]
 
 SPIKE = 1e6
 """Times its usual value from which on a loss or a norm is named in the headline."""
@@ -38,6 +38,11 @@ def steps(rows: pl.DataFrame, incidents: Sequence[IncidentEntry] = ()) -> Steps:
 
 def undone(rows: pl.DataFrame, incidents: Sequence[IncidentEntry]) -> int:
     """Count the applied steps that rollbacks took back, each once: one rollback may go back behind another."""
+    return int(rows.filter(pl.col("applied") & taken_back(incidents))["step"].n_unique())
+
+
+def taken_back(incidents: Sequence[IncidentEntry]) -> pl.Expr:
+    """Return whether a rollback took a step back."""
     inside = pl.lit(False)
     for incident in incidents:
         # Records of the first version had the count alone.
@@ -45,7 +50,7 @@ def undone(rows: pl.DataFrame, incidents: Sequence[IncidentEntry]) -> int:
         last = incident.snapshot + count if incident.snapshot >= 0 else incident.step - 1
         if count > 0:
             inside = inside | pl.col("step").is_between(last - count + 1, last)
-    return int(rows.filter(pl.col("applied") & inside)["step"].n_unique())
+    return inside
 
 
 def spike(rows: pl.DataFrame) -> Spike | None:
