@@ -14,7 +14,7 @@ from yolo_gradsafe.report.parts import IncidentEntry, Outcome, Run
 from yolo_gradsafe.report.summarize import summarize
 from yolo_gradsafe.telemetry import Incident
 from yolo_gradsafe.telemetry.schema import Held, Stock
-from yolo_gradsafe.telemetry.sentences import held
+from yolo_gradsafe.telemetry.sentences import cost, held
 from yolo_gradsafe.telemetry.sentences import stock as said
 
 
@@ -94,4 +94,5 @@ def test_every_word_has_its_sentence():
     assert all(said(word) for word in Stock if word is not Stock.UNKNOWN)
     assert said(Stock.UNKNOWN) == ""
     assert len({held(word, 3) for word in Held}) == len(Held)
+    assert [cost(steps) for steps in (0, 1, 1200)] == ["", "1 step lost", "1,200 steps lost"]
     assert held(Held.OPEN, 1) == "not confirmed yet: 1 healthy step since"
