@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import polars as pl
 
-from yolo_gradsafe.report.parts import Amp, Epoch, GradNorm, IncidentEntry, Spike, Steps
+from yolo_gradsafe.report.parts import Amp, Epoch, GradNorm, IncidentEntry, Spike, SpikeKind, Steps
 from yolo_gradsafe.telemetry.schema import Kind, Verdict
 
-__all__ = ["amp", "epochs", "grad_norm", "skipped_at_end", "spike", "steps", "taken_back", "threshold", "undone"]
+__all__ = [
+    "amp",
+    "epochs",
+    "grad_norm",
+    "skipped_at_end",
+    "spike",
+    "steps",
+    "taken_back",
+    "threshold",
+    "undone",
+    "validation_spike",
+]
 
 SPIKE = 1e6
 """Times its usual value from which on a loss or a norm is named in the headline."""
 USUAL = 1000
-"""Steps before whose median is the usual value."""
+"""Steps, or epochs, before whose median is the usual value."""
 
 _NORMS = pl.col("grad_norm").filter(pl.col("applied") & pl.col("grad_norm").is_finite())
 
@@ -55,19 +65,33 @@ def taken_back(incidents: Sequence[IncidentEntry]) -> pl.Expr:
 
 def spike(rows: pl.DataFrame) -> Spike | None:
     """Return the largest jump of the loss or the norm to ``SPIKE`` times its usual value; None where there is none."""
-    found: list[Spike] = []
-    columns: tuple[tuple[Literal["loss", "gradient norm"], str], ...] = (
-        ("loss", "loss"),
-        ("gradient norm", "grad_norm"),
-    )
-    for what, name in columns:
-        sound = rows.filter(pl.col(name).is_finite() & (pl.col(name) > 0))
-        usual = pl.col(name).rolling_median(USUAL, min_samples=1).shift(1)
-        jumps = sound.select("epoch", "step", value=name, times=(pl.col(name) / usual).clip(upper_bound=1e300)).filter(
-            pl.col("times") >= SPIKE
-        )
-        top = jumps.sort("times", descending=True).head(1)
-        found += [Spike(what=what, **row) for row in top.iter_rows(named=True)]
+    return _largest([*_jumps(rows, "loss", "loss"), *_jumps(rows, "gradient norm", "grad_norm")])
+
+
+def validation_spike(results: pl.DataFrame) -> Spike | None:
+    """Return the largest such jump of a validation loss.
+
+    Args:
+        results: Ultralytics' ``results.csv``, a row an epoch.
+    """
+    if "epoch" not in results.columns:
+        return None
+    table = results.filter(pl.col("epoch").is_finite()).with_columns(pl.col("epoch").cast(pl.Int64), step=pl.lit(0))
+    names = [name for name in table.columns if name.startswith("val/")]
+    return _largest([found for name in names for found in _jumps(table, "validation loss", name)])
+
+
+def _jumps(table: pl.DataFrame, what: SpikeKind, name: str) -> list[Spike]:
+    """Return the largest jump of a column; none where it does not jump, or nothing sound came before."""
+    sound = table.filter(pl.col(name).is_finite() & (pl.col(name) > 0))
+    usual = pl.col(name).rolling_median(USUAL, min_samples=1).shift(1)
+    times = (pl.col(name) / usual).clip(upper_bound=1e300)
+    jumps = sound.select("epoch", "step", value=name, times=times).filter(pl.col("times") >= SPIKE)
+    top = jumps.sort("times", descending=True).head(1)
+    return [Spike(what=what, name=name, **row) for row in top.iter_rows(named=True)]
+
+
+def _largest(found: Sequence[Spike]) -> Spike | None:
     return max(found, key=lambda one: one.times, default=None)
 
 
