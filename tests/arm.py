@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import subprocess
@@ -79,6 +80,14 @@ class Result:
     def losses(self) -> list[dict[str, str]]:
         """Return the numbers of ``results.csv`` that stock writes too; its wall-clock column is left out."""
         return without_time(self.results)
+
+    def unknown(self) -> list[tuple[str, str]]:
+        """Return (epoch, column) of the guard's own numbers that are not finite although a step was applied."""
+        own = [name for name in self.results[0] if name.startswith("gradsafe/")]
+        assert own, "the guard has columns of its own"
+        taken = {row["epoch"] for row in self.steps if float(row["clip_scale"]) > 0}
+        rows = [row for row in self.results if row["epoch"] in taken]
+        return [(row["epoch"], name) for row in rows for name in own if not math.isfinite(float(row[name] or "nan"))]
 
 
 TIMEOUT = 550

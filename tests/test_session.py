@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.fake_trainer import Core, Tiny, batch_of, differing, nan_batch
 from yolo_gradsafe import GradSafe
@@ -208,6 +209,39 @@ def test_a_session_that_cannot_start_leaves_the_trainer_as_it_was(tmp_path, monk
     quiet.attach(trainer)
     assert not ours_in(trainer)
     assert not quiet._guarded
+
+
+@pytest.mark.parametrize("scaler", [None, 1024.0])
+def test_an_epoch_whose_gradients_only_gather_has_finite_columns(tmp_path, scaler):
+    core = Core(tmp_path, Tiny(tmp_path, scaler=scaler))
+
+    def columns() -> dict[str, float]:
+        core.raw.run_callbacks("on_train_epoch_end")
+        return core.session.log._row_columns()
+
+    assert math.isnan(columns()["gradsafe/grad_norm"]), "nothing was seen"
+    core.raw.backward(batch_of(0))
+    gathered = torch.nn.utils.get_total_norm([p.grad / (scaler or 1.0) for p in core.raw.model.parameters()]).item()
+    first = columns()
+    assert first == {
+        "gradsafe/grad_norm": pytest.approx(gathered),
+        "gradsafe/grad_norm_max": first["gradsafe/grad_norm"],
+        "gradsafe/grad_noise": 0.0,
+        "gradsafe/clip_share": 0.0,
+        "gradsafe/skipped": 0.0,
+        "gradsafe/amp_scale": scaler or 1.0,
+    }
+    core.raw.epoch += 1
+    core.raw.begin_epoch()
+    core.raw.take(batch_of(1))
+    [step] = core.rows()
+    assert columns()["gradsafe/grad_norm"] == pytest.approx(float(step["grad_norm"])), "that of the step alone"
+    core.raw.epoch += 1
+    core.raw.begin_epoch()
+    core.raw.backward(nan_batch())
+    last = columns()
+    assert math.isnan(last["gradsafe/grad_norm"]), "what is bad was dropped"
+    assert last["gradsafe/amp_scale"] == (scaler or 1.0)
 
 
 def test_a_run_has_its_report_when_it_ends(tmp_path: Path):

@@ -71,6 +71,15 @@ class Measurement:
         metrics, agreed = self._over_ranks(metrics, piggyback)
         return self._true_norm(metrics, gradients, unscaled), gradients, agreed
 
+    def gathered(self) -> tuple[float, float]:
+        """Return the norm of the gradients that wait for a step, as far as they have gathered, and the loss scale.
+
+        Synchronises, once. The gradients are this rank's, and those of all ranks where each backward pass averages.
+        """
+        scale = self.trainer.amp_scale
+        _, reading = self._meter.measure([scale], scale)
+        return reading.norm, reading.scalars[0]
+
     def _read(self, step: int, unscaled: bool) -> tuple[StepMetrics, Gradients]:
         """Read what this rank knows of the step. May be called again."""
         trainer, window = self.trainer, self.window

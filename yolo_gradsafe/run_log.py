@@ -79,7 +79,7 @@ class RunLog:
 
     def begin_epoch(self) -> None:
         """Start an epoch's counts."""
-        self._epoch = EpochLog()
+        self._epoch = EpochLog(self._epoch.amp_scale)
         self._epoch_told, self._incidents_before = False, self.incidents.written
 
     def step(self, metrics: StepMetrics, verdict: Verdict, outcome: Outcome) -> None:
@@ -96,6 +96,15 @@ class RunLog:
         if self._step_logger:
             with self._boundary("send a step to the loggers"):
                 self._step_logger.add(row)
+
+    @property
+    def needs_norm(self) -> bool:
+        """Whether no step of the epoch had a finite norm."""
+        return not self._epoch.has_norm
+
+    def gathered(self, grad_norm: float, amp_scale: float) -> None:
+        """Take in the gradients that wait for a step of a later epoch."""
+        self._epoch.add_gathered(grad_norm, amp_scale)
 
     def end_epoch(self, epoch: int, state: dict[str, Any]) -> None:
         """Write what belongs to an epoch, and say what happened in it.

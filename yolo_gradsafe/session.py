@@ -120,12 +120,18 @@ class Session:
             self.trainer.stop()
 
     def end_epoch(self) -> None:
-        """Look at an open window and the whole state before validation does, say what happened."""
+        """Look at an open window and the whole state before validation does, say what happened.
+
+        An epoch without a step, as with much accumulation, has the gradients that have gathered to show.
+        """
         if self._window.batches and self._config.recovery.enabled:
             with self.step.sync.collective("look at the open window"):
                 self._skip_open_window()
         with self.step.sync.collective("look at the whole state"):
             self._rollback.check_state()
+        if self._window.batches and self.log.needs_norm:
+            with self.boundary("measure the gradients that have gathered"):
+                self.log.gathered(*self.step.measurement.gathered())
         self.trainer.show_lr_times(self._recovery.lr_factor)
         self.log.end_epoch(self._progress.epoch, self._state())
 

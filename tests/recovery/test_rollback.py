@@ -224,15 +224,18 @@ def test_a_validation_that_trusted_weights_make_finite_keeps_them(tmp_path):
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
 @pytest.mark.parametrize("reset_moments", [False, True])
-def test_a_validation_that_they_do_not_help_leaves_no_trace(tmp_path, steps, optimizer, reset_moments):
-    core = Core(tmp_path, Tiny(tmp_path, optimizer), reset_moments=reset_moments)
+@pytest.mark.parametrize("scaler", [None, 1024.0])
+def test_a_validation_that_they_do_not_help_leaves_no_trace(tmp_path, steps, optimizer, reset_moments, scaler):
+    core = Core(tmp_path, Tiny(tmp_path, optimizer, scaler), reset_moments=reset_moments)
     core.train(steps)
-    before, learnt = core.raw.state(), core.registry.state_dict()
+    before, learnt, scaling = core.raw.state(), core.registry.state_dict(), core.raw.scaler.state_dict()
+    assert scaling.get("_growth_tracker", 0) == (steps if scaler else 0), "the scaler has changed since the snapshot"
     settle = core.rollback.rescue_validation(steps)
     assert differing(core.raw.state(), before)
     settle(False)
     assert not differing(core.raw.state(), before)
     assert core.registry.state_dict() == learnt
+    assert core.raw.scaler.state_dict() == scaling
     assert not core.incidents()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -43,6 +44,25 @@ def test_what_was_done_further_follows_in_its_own_words(tmp_path):
     found = [incident(3), incident(3, kind="quarantine", action="left out of later batches")]
     lines = table(summarize(write(tmp_path, 9, incidents=found))).splitlines()
     assert [line.split()[0] for line in lines if "batches" in line] == ["then:"]
+
+
+def test_an_incident_says_what_it_cost_and_what_stock_would_have_lost(tmp_path):
+    found = [incident(3, steps_lost=1), incident(4, steps_lost=1), incident(5, kind="diverging")]
+    run = write(tmp_path, 30, lambda n: bad(n) if n in (3, 4, 5) else row(n), found, replace(INFO, amp="fp16"))
+    text = " ".join(table(summarize(run)).split())
+    assert re.findall(r"action: The step was skipped\. (.*?) (?=epoch|advice)", text) == [
+        "it did not hold: the same happened again after 0 healthy steps; 1 step lost "
+        "stock Ultralytics: skips the step as well: GradScaler does it",
+        "it held: 25 healthy steps since; 1 step lost",
+        "it held: 25 healthy steps since stock Ultralytics: trains on with these weights at the same learning rate",
+    ], "the second one says nothing new of stock"
+
+
+def test_an_incident_of_which_nothing_came_says_nothing_of_it(tmp_path):
+    quiet = incident(3, kind="internal_error", remedies=("observed",))
+    text = table(summarize(write(tmp_path, 30, incidents=[quiet])))
+    assert "action: " in text
+    assert not any(word in text for word in ("lost", "healthy steps", "stock Ultralytics"))
 
 
 def test_table_of_a_mixed_precision_run(tmp_path):

@@ -14,7 +14,7 @@ from yolo_gradsafe.report.parts import IncidentEntry, Outcome, Run
 from yolo_gradsafe.report.summarize import summarize
 from yolo_gradsafe.telemetry import Incident
 from yolo_gradsafe.telemetry.schema import Held, Stock
-from yolo_gradsafe.telemetry.sentences import held
+from yolo_gradsafe.telemetry.sentences import cost, held
 from yolo_gradsafe.telemetry.sentences import stock as said
 
 
@@ -31,6 +31,17 @@ def test_a_remedy_holds_after_ten_healthy_steps(tmp_path):
     assert (nine.held, nine.healthy_since) == ("open", 9)
     (ten,) = came(tmp_path / "b", incident(50), steps=60)
     assert (ten.held, ten.healthy_since) == ("confirmed", 10)
+
+
+def test_steps_that_were_undone_do_not_show_that_a_remedy_held(tmp_path):
+    # Step 20 diverges; the validation after step 33 takes 19 to 33 back.
+    first = incident(20, kind="diverging", cause="weights", remedies=("skipped",), steps_lost=1)
+    back = Incident("rollback", 4, 33, 3, place="validation", remedies=("rolled_back",), snapshot=18, undone=15,
+                    steps_lost=15)  # fmt: skip
+    end = came(tmp_path / "a", first, back, steps=34)
+    assert [(one.held, one.healthy_since) for one in end] == [("open", 1), ("open", 1)]
+    later = came(tmp_path / "b", first, back, steps=43)
+    assert [(one.held, one.healthy_since) for one in later] == [("confirmed", 10), ("confirmed", 10)]
 
 
 def test_a_remedy_does_not_hold_where_the_same_happens_again_soon(tmp_path):
@@ -83,4 +94,5 @@ def test_every_word_has_its_sentence():
     assert all(said(word) for word in Stock if word is not Stock.UNKNOWN)
     assert said(Stock.UNKNOWN) == ""
     assert len({held(word, 3) for word in Held}) == len(Held)
+    assert [cost(steps) for steps in (0, 1, 1200)] == ["", "1 step lost", "1,200 steps lost"]
     assert held(Held.OPEN, 1) == "not confirmed yet: 1 healthy step since"

@@ -17,6 +17,8 @@ from tests.report import scenes
 from tests.report.runs import INF, INFO, NAN, bad, clipped, incident, overflow, row, write
 from yolo_gradsafe.report import build
 from yolo_gradsafe.report.accuracy import accuracy_by_step
+from yolo_gradsafe.report.console import table
+from yolo_gradsafe.report.markdown import markdown
 from yolo_gradsafe.report.parts import IncidentEntry, ReportError, Run
 from yolo_gradsafe.report.records import read_steps
 from yolo_gradsafe.report.summarize import summarize
@@ -296,13 +298,59 @@ def test_a_jump_by_a_million_is_in_the_headline_although_clipping_bore_it(tmp_pa
     )
     small = summarize(write(tmp_path / "b", 30, lambda n: clipped(25, 2e6) if n == 25 else row(n)))
     assert small.spike is None, "half a million times"
+    borne = summarize(write(tmp_path / "d", 30, lambda n: clipped(25, 3.6e7) if n == 25 else row(n)))
+    assert (borne.health, borne.spike.what, borne.spike.name) == ("healthy", "gradient norm", "grad_norm")
+    told = "The gradient norm jumped to 3.6e+07 at step 25 (epoch 3), 9e+06 times its usual value."
+    assert borne.headline == f"Healthy: 30 steps, none skipped. {told}"
+    assert " ".join(table(borne).split()).startswith(f"{borne.headline} steps 30 applied, 1 clipped")
+    assert markdown(borne).splitlines()[0] == f"## {borne.headline}"
     fallen = summarize(write(tmp_path / "c", 30, lambda n: row(n, loss=1e-9, grad_norm=0.0) if n > 9 else row(n)))
     assert fallen.spike is None
 
 
+def validated(run: Path, losses: list[float], **more: object) -> Summary:
+    """Summarize a run that learned, with these validation losses."""
+    write(run, 10 * len(losses), info=replace(INFO, epochs=len(losses), batches=10), **more)  # type: ignore[arg-type]
+    fitness = [0.1 * n for n in range(len(losses))]
+    (run / "results.csv").write_text(scenes.results(fitness, validation=losses), encoding="utf-8")
+    return summarize(run)
+
+
+def test_a_validation_loss_that_jumps_by_a_million_is_in_the_headline(tmp_path):
+    jumped = validated(tmp_path / "a", [4, 4, 2.8e23, 4, 3, 3, 3])
+    assert (jumped.learned, jumped.spike) == ("yes", None)
+    assert jumped.validation_spike.model_dump() == {
+        "what": "validation loss", "name": "val/box_loss", "epoch": 3, "step": 0, "value": 2.8e23, "times": 7e22
+    }  # fmt: skip
+    told = " The validation loss jumped to 2.8e+23 in epoch 3 (val/box_loss), 7e+22 times its usual value."
+    assert jumped.headline == f"Healthy: 70 steps, none skipped; mAP50 0.9.{told}"
+    both = validated(tmp_path / "b", [4, 4, 2.8e23, 4, 3], change=lambda n: row(n, loss=3e9) if n == 21 else row(n))
+    assert "The loss jumped to 3.0e+09 at step 21 (epoch 3)" in both.headline
+    assert both.headline.endswith(told)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        pytest.param([2.8e23, 4, 3, 3], id="the first epoch has none before it"),
+        pytest.param([0, 0, 2.8e23, 3], id="0 is no usual value"),
+        pytest.param([4, 4, 3e6, 3], id="less than a million times"),
+        pytest.param([4, 4, INF, NAN], id="not finite is another matter"),
+    ],
+)
+def test_what_is_no_jump_of_a_validation_loss(tmp_path, losses):
+    summary = validated(tmp_path, losses)
+    assert summary.validation_spike is None
+    assert "jumped" not in summary.headline
+
+
+def test_a_validation_loss_of_0_does_not_hide_what_was_usual(tmp_path):
+    assert validated(tmp_path, [4, 0, 0, 0, 2.8e23, 3]).validation_spike.times == 7e22
+
+
 def test_a_summary_of_an_earlier_version_is_read(tmp_path):
     values = json.loads(summarize(write(tmp_path, 9)).model_dump_json())
-    for name in ("learned", "reasons", "accuracy", "spike", "lowered_rate"):
+    for name in ("learned", "reasons", "accuracy", "spike", "validation_spike", "lowered_rate"):
         del values[name]
     del values["steps"]["undone"]
     (tmp_path / "stability.json").write_text(json.dumps({**values, "schema_version": 2}))

@@ -9,7 +9,7 @@ from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING
 
 from yolo_gradsafe.telemetry.schema import Remedy, Verdict
-from yolo_gradsafe.telemetry.sentences import held
+from yolo_gradsafe.telemetry.sentences import cost, held, stock
 
 if TYPE_CHECKING:
     from yolo_gradsafe.report.incident_groups import IncidentGroup
@@ -126,6 +126,7 @@ def _advice(advice: Advice) -> Iterator[str]:
 
 
 def _incidents(found: list[IncidentGroup], outcomes: list[Outcome]) -> Iterator[str]:
+    stock_said = ""
     for number, group in enumerate(found[:MOST_INCIDENTS]):
         incident = group.main
         yield f"epoch {incident.epoch}, batch {incident.batch}, step {incident.step}: {shown(incident.message)}"
@@ -137,8 +138,14 @@ def _incidents(found: list[IncidentGroup], outcomes: list[Outcome]) -> Iterator[
             yield f"  images: {names}{f' and {more} more' if more > 0 else ''}"
         yield f"  action: {shown(incident.action)}"
         yield from (f"  then: {shown(remedy.action)}" for remedy in group.done[1:])
-        if number < len(outcomes) and group.is_trouble and Remedy.OBSERVED not in incident.remedies:
-            yield f"  {held(outcomes[number].held, outcomes[number].healthy_since)}"
+        if number < len(outcomes) and group.is_trouble:
+            came = outcomes[number]
+            helped = held(came.held, came.healthy_since) if Remedy.OBSERVED not in incident.remedies else ""
+            if text := "; ".join(filter(None, (helped, cost(came.steps_lost)))):
+                yield f"  {text}"
+            if (text := stock(came.stock)) and text != stock_said:
+                yield f"  stock Ultralytics: {text}"
+            stock_said = text
     more = len(found) - MOST_INCIDENTS
     if more > 0:
         yield f"and {more} more in stability/incidents.jsonl"

@@ -33,6 +33,7 @@ class Story:
     reasons: list[Reason]
     accuracy: Accuracy | None
     spike: Spike | None
+    validation_spike: Spike | None
     troubles: Sequence[IncidentGroup]
     lowered: LoweredRate | None
     skipped_at_end: int
@@ -43,7 +44,7 @@ class Story:
 
 
 def headline(story: Story) -> str:
-    """Say in one sentence how the run went; in a second one, what was extreme."""
+    """Say in one sentence how the run went; in others, what was extreme."""
     tell = {
         RunVerdict.FAILED: _failed,
         RunVerdict.UNLEARNED: _unlearned,
@@ -51,7 +52,7 @@ def headline(story: Story) -> str:
         RunVerdict.UNCLEAR: _unclear,
         RunVerdict.HEALTHY: _healthy,
     }[verdict(story.health, story.learned, story.accuracy)]
-    return tell(story) + _spike(story.spike)
+    return tell(story) + _spike(story.spike) + _spike(story.validation_spike)
 
 
 def _failed(story: Story) -> str:
@@ -211,8 +212,8 @@ def _accuracy(found: Accuracy | None) -> str:
 def _spike(spike: Spike | None) -> str:
     if spike is None:
         return ""
-    what, where = spike.what, f"at step {spike.step:,} (epoch {spike.epoch})"
-    return f" The {what} jumped to {spike.value:.1e} {where}, {spike.times:.0e} times its usual value."
+    where = f"at step {spike.step:,} (epoch {spike.epoch})" if spike.step else f"in epoch {spike.epoch} ({spike.name})"
+    return f" The {spike.what} jumped to {spike.value:.1e} {where}, {spike.times:.0e} times its usual value."
 
 
 def _short(value: float) -> str:

@@ -9,7 +9,9 @@ from yolo_gradsafe.report.escaped import code, plain
 from yolo_gradsafe.report.figures import about, figures
 from yolo_gradsafe.report.incident_groups import IncidentGroup, incident_groups
 from yolo_gradsafe.report.page.cards import label
+from yolo_gradsafe.report.parts import Outcome
 from yolo_gradsafe.report.summary import Summary
+from yolo_gradsafe.telemetry.sentences import cost, stock
 
 __all__ = ["markdown"]
 
@@ -45,18 +47,21 @@ def _lines(summary: Summary) -> Iterator[str]:
     found = incident_groups(summary.incidents)
     if found:
         yield "\n### Incidents\n"
-        yield "| Epoch | Batch | Step | What | Images | Done |"
-        yield "| ---: | ---: | ---: | --- | --- | --- |"
-        yield from map(_incident, found[:MOST])
+        yield "| Epoch | Batch | Step | What | Images | Done | Cost | Stock Ultralytics |"
+        yield "| ---: | ---: | ---: | --- | --- | --- | --- | --- |"
+        came = dict(enumerate(summary.outcomes))
+        yield from (_incident(group, came.get(number)) for number, group in enumerate(found[:MOST]))
     if len(found) > MOST:
         yield f"\nand {len(found) - MOST} more in `stability/incidents.jsonl`"
 
 
-def _incident(group: IncidentGroup) -> str:
+def _incident(group: IncidentGroup, came: Outcome | None) -> str:
     main = group.main
     seen = f"{label(main.kind)}: {main.message}" + f" ({main.culprit})" * bool(main.culprit)
     names = ", ".join(PureWindowsPath(image).name for image in main.images[:IMAGES])
     more = len(main.images) - IMAGES
     images = names + (f" and {more} more" if more > 0 else "")
     done = "; ".join(entry.action.rstrip(".") for entry in group.done)
-    return f"| {main.epoch} | {main.batch} | {main.step} | {plain(seen)} | {plain(images)} | {plain(done)} |"
+    outcome = [cost(came.steps_lost), stock(came.stock)] if came and group.is_trouble else ["", ""]
+    cells = [seen, images, done, *outcome]
+    return f"| {main.epoch} | {main.batch} | {main.step} | {' | '.join(map(plain, cells))} |"

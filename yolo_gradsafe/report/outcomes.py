@@ -9,12 +9,13 @@ import polars as pl
 from yolo_gradsafe.report.advice.facts import Facts
 from yolo_gradsafe.report.incident_groups import IncidentGroup, incident_groups
 from yolo_gradsafe.report.parts import Advice, Outcome, Run
+from yolo_gradsafe.report.tally import taken_back
 from yolo_gradsafe.telemetry.schema import Cause, Held, Kind, Place, Stock, Verdict
 
 __all__ = ["outcomes", "stock"]
 
 ENOUGH = 10
-"""Healthy steps after which a remedy has held."""
+"""Healthy steps after which a remedy has held; those that a rollback took back are none."""
 HEALTHY = [str(Verdict.OK), str(Verdict.CLIPPED)]
 OF_IMAGES = (Cause.IMAGE, Cause.LABEL)
 """Causes that are the fault of one image, and say nothing of the next one."""
@@ -36,7 +37,8 @@ def outcomes(facts: Facts, advice: Sequence[Advice]) -> list[Outcome]:
         advice: What the run as a whole is advised.
     """
     groups = incident_groups(facts.incidents)
-    healthy = facts.rows.filter(pl.col("applied") & pl.col("verdict").is_in(HEALTHY))["step"]
+    kept = pl.col("applied") & ~taken_back(facts.incidents)
+    healthy = facts.rows.filter(kept & pl.col("verdict").is_in(HEALTHY))["step"]
     found = []
     for number, group in enumerate(groups):
         main = group.main

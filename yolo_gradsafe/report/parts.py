@@ -28,12 +28,15 @@ __all__ = [
     "ReportError",
     "Run",
     "Spike",
+    "SpikeKind",
     "Steps",
 ]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Number = Annotated[Finite | Literal["nan", "inf", "-inf"], BeforeValidator(to_json)]
 """A number that may be non-finite, and is a word then: JSON has no NaN, and a NaN would not equal itself."""
+
+SpikeKind = Literal["loss", "gradient norm", "validation loss"]
 
 
 class ReportError(ValueError):
@@ -188,7 +191,9 @@ class Outcome(Part):
     epoch: int = Field(description="epoch, from 1")
     step: int = Field(description="optimizer step of the run, from 1")
     steps_lost: int = Field(description="optimizer steps that it cost: skipped, or taken back")
-    healthy_since: int = Field(description="healthy steps that followed, up to the next time that the same happened")
+    healthy_since: int = Field(
+        description="healthy steps that followed and were not undone, up to the next time that the same happened"
+    )
     held: str = Field(
         description="confirmed: 10 healthy steps or more followed; again: the same happened again before; open: too "
         "few steps have followed to tell"
@@ -272,13 +277,14 @@ class LoweredRate(Part):
 
 
 class Spike(Part):
-    """The largest jump of the loss or the gradient norm by a factor of a million or more."""
+    """The largest jump of a loss or the gradient norm by a factor of a million or more."""
 
-    what: Literal["loss", "gradient norm"] = Field(description="what jumped")
+    what: SpikeKind = Field(description="what jumped")
+    name: str = Field(default="", description="its column: of results.csv for a validation loss, else of steps.csv")
     epoch: int = Field(description="epoch, from 1")
-    step: int = Field(description="optimizer step of the run, from 1")
+    step: int = Field(description="optimizer step of the run, from 1; 0 for a validation loss")
     value: float = Field(description="what it was there")
-    times: float = Field(description="how many times its usual value of the steps before, their median")
+    times: float = Field(description="how many times its usual value, the median of the steps or epochs before")
 
 
 class Advice(Part):

@@ -63,6 +63,9 @@ class Summary(Part):
     spike: Spike | None = Field(
         default=None, description="largest jump of the loss or the norm to 1e6 times its usual value or more; else null"
     )
+    validation_spike: Spike | None = Field(
+        default=None, description="largest jump of a validation loss to 1e6 times its usual value or more; else null"
+    )
     lowered_rate: LoweredRate | None = Field(
         default=None, description="the learning rate, where it was too high and was lowered; else null"
     )

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import polars as pl
 
-from yolo_gradsafe.report.parts import Amp, Epoch, GradNorm, IncidentEntry, Spike, Steps
+from yolo_gradsafe.report.parts import Amp, Epoch, GradNorm, IncidentEntry, Spike, SpikeKind, Steps
 from yolo_gradsafe.telemetry.schema import Kind, Verdict
 
-__all__ = ["amp", "epochs", "grad_norm", "skipped_at_end", "spike", "steps", "threshold", "undone"]
+__all__ = [
+    "amp",
+    "epochs",
+    "grad_norm",
+    "skipped_at_end",
+    "spike",
+    "steps",
+    "taken_back",
+    "threshold",
+    "undone",
+    "validation_spike",
+]
 
 SPIKE = 1e6
 """Times its usual value from which on a loss or a norm is named in the headline."""
 USUAL = 1000
-"""Steps before whose median is the usual value."""
+"""Steps, or epochs, before whose median is the usual value."""
 
 _NORMS = pl.col("grad_norm").filter(pl.col("applied") & pl.col("grad_norm").is_finite())
 
@@ -38,6 +48,11 @@ def steps(rows: pl.DataFrame, incidents: Sequence[IncidentEntry] = ()) -> Steps:
 
 def undone(rows: pl.DataFrame, incidents: Sequence[IncidentEntry]) -> int:
     """Count the applied steps that rollbacks took back, each once: one rollback may go back behind another."""
+    return int(rows.filter(pl.col("applied") & taken_back(incidents))["step"].n_unique())
+
+
+def taken_back(incidents: Sequence[IncidentEntry]) -> pl.Expr:
+    """Return whether a rollback took a step back."""
     inside = pl.lit(False)
     for incident in incidents:
         # Records of the first version had the count alone.
@@ -45,24 +60,38 @@ def undone(rows: pl.DataFrame, incidents: Sequence[IncidentEntry]) -> int:
         last = incident.snapshot + count if incident.snapshot >= 0 else incident.step - 1
         if count > 0:
             inside = inside | pl.col("step").is_between(last - count + 1, last)
-    return int(rows.filter(pl.col("applied") & inside)["step"].n_unique())
+    return inside
 
 
 def spike(rows: pl.DataFrame) -> Spike | None:
     """Return the largest jump of the loss or the norm to ``SPIKE`` times its usual value; None where there is none."""
-    found: list[Spike] = []
-    columns: tuple[tuple[Literal["loss", "gradient norm"], str], ...] = (
-        ("loss", "loss"),
-        ("gradient norm", "grad_norm"),
-    )
-    for what, name in columns:
-        sound = rows.filter(pl.col(name).is_finite() & (pl.col(name) > 0))
-        usual = pl.col(name).rolling_median(USUAL, min_samples=1).shift(1)
-        jumps = sound.select("epoch", "step", value=name, times=(pl.col(name) / usual).clip(upper_bound=1e300)).filter(
-            pl.col("times") >= SPIKE
-        )
-        top = jumps.sort("times", descending=True).head(1)
-        found += [Spike(what=what, **row) for row in top.iter_rows(named=True)]
+    return _largest([*_jumps(rows, "loss", "loss"), *_jumps(rows, "gradient norm", "grad_norm")])
+
+
+def validation_spike(results: pl.DataFrame) -> Spike | None:
+    """Return the largest such jump of a validation loss.
+
+    Args:
+        results: Ultralytics' ``results.csv``, a row an epoch.
+    """
+    if "epoch" not in results.columns:
+        return None
+    table = results.filter(pl.col("epoch").is_finite()).with_columns(pl.col("epoch").cast(pl.Int64), step=pl.lit(0))
+    names = [name for name in table.columns if name.startswith("val/")]
+    return _largest([found for name in names for found in _jumps(table, "validation loss", name)])
+
+
+def _jumps(table: pl.DataFrame, what: SpikeKind, name: str) -> list[Spike]:
+    """Return the largest jump of a column; none where it does not jump, or nothing sound came before."""
+    sound = table.filter(pl.col(name).is_finite() & (pl.col(name) > 0))
+    usual = pl.col(name).rolling_median(USUAL, min_samples=1).shift(1)
+    times = (pl.col(name) / usual).clip(upper_bound=1e300)
+    jumps = sound.select("epoch", "step", value=name, times=times).filter(pl.col("times") >= SPIKE)
+    top = jumps.sort("times", descending=True).head(1)
+    return [Spike(what=what, name=name, **row) for row in top.iter_rows(named=True)]
+
+
+def _largest(found: Sequence[Spike]) -> Spike | None:
     return max(found, key=lambda one: one.times, default=None)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from yolo_gradsafe.telemetry.schema import Cause, Finding, Held, Incident, Kind, Place, Remedy, Shortfall, Stock
 
-__all__ = ["action", "capitalized", "culprit", "held", "message", "shortfall", "stock"]
+__all__ = ["action", "capitalized", "cost", "culprit", "held", "message", "shortfall", "stock"]
 
 
 def capitalized(text: str) -> str:
@@ -227,6 +227,11 @@ _CLAUSES: dict[Remedy, Callable[[Incident], str]] = {
     Remedy.LEFT_TO_ULTRALYTICS: lambda _: "left the recovery to Ultralytics: there is no snapshot",
     Remedy.OBSERVED: lambda _: "did nothing: recovery.enabled is false",
 }
+
+
+def cost(steps: int) -> str:
+    """Say how many optimizer steps an incident cost; empty where it cost none."""
+    return f"{steps:,} step{'s' * (steps != 1)} lost" if steps else ""
 
 
 def held(word: str, steps: int) -> str:

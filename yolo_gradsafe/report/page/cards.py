@@ -10,7 +10,7 @@ from yolo_gradsafe.report.incident_groups import IncidentGroup, incident_groups
 from yolo_gradsafe.report.page.pictures import Album
 from yolo_gradsafe.report.parts import IncidentEntry, Number, Outcome
 from yolo_gradsafe.telemetry.schema import Cause, Remedy
-from yolo_gradsafe.telemetry.sentences import capitalized, held, stock
+from yolo_gradsafe.telemetry.sentences import capitalized, cost, held, stock
 
 __all__ = ["LABELS", "MOST", "Card", "Cards", "cards", "label", "outcome_lines"]
 
@@ -130,7 +130,7 @@ def outcome_lines(group: IncidentGroup, came: Outcome | None) -> list[tuple[str,
     """Return what came of a group of incidents: what it cost, whether the remedy helped, what stock does; by name."""
     if came is None or not group.is_trouble:
         return []
-    lines = [("Cost", f"{came.steps_lost:,} step{'s' * (came.steps_lost != 1)} lost" if came.steps_lost else "no step")]
+    lines = [("Cost", cost(came.steps_lost) or "no step")]
     if Remedy.OBSERVED not in group.main.remedies:
         lines.append(("Did it help?", capitalized(held(came.held, came.healthy_since))))
     if said := stock(came.stock):
