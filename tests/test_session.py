@@ -7,10 +7,12 @@ import weakref
 from pathlib import Path
 
 import pytest
+from ultralytics.utils.torch_utils import ModelEMA
 
 from tests.fake_trainer import Core, Tiny, batch_of, differing, nan_batch
 from yolo_gradsafe import GradSafe
 from yolo_gradsafe.step import GuardedStep
+from yolo_gradsafe.telemetry.schema import Kind
 
 STANDS_IN = ("optimizer_step", "preprocess_batch", "validate")
 """Methods of the trainer that the guard stands in for."""
@@ -30,6 +32,13 @@ class Model:
 
     def __init__(self, trainer: Tiny) -> None:
         self.trainer, self.callbacks, self.add_callback = trainer, trainer.callbacks, trainer.add_callback
+
+
+def resumed(folder: Path) -> Tiny:
+    """Return a trainer that goes on from the first epoch of a run."""
+    trainer = Tiny(folder)
+    trainer.resume, trainer.start_epoch = True, 1
+    return trainer
 
 
 @pytest.fixture
@@ -73,6 +82,7 @@ def test_the_trainer_gets_its_methods_back_and_nothing_of_ours_is_left(tmp_path,
     before = set(vars(Tiny(tmp_path)))
     core = Core(tmp_path)
     core.train(2)
+    assert core.recovery._batchnorm.raise_momentum()
     core.raw.metrics["gradsafe/grad_norm"] = 1.0
     if end == "teardown":
         core.raw.run_callbacks("teardown")
@@ -82,6 +92,7 @@ def test_the_trainer_gets_its_methods_back_and_nothing_of_ours_is_left(tmp_path,
     assert not ours_in(core.raw)
     assert set(vars(core.raw)) == before
     assert not core.raw.metrics
+    assert core.raw.model.norm.momentum == 0.03
     for name in STANDS_IN:
         assert getattr(core.raw, name) == getattr(type(core.raw), name).__get__(core.raw)
     functions = [fn for added in core.raw.callbacks.values() for fn in added]
@@ -179,6 +190,34 @@ def test_a_session_that_cannot_start_leaves_the_trainer_as_it_was(tmp_path, monk
     quiet.attach(trainer)
     assert not ours_in(trainer)
     assert not quiet._guarded
+
+
+def test_a_resumed_run_that_cannot_be_guarded_trains_with_its_own_momentum(tmp_path, monkeypatch, quiet):
+    core = Core(tmp_path)
+    core.train(2)
+    assert core.recovery._batchnorm.raise_momentum()
+    core.raw.run_callbacks("on_train_epoch_end")
+    raised = []
+
+    def fails(session):
+        raised.append(session.trainer.model.norm.momentum)
+        raise MemoryError("planted")
+
+    monkeypatch.setattr("yolo_gradsafe.session.Session._announce", fails)
+    trainer = quiet.attach(resumed(tmp_path))
+    assert raised == [0.1], "the state of the run was taken over"
+    assert (trainer.model.norm.momentum, quiet._session(trainer)) == (0.03, None)
+
+
+def test_an_ema_that_ultralytics_recovery_makes_of_the_live_model_is_saved_with_its_own_momentum(tmp_path):
+    core = Core(tmp_path)
+    core.train(2)
+    assert core.recovery._batchnorm.raise_momentum()
+    core.raw.ema, core.raw.nan_recovery_attempts = ModelEMA(core.raw.model), 1
+    assert core.raw.ema.ema.norm.momentum == 0.1
+    core.raw.begin_epoch()
+    assert (core.raw.ema.ema.norm.momentum, core.raw.model.norm.momentum) == (0.03, 0.1)
+    assert Kind.NATIVE_RECOVERY in core.kinds()
 
 
 def test_a_run_has_its_report_when_it_ends(tmp_path: Path):

@@ -94,6 +94,8 @@ class Session:
         if self._progress.epoch == 0 and self._config.telemetry.results_csv:
             with self.boundary("name W&B's axis"):
                 adapter.name_epoch_axis()
+        with self.boundary("look after the EMA"):
+            self._recovery.begin_epoch()
         self.log.begin_epoch()
         repeated = trainer.epoch == self._progress.epoch
         self._progress.begin_epoch(trainer.epoch)
@@ -135,11 +137,19 @@ class Session:
 
     def finish(self, error: str = "") -> None:
         """Close the records and write the report, once."""
-        with self.boundary("put the momentum of batch norm back"):
-            self._recovery.close()
+        self._close_recovery()
         self.log.finish(error or self.step.stopped)
 
+    def release(self) -> None:
+        """Let go of the trainer: it gets its methods back, and its model is as it was."""
+        self._close_recovery()
+        self.trainer.release()
+
     # ----------------------------------------------------------------------------------------------------------------
+
+    def _close_recovery(self) -> None:
+        with self.boundary("put the momentum of batch norm back"):
+            self._recovery.close()
 
     def _open_batch(self, batch: Any) -> None:
         """Keep quarantined images out of a batch that comes from the loader, and note what it is made of."""

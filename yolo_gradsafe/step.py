@@ -77,6 +77,7 @@ class GuardedStep:
                 verdict = judge(metrics, signals, evidence, self.recovery.options.scale_floor)
                 if self.driver.acts:
                     self.recovery.limit_lr(metrics, signals, evidence)
+                    self.recovery.follow_user(metrics)
                 if verdict.bad:
                     decided = self._recover(metrics, gradients, verdict, evidence)
                 else:

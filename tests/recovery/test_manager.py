@@ -405,6 +405,25 @@ def test_a_resumed_run_lets_them_follow_as_well_and_the_end_of_a_run_leaves_the_
     assert core.raw.model.norm.momentum == 0.03
 
 
+def user(core: Core, rate: float) -> None:
+    """Let the user's own schedule start from another rate, and take a step with it."""
+    for group in core.raw.optimizer.param_groups:
+        group["initial_lr"] = group["lr"] = rate
+    core.train()
+
+
+def test_a_rate_that_the_user_lowers_below_what_is_allowed_is_the_users_own_and_so_is_the_momentum(tmp_path):
+    core = Core(tmp_path)
+    user(core, 0.01)
+    core.recovery.limit_lr(moved(0.15, step=1), TOO_FAR)
+    assert core.kinds() == [Kind.LR_BACKOFF]
+    user(core, 0.001)
+    assert (core.recovery.lr_factor, core.raw.model.norm.momentum) == (1.0, 0.03)
+    assert [(told.kind, told.remedies, told.lr_factor) for told in core.incidents()] == [
+        (Kind.LR_RAMP, (Remedy.LR_RESTORED,), 1.0)
+    ]
+
+
 def test_a_rate_that_was_lowered_since_the_snapshot_is_not_lowered_again_for_the_same_steps(tmp_path):
     core = Core(tmp_path)
     core.train(4)
@@ -614,6 +633,17 @@ def test_a_resumed_run_goes_on_from_what_was_done(tmp_path):
     safe(other)
     assert other.trainer.forward_precision == "bf16", "once it is known what there is to climb"
     assert not other.incidents(), "nothing was changed: this is where training stood"
+
+
+def test_a_rank_takes_over_that_nothing_is_raised_as_well(tmp_path):
+    core, other = Core(tmp_path / "one"), Core(tmp_path / "other", precision_patience=1)
+    other.trainer._trained_in = "fp16"
+    bad(other, Verdict.BAD_BATCH, Cause.PRECISION)
+    other.recovery.limit_lr(moved(0.3), TOO_FAR)
+    assert (other.trainer.forward_precision, other.raw.model.norm.momentum) == ("bf16", 0.1)
+    other.recovery.load_state_dict(json.loads(json.dumps(core.recovery.state_dict())))
+    assert (other.trainer.forward_precision, other.raw.model.norm.momentum) == ("fp16", 0.03)
+    assert other.recovery.lr_factor == 1.0
 
 
 def test_what_was_given_back_to_itself_is_the_same(tmp_path):

@@ -32,6 +32,13 @@ class TrainerInfo:
         model: nn.Module = unwrap_model(self.trainer.model)
         return model
 
+    @property
+    def averaged_model(self) -> nn.Module | None:
+        """The EMA, which the trainer may make anew; None without one."""
+        ema = ask(self.trainer, "ema")
+        averaged: nn.Module | None = ema.ema if ema else None
+        return averaged
+
     def stages(self) -> dict[str, str]:
         """Return the stage of every parameter by its name."""
         layout = self.layout

@@ -71,7 +71,7 @@ class RecoveryManager:
         self._incidents = incidents
         suitable = SUITABLE_PRETRAINED if trainer.pretrained else SUITABLE
         self._lr = LearningRate(options.lr_backoff, hold_steps(options.lr_hold, trainer.planned_steps), suitable)
-        self._batchnorm = BatchNormMomentum(trainer.model)
+        self._batchnorm = BatchNormMomentum(trainer.model, lambda: trainer.averaged_model)
         self._peak_ratio = 0.0
         self._precision: PrecisionLadder | None = None
         self._resumed_precision: dict[str, Any] | None = None
@@ -86,6 +86,10 @@ class RecoveryManager:
     def lr_factor(self) -> float:
         """What the host's learning rate is to be multiplied with."""
         return self._lr.factor
+
+    def begin_epoch(self) -> None:
+        """Look after an EMA that Ultralytics' own recovery has made anew."""
+        self._batchnorm.restore_averaged()
 
     # Before the verdict ---------------------------------------------------------------------------------------------
 
@@ -191,7 +195,6 @@ class RecoveryManager:
             The outcome with the remedies and their numbers.
         """
         self._skipped += 1
-        self._lr.follow(metrics.lr_peak)
         self._lr.restart_hold()
         facts = dict(outcome.facts)
         situation = Situation(
@@ -252,6 +255,18 @@ class RecoveryManager:
         """
         if evidence is not Evidence.MOVED_TOO_FAR and self._exceeds_limit(metrics, signals):
             self._limit_lr(metrics)
+
+    def follow_user(self, metrics: StepMetrics) -> None:
+        """Keep what is allowed where the user has changed the learning rate, before a step is taken with it.
+
+        Theirs may be low enough now, and need no lowering by us; or no longer, and need it again.
+        """
+        before = self._lr.factor
+        self._lr.follow(metrics.lr_peak)
+        if before < self._lr.factor == 1:
+            self._note_restored()
+        elif self._lr.factor < before == 1:
+            self._batchnorm.raise_momentum()
 
     def _limit_lr(self, metrics: StepMetrics) -> tuple[Remedy, ...]:
         """Lower the learning rate to what moves the weights as it should; return the remedies, none if it is that."""
@@ -389,21 +404,24 @@ class RecoveryManager:
         self.isolation.count_safe_step()
         self._skipped = self._repaired = 0
         self._never_good = False
-        self._lr.follow(metrics.lr_peak)
         self._peak_ratio = metrics.peak_update_ratio
         elevated, share = self._history.loss.loss_elevated, metrics.lr_share
         self.rollback.count_safe_step(metrics.step, share * outcome.lr_factor, elevated)
         if elevated:
             return
         if self._lr.count_safe_step(metrics.peak_update_ratio, share):
-            self._incidents.log(Kind.LR_RAMP, remedies=(Remedy.LR_RESTORED,), lr_factor=self._lr.factor)
-            if self._lr.factor == 1:
-                self._batchnorm.restore()
+            self._note_restored()
         if (self._precision or self._resumed_precision) is not None:
             ladder = self._ladder()
             before = ladder.now
             if ladder.count_clean():
                 self._change_precision(before, ladder.now, Remedy.PRECISION_LOWERED)
+
+    def _note_restored(self) -> None:
+        """Tell that the learning rate is back; at its planned value the statistics need not follow faster either."""
+        self._incidents.log(Kind.LR_RAMP, remedies=(Remedy.LR_RESTORED,), lr_factor=self._lr.factor)
+        if self._lr.factor == 1:
+            self._batchnorm.restore()
 
     def _note_vanished(self, stages: tuple[str, ...]) -> None:
         if stages and stages != self._vanished:
@@ -437,9 +455,11 @@ class RecoveryManager:
         self._lowered_at = int(state.get("lowered_at", 0))
         if state.get("batchnorm_momentum_raised"):
             self._batchnorm.raise_momentum()
+        else:
+            self._batchnorm.restore()
         self._skipped, self._repaired = int(state["skipped"]), int(state["healed"])
         self._never_good = bool(state.get("never_good", False))
         self._resumed_precision = state["precision"]
-        if self._precision is not None and self._resumed_precision is not None:
-            self._precision.load_state_dict(self._resumed_precision)
-            self._trainer.set_precision(self._precision.now)
+        if self._precision is not None:
+            self._precision = None
+            self._trainer.set_precision(self._ladder().now)
