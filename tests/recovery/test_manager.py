@@ -424,6 +424,16 @@ def test_a_rate_that_the_user_lowers_below_what_is_allowed_is_the_users_own_and_
     ]
 
 
+def test_a_rate_that_the_user_goes_back_to_is_lowered_before_a_step_is_taken_with_it(tmp_path):
+    core = Core(tmp_path)
+    user(core, 0.01)
+    core.recovery.limit_lr(moved(0.15, step=1), TOO_FAR)
+    user(core, 0.001)
+    user(core, 0.01)
+    assert [float(row["lr"]) for row in core.rows()] == pytest.approx([0.01, 0.001, 0.001], rel=1e-4)
+    assert (core.recovery.lr_factor, core.raw.model.norm.momentum) == (pytest.approx(0.1), 0.1)
+
+
 def test_a_rate_that_was_lowered_since_the_snapshot_is_not_lowered_again_for_the_same_steps(tmp_path):
     core = Core(tmp_path)
     core.train(4)
