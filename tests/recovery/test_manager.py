@@ -331,6 +331,25 @@ def test_a_validation_that_trusted_weights_rescue_keeps_them_and_a_second_return
     assert told[1].message == "validation failed again after the rollback"
 
 
+@pytest.mark.parametrize(
+    ("batches", "between", "lowered"), [(8, 99, True), (8, 100, False), (500, 500, True), (500, 501, False)]
+)
+def test_a_second_return_soon_after_or_at_the_next_validation_lowers_the_rate_from_a_newer_snapshot_as_well(
+    tmp_path, batches, between, lowered
+):
+    core = Core(tmp_path)
+    core.raw.train_loader, core.raw.accumulate = range(batches), 1
+    core.train(4)
+    assert core.recovery.rescue_validation(4, ["val/box_loss"])(True)
+    assert (core.recovery.lr_factor, core.kinds()) == (1.0, [Kind.ROLLBACK])
+    core.train(6, start=4)
+    assert core.recovery.rescue_validation(4 + between, ["val/box_loss"])(True)
+    first, *more = core.incidents()
+    assert (first.kind, first.snapshot) == (Kind.ROLLBACK, 8), "not the snapshot of before"
+    assert core.recovery.lr_factor == pytest.approx(0.1 if lowered else 1.0)
+    assert [told.message for told in more] == ["validation failed again after the rollback"] * lowered
+
+
 def fast(core: Core) -> None:
     """Let the last step have moved the weights further than it may, by a rate that nobody has lowered."""
     safe(core, 1, update_ratio=0.1)

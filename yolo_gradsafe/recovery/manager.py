@@ -16,7 +16,7 @@ from yolo_gradsafe.judge.movement import SUITABLE, SUITABLE_PRETRAINED, Movement
 from yolo_gradsafe.judge.verdict import Evidence, Signals, StepMetrics
 from yolo_gradsafe.recovery.batchnorm_momentum import BatchNormMomentum
 from yolo_gradsafe.recovery.isolation import Isolation
-from yolo_gradsafe.recovery.ladder import Plan, Situation, plan
+from yolo_gradsafe.recovery.ladder import COOL_DOWN, Plan, Situation, plan
 from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate, hold_steps
 from yolo_gradsafe.recovery.options import RecoveryOptions
 from yolo_gradsafe.recovery.outcome import Outcome, Settle
@@ -341,8 +341,8 @@ class RecoveryManager:
 
         Returns:
             What settles it, given whether they helped, and returns whether they stay; a second return to the same
-            snapshot lowers the learning rate. Else all is put back as it was. None when there are none, or they are
-            not called for.
+            snapshot, or soon after the first, lowers the learning rate. Else all is put back as it was. None when there
+            are none, or they are not called for.
         """
         moves_as_it_may = not terms and self._moves_as_it_may()
         looked_after = moves_as_it_may and (self._batchnorm.raised or self._lr.factor < 1)
@@ -356,6 +356,7 @@ class RecoveryManager:
         def settle(helped: bool) -> bool:
             back = undo_or_keep(helped and not lags)
             if back is not None:
+                back = replace(back, again=back.again or self._failed_before(steps))
                 self._count_rollback(steps)
                 self._lower_lr_after(back, Place.VALIDATION, repeated=not terms)
             elif helped:
@@ -365,6 +366,11 @@ class RecoveryManager:
             return back is not None
 
         return settle
+
+    def _failed_before(self, step: int) -> bool:
+        """Whether a rollback was soon before, or for the validation before, which may be many steps ago."""
+        epoch = self._trainer.planned_steps // self._trainer.epochs
+        return self._rolled_back_at is not None and step - self._rolled_back_at < max(COOL_DOWN, epoch + 1)
 
     def _moves_as_it_may(self) -> bool:
         """Whether steps move the weights no further than they may.
