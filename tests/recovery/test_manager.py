@@ -127,6 +127,21 @@ def test_a_step_that_was_made_with_damaged_weights_is_not_taken(tmp_path):
     assert outcome.facts == {"repaired": 1, "steps_lost": 1}
 
 
+def test_a_step_that_is_not_taken_is_not_counted_as_a_safe_one(tmp_path):
+    """All of it at once: statistics and EMA are damaged, and the gradients are fine."""
+    core = Core(tmp_path, lr_hold=1)
+    core.train(4)
+    core.recovery._lr.lower()
+    before, row = core.recovery.state_dict(), len(core.rows())
+    core.raw.model.norm.running_mean[0] = core.raw.ema.ema.conv.weight.data[0] = math.nan
+    core.raw.take(batch_of(7))
+    assert (Kind.POISONED, (Remedy.REPAIRED, Remedy.SKIPPED)) in [(i.kind, i.remedies) for i in core.incidents()]
+    assert [line["verdict"] for line in core.rows()[row:]] == [Verdict.POISONED]
+    assert core.recovery.state_dict() == before
+    core.raw.take(batch_of(8))
+    assert core.recovery.state_dict()["lr"]["healthy"] == before["lr"]["healthy"] + 1
+
+
 # Rollback and learning rate ------------------------------------------------------------------------------------------
 
 
