@@ -91,6 +91,11 @@ class RecoveryManager:
         """Look after an EMA that Ultralytics' own recovery has made anew."""
         self._batchnorm.restore_averaged()
 
+    def resume_precision(self) -> None:
+        """Train in the precision that a resumed run had come to; at a batch, when it is known what there is."""
+        if self._precision is None and self._resumed_precision is not None:
+            self._ladder()
+
     # Before the verdict ---------------------------------------------------------------------------------------------
 
     def suspects(self, metrics: StepMetrics, signals: Signals) -> bool:
@@ -316,7 +321,7 @@ class RecoveryManager:
         self._incidents.log(Kind.PRECISION, remedies=(remedy,), precision=now, precision_before=before)
 
     def _ladder(self) -> PrecisionLadder:
-        """Return the precision ladder; its rungs are known once a batch has been trained on."""
+        """Return the precision ladder; its rungs are known from the first batch on."""
         if self._precision is None:
             patience, hold = self.options.precision_patience, self.options.precision_hold
             self._precision = PrecisionLadder(self._trainer.precisions(), patience, hold)
