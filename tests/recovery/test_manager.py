@@ -365,6 +365,17 @@ def test_a_second_return_soon_after_or_at_the_next_validation_lowers_the_rate_fr
     assert [told.message for told in more] == ["validation failed again after the rollback"] * lowered
 
 
+def test_a_second_return_soon_after_leaves_a_rate_that_was_lowered_since_the_snapshot(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    core.recovery.rescue_validation(4, ["val/box_loss"])(True)
+    core.train(6, start=4)
+    core.recovery.limit_lr(moved(0.3, step=10), TOO_FAR)
+    core.recovery.rescue_validation(11, ["val/box_loss"])(True)
+    assert core.recovery.lr_factor == pytest.approx(0.05)
+    assert [told.kind for told in core.incidents()] == [Kind.ROLLBACK, Kind.LR_BACKOFF, Kind.ROLLBACK]
+
+
 def fast(core: Core) -> None:
     """Let the last step have moved the weights further than it may, by a rate that nobody has lowered."""
     safe(core, 1, update_ratio=0.1)

@@ -346,8 +346,8 @@ class RecoveryManager:
 
         Returns:
             What settles it, given whether they helped, and returns whether they stay; a second return to the same
-            snapshot, or soon after the first, lowers the learning rate. Else all is put back as it was. None when there
-            are none, or they are not called for.
+            snapshot, or soon after the first, lowers the learning rate, if that was not done since. Else all is put
+            back as it was. None when there are none, or they are not called for.
         """
         moves_as_it_may = not terms and self._moves_as_it_may()
         looked_after = moves_as_it_may and (self._batchnorm.raised or self._lr.factor < 1)
@@ -361,7 +361,7 @@ class RecoveryManager:
         def settle(helped: bool) -> bool:
             back = undo_or_keep(helped and not lags)
             if back is not None:
-                back = replace(back, again=back.again or self._failed_before(steps))
+                back = replace(back, again=back.again or self._soon_after(steps, back))
                 self._count_rollback(steps)
                 self._lower_lr_after(back, Place.VALIDATION, repeated=not terms)
             elif helped:
@@ -372,10 +372,11 @@ class RecoveryManager:
 
         return settle
 
-    def _failed_before(self, step: int) -> bool:
-        """Whether a rollback was soon before, or for the validation before, which may be many steps ago."""
+    def _soon_after(self, step: int, back: Rollback) -> bool:
+        """Whether a return for a validation is soon after another one, or one validation after, with the same rate."""
         epoch = self._trainer.planned_steps // self._trainer.epochs
-        return self._rolled_back_at is not None and step - self._rolled_back_at < max(COOL_DOWN, epoch + 1)
+        soon = self._rolled_back_at is not None and step - self._rolled_back_at < max(COOL_DOWN, epoch + 1)
+        return soon and self._lowered_at <= back.snapshot
 
     def _moves_as_it_may(self) -> bool:
         """Whether steps move the weights no further than they may.
