@@ -410,6 +410,18 @@ def test_absurd_losses_at_any_other_rate_let_the_statistics_follow_and_the_weigh
     assert core.recovery.rescue_validation(4, ["val/box_loss"]) is not None
 
 
+@pytest.mark.parametrize(("known", "kept"), [(0.1, True), (0.01, False), (math.nan, False)])
+def test_the_newest_step_of_which_it_is_known_tells_how_far_they_move_and_without_one_the_rate_is_not_blamed(
+    tmp_path, known, kept
+):
+    core = Core(tmp_path)
+    core.train(4)
+    safe(core, 1, start=5, update_ratio=known)
+    safe(core, 1, start=6, update_ratio=math.nan)
+    assert core.recovery.rescue_validation(6, [])(True) is kept
+    assert core.kinds() == ([Kind.ROLLBACK, Kind.LR_BACKOFF] if kept else [Kind.BATCHNORM_LAG])
+
+
 def test_where_no_layer_could_follow_faster_trusted_weights_stay_as_they_are_good(tmp_path):
     core = Core(tmp_path)
     core.raw.model.norm.momentum = 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -72,7 +73,7 @@ class RecoveryManager:
         suitable = SUITABLE_PRETRAINED if trainer.pretrained else SUITABLE
         self._lr = LearningRate(options.lr_backoff, hold_steps(options.lr_hold, trainer.planned_steps), suitable)
         self._batchnorm = BatchNormMomentum(trainer.model, lambda: trainer.averaged_model)
-        self._peak_ratio = 0.0
+        self._peak_ratio = math.nan
         self._precision: PrecisionLadder | None = None
         self._resumed_precision: dict[str, Any] | None = None
         self._skipped = self._repaired = self._rollbacks = 0
@@ -381,7 +382,9 @@ class RecoveryManager:
     def _moves_as_it_may(self) -> bool:
         """Whether steps move the weights no further than they may.
 
-        Those of a rate that is lowered do; and so does MuSGD, whose steps are as large whatever the gradients.
+        Those of a rate that is lowered do; and so does MuSGD, whose steps are as large whatever the gradients. The
+        newest step of which it is known tells. Where it is known of none, the rate is not blamed: to let statistics
+        follow faster does no harm, and a rate that does is seen by the next steps.
         """
         return self._lr.factor < 1 or self._trainer.has_muon or not self._lr.moves_too_far(self._peak_ratio)
 
@@ -416,7 +419,8 @@ class RecoveryManager:
         self.isolation.count_safe_step()
         self._skipped = self._repaired = 0
         self._never_good = False
-        self._peak_ratio = metrics.peak_update_ratio
+        if not math.isnan(metrics.peak_update_ratio):
+            self._peak_ratio = metrics.peak_update_ratio
         elevated, share = self._history.loss.loss_elevated, metrics.lr_share
         self.rollback.count_safe_step(metrics.step, share * outcome.lr_factor, elevated)
         if elevated:
