@@ -179,3 +179,16 @@ def test_stocks_step_is_that_of_ultralytics(tmp_path: Path):
     assert type(core.raw).optimizer_step is BaseTrainer.optimizer_step
     assert core.trainer.step_is_stock
     assert UNASSESSED.apply, "a step that looked healthy is taken whatever fails"
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.1])
+def test_a_step_of_the_trainers_own_may_add_a_parameter_group(tmp_path, factor):
+    trainer, added = Own(tmp_path), torch.nn.Parameter(torch.zeros(2))
+    step = trainer.optimizer_step
+    trainer.optimizer_step = lambda: (trainer.optimizer.add_param_group({"params": [added], "lr": 0.5}), step())
+    core = Core(tmp_path, trainer)
+    if factor < 1:
+        core.recovery._lr.lower()
+    core.raw.take(batch_of(0))
+    assert trainer.rate == pytest.approx(0.01 * factor)
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == [0.01, 0.5]

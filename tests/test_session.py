@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 import weakref
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from ultralytics.utils.torch_utils import ModelEMA
 
 from tests.fake_trainer import Core, Tiny, batch_of, differing, nan_batch
 from yolo_gradsafe import GradSafe
+from yolo_gradsafe.adapter import autocast
 from yolo_gradsafe.step import GuardedStep
+from yolo_gradsafe.telemetry import RunPaths
+from yolo_gradsafe.telemetry.schema import Kind
 
 STANDS_IN = ("optimizer_step", "preprocess_batch", "validate")
 """Methods of the trainer that the guard stands in for."""
@@ -33,6 +38,13 @@ class Model:
 
     def __init__(self, trainer: Tiny) -> None:
         self.trainer, self.callbacks, self.add_callback = trainer, trainer.callbacks, trainer.add_callback
+
+
+def resumed(folder: Path) -> Tiny:
+    """Return a trainer that goes on from the first epoch of a run."""
+    trainer = Tiny(folder)
+    trainer.resume, trainer.start_epoch = True, 1
+    return trainer
 
 
 @pytest.fixture
@@ -76,6 +88,7 @@ def test_the_trainer_gets_its_methods_back_and_nothing_of_ours_is_left(tmp_path,
     before = set(vars(Tiny(tmp_path)))
     core = Core(tmp_path)
     core.train(2)
+    assert core.recovery._batchnorm.raise_momentum()
     core.raw.metrics["gradsafe/grad_norm"] = 1.0
     if end == "teardown":
         core.raw.run_callbacks("teardown")
@@ -85,6 +98,7 @@ def test_the_trainer_gets_its_methods_back_and_nothing_of_ours_is_left(tmp_path,
     assert not ours_in(core.raw)
     assert set(vars(core.raw)) == before
     assert not core.raw.metrics
+    assert core.raw.model.norm.momentum == 0.03
     for name in STANDS_IN:
         assert getattr(core.raw, name) == getattr(type(core.raw), name).__get__(core.raw)
     functions = [fn for added in core.raw.callbacks.values() for fn in added]
@@ -242,6 +256,102 @@ def test_an_epoch_whose_gradients_only_gather_has_finite_columns(tmp_path, scale
     last = columns()
     assert math.isnan(last["gradsafe/grad_norm"]), "what is bad was dropped"
     assert last["gradsafe/amp_scale"] == (scaler or 1.0)
+
+
+def test_a_resumed_run_that_cannot_be_guarded_trains_with_its_own_momentum(tmp_path, monkeypatch, quiet):
+    core = Core(tmp_path)
+    core.train(2)
+    assert core.recovery._batchnorm.raise_momentum()
+    core.raw.run_callbacks("on_train_epoch_end")
+    raised = []
+
+    def fails(session):
+        raised.append(session.trainer.model.norm.momentum)
+        raise MemoryError("planted")
+
+    monkeypatch.setattr("yolo_gradsafe.session.Session._announce", fails)
+    trainer = quiet.attach(resumed(tmp_path))
+    assert raised == [0.1], "the state of the run was taken over"
+    assert (trainer.model.norm.momentum, quiet._session(trainer)) == (0.03, None)
+
+
+def left_behind(folder: Path, **options: Any) -> Core:
+    """Return a training that ended after an epoch in which its rate was limited and its weights were rolled back."""
+    core = Core(folder, **options)
+    core.train(4)
+    core.recovery._lr.limit(1.5)
+    core.rollback.roll_back(4)
+    core.recovery._count_rollback(4)
+    return core
+
+
+def damage(folder: Path, *keys: str) -> None:
+    """Take a value out of the state of the newest epoch."""
+    path = RunPaths(folder).state
+    whole = json.loads(path.read_text())
+    inner = whole["epochs"][max(whole["epochs"], key=int)]
+    for key in keys[:-1]:
+        inner = inner[key]
+    del inner[keys[-1]]
+    path.write_text(json.dumps(whole))
+
+
+def learnt(core: Core) -> tuple[float, int]:
+    return core.recovery.lr_factor, core.recovery.state_dict()["rollbacks"]
+
+
+def test_a_resumed_run_with_other_clipping_loses_nothing_else(tmp_path, caplog):
+    core = left_behind(tmp_path)
+    core.raw.run_callbacks("on_train_epoch_end")
+    caplog.clear()
+    other = Core(tmp_path, resumed(tmp_path), clip={"stages": {"conv": {"max_norm": 5}}})
+    assert learnt(other) == learnt(core) == (0.01, 1)
+    assert "clipper cannot be used, and starts from the beginning: ValueError: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("damaged", "kept"),
+    [(("history", "vanishing"), (0.01, 1)), (("recovery", "skipped"), (1.0, 0)), (("recovery", "lr"), (1.0, 0))],
+)
+def test_a_part_that_is_damaged_starts_from_the_beginning_as_a_whole_and_by_its_name(tmp_path, caplog, damaged, kept):
+    core = left_behind(tmp_path)
+    core.recovery._batchnorm.raise_momentum()
+    core.history.loss.sum = 3.0
+    core.raw.run_callbacks("on_train_epoch_end")
+    damage(tmp_path, *damaged)
+    caplog.clear()
+    other = Core(tmp_path, resumed(tmp_path))
+    assert learnt(other) == kept
+    assert other.raw.model.norm.momentum == (0.1 if kept[1] else 0.03)
+    assert other.history.loss.sum == (0.0 if damaged[0] == "history" else 3.0)
+    [told] = [record.getMessage() for record in caplog.records if "from the beginning" in record.getMessage()]
+    assert f"{damaged[0]} cannot be used, and starts from the beginning: KeyError: '{damaged[1]}'" in told
+
+
+def test_a_resumed_run_trains_in_the_precision_that_it_had_come_to_from_its_first_batch_on(tmp_path):
+    core = left_behind(tmp_path, precision_patience=1)
+    core.trainer._trained_in = "bf16"
+    assert core.recovery._raise_precision(4)
+    core.raw.run_callbacks("on_train_epoch_end")
+    other, seen = Core(tmp_path, resumed(tmp_path), precision_patience=1), []
+    for seed in range(2):
+        other.raw.run_callbacks("on_train_batch_start")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            other.raw.preprocess_batch(batch_of(seed))
+            seen.append(autocast.precision_now("cpu"))
+    assert (seen, other.trainer.forward_precision) == (["fp32"] * 2, "fp32")
+    assert not other.session.boundary.faults
+
+
+def test_an_ema_that_ultralytics_recovery_makes_of_the_live_model_is_saved_with_its_own_momentum(tmp_path):
+    core = Core(tmp_path)
+    core.train(2)
+    assert core.recovery._batchnorm.raise_momentum()
+    core.raw.ema, core.raw.nan_recovery_attempts = ModelEMA(core.raw.model), 1
+    assert core.raw.ema.ema.norm.momentum == 0.1
+    core.raw.begin_epoch()
+    assert (core.raw.ema.ema.norm.momentum, core.raw.model.norm.momentum) == (0.03, 0.1)
+    assert Kind.NATIVE_RECOVERY in core.kinds()
 
 
 def test_a_run_has_its_report_when_it_ends(tmp_path: Path):

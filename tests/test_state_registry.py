@@ -62,6 +62,25 @@ def test_a_part_that_a_state_does_not_know_keeps_what_it_has():
     assert part.value == 3
 
 
+def test_a_part_that_cannot_use_its_state_keeps_what_it_has_and_the_others_get_theirs():
+    class Two(Learns):
+        other = 4
+
+        def state_dict(self) -> dict[str, Any]:
+            return {**super().state_dict(), "other": self.other}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            super().load_state_dict(state)
+            self.other = state["other"]
+
+    registry, parts = StateRegistry(), [Learns(1), Two(2), Learns(3), Learns(4)]
+    for name, part in zip(("one", "half", "three", "unknown"), parts, strict=True):
+        registry.register(name, part)
+    failed = registry.load_parts({"one": {"value": 10}, "half": {"value": 20}, "three": {"value": 30}})
+    assert failed == {"half": "KeyError: 'other'"}
+    assert [part.value for part in parts] == [10, 2, 30, 4]
+
+
 def test_a_name_is_taken_once():
     registry = StateRegistry()
     registry.register("clipper", Learns())

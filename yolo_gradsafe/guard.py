@@ -174,12 +174,13 @@ class GradSafe(adapter.Guard):
             except adapter.UnsupportedTrainer as error:
                 adapter.warn(f"{adapter.unknown(str(error))}: this training runs as plain Ultralytics, without a guard")
                 return
+            session = None
             try:
                 with wrapped.ranks.collective():  # a guard on some of the ranks would wait for the others for ever
                     session = build_session(wrapped, self.config, self._on_incident)
                     session.start()
             except Exception:
-                wrapped.release()
+                (session or wrapped).release()
                 raise
             setattr(trainer, _SESSION, (self, session))
             self._guarded.append(weakref.ref(trainer))
@@ -236,7 +237,7 @@ class GradSafe(adapter.Guard):
     def _release(self, trainer: Any) -> None:
         """End the session of ours on a trainer, if there is one, and give the trainer its methods back."""
         if session := self._session(trainer):
-            session.trainer.release()
+            session.release()
             delattr(trainer, _SESSION)
         self._guarded = [known for known in self._guarded if known() not in (None, trainer)]
 

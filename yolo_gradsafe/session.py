@@ -94,6 +94,8 @@ class Session:
         if self._progress.epoch == 0 and self._config.telemetry.results_csv:
             with self.boundary("name W&B's axis"):
                 adapter.name_epoch_axis()
+        with self.boundary("look after the EMA"):
+            self._recovery.begin_epoch()
         self.log.begin_epoch()
         repeated = trainer.epoch == self._progress.epoch
         self._progress.begin_epoch(trainer.epoch)
@@ -141,14 +143,27 @@ class Session:
 
     def finish(self, error: str = "") -> None:
         """Close the records and write the report, once."""
-        with self.boundary("put the momentum of batch norm back"):
-            self._recovery.close()
+        self._close_recovery()
         self.log.finish(error or self.step.stopped)
+
+    def release(self) -> None:
+        """Let go of the trainer: it gets its methods back, and its model is as it was."""
+        self._close_recovery()
+        self.trainer.release()
 
     # ----------------------------------------------------------------------------------------------------------------
 
+    def _close_recovery(self) -> None:
+        with self.boundary("put the momentum of batch norm back"):
+            self._recovery.close()
+
     def _open_batch(self, batch: Any) -> None:
-        """Keep quarantined images out of a batch that comes from the loader, and note what it is made of."""
+        """Keep quarantined images out of a batch that comes from the loader, and note what it is made of.
+
+        From the first one on a resumed run trains in the precision that it had been raised to.
+        """
+        with self.boundary("raise the precision as before"):
+            self._recovery.resume_precision()
         with self.boundary("keep images in quarantine"):
             self._recovery.investigator.quarantine.apply(batch)
         with self.boundary("note a batch's images"):
@@ -248,7 +263,8 @@ class Session:
             states = read_states(path)
             epochs = [epoch for epoch in states if epoch <= trainer.epochs_done]
             if epochs:
-                self._give(states[max(epochs)])
+                for part, error in self.registry.load_parts(self._fitting(states[max(epochs)])).items():
+                    adapter.warn(f"{path}: {part} cannot be used, and starts from the beginning: {error}")
             elif states:
                 adapter.warn(
                     f"{path} has no state of epoch {trainer.epochs_done} or earlier; clipping and recovery start "
@@ -259,10 +275,9 @@ class Session:
         if trainer.ranks.several:
             shared = trainer.ranks.broadcast_object({**self._state(), "step": self._progress.step})
             self._progress.step = shared["step"]
-            self._give(shared)
+            self.registry.load_state_dict(self._fitting(shared))
 
-    def _give(self, state: dict[str, Any]) -> None:
-        """Give the parts their states; a clipper of another mode cannot go on from its own."""
-        if state["mode"] != self._config.clip.mode:
-            state = {name: part for name, part in state.items() if name != "clipper"}
-        self.registry.load_state_dict(state)
+    def _fitting(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a state without what is of another clipping mode."""
+        same = state["mode"] == self._config.clip.mode
+        return {name: part for name, part in state.items() if same or name != "clipper"}

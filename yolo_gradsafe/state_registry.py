@@ -64,3 +64,19 @@ class StateRegistry:
         for name, part in self._parts.items():
             if name in state:
                 part.load_state_dict(state[name])
+
+    def load_parts(self, state: Mapping[str, Any]) -> dict[str, str]:
+        """Give the parts what they can use of a state that may be damaged, or of other options.
+
+        Returns:
+            Why, by the names of those that could not use theirs and keep what they had.
+        """
+        failed = {}
+        for name, part in self._parts.items():
+            before = part.state_dict()
+            try:
+                part.load_state_dict(state.get(name, before))
+            except Exception as error:  # whatever damage may lead to
+                part.load_state_dict(before)
+                failed[name] = f"{type(error).__name__}: {error}"
+        return failed

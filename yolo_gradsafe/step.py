@@ -77,6 +77,7 @@ class GuardedStep:
                 verdict = judge(metrics, signals, evidence, self.recovery.options.scale_floor)
                 if self.driver.acts:
                     self.recovery.limit_lr(metrics, signals, evidence)
+                    self.recovery.follow_user(metrics)
                 if verdict.bad:
                     decided = self._recover(metrics, gradients, verdict, evidence)
                 else:
@@ -177,7 +178,7 @@ class GuardedStep:
         """Learn from a step that was taken or left: what is usual, and which snapshots are proven."""
         if not verdict.bad:
             self.history.commit(metrics)
-        if self.driver.acts and safe_to_apply(metrics, verdict):
+        if self.driver.acts and outcome.taken and safe_to_apply(metrics, verdict):
             self.driver.note_good_scale(metrics.amp_scale)
             self.recovery.count_safe_step(metrics, signals, outcome)
 

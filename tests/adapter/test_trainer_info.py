@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from ultralytics import YOLO
 from ultralytics.utils.torch_utils import ModelEMA
 
@@ -37,6 +39,73 @@ def test_an_optimizer_without_a_schedule_has_no_peak(info):
     for group in info.trainer.optimizer.param_groups:
         del group["initial_lr"]
     assert (info.lr_share, info.lr_peak) == (1.0, 0.0)
+
+
+# The user's own schedule ---------------------------------------------------------------------------------------------
+
+
+def scheduled(info: TrainerInfo, scheduler: type[Any], *args: Any, warmup: int = 0, **options: Any) -> Any:
+    """Give a trainer that is in the middle of its ten epochs a scheduler, as Ultralytics does."""
+    trainer = info.trainer
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = 0.01
+    trainer.scheduler = scheduler(trainer.optimizer, *args, **options)
+    trainer.epoch, trainer.train_loader = 5, range(8)
+    trainer._get_warmup_iterations = lambda batches: warmup * batches
+    return trainer.scheduler
+
+
+def test_ultralytics_schedule_falls_below_its_peak(info):
+    scheduler = scheduled(info, LambdaLR, lambda epoch: 1 - epoch / 10)
+    seen = []
+    for _ in range(9):
+        seen.append((info.lr_share, info.lr_peak))
+        scheduler.step()
+    assert seen == [(pytest.approx(1 - epoch / 10), 0.01) for epoch in range(9)]
+
+
+def test_a_plateau_that_only_the_scheduler_knows_of_lowers_the_peak(info):
+    scheduler = scheduled(info, LambdaLR, lambda epoch: 0.5)
+    scheduler.base_lrs = [rate * 0.1 for rate in scheduler.base_lrs]
+    scheduler.step()
+    assert (info.lr_share, info.lr_peak) == (pytest.approx(0.5), pytest.approx(0.001))
+
+
+@pytest.mark.parametrize(("warmup", "peak"), [(5, 0.001), (6, 0.01)])
+def test_in_the_warm_up_the_groups_tell(info, warmup, peak):
+    scheduler = scheduled(info, LambdaLR, lambda epoch: 1.0, warmup=warmup)
+    scheduler.base_lrs = [rate * 0.1 for rate in scheduler.base_lrs]
+    scheduler.step()
+    assert info.lr_peak == pytest.approx(peak)
+
+
+@pytest.mark.parametrize(("warmup", "found"), [(5, (1.0, 0.001)), (6, (0.1, 0.01))])
+def test_a_rate_that_the_user_writes_into_the_groups_alone_is_its_own_peak_after_the_warm_up(info, warmup, found):
+    scheduled(info, LambdaLR, lambda epoch: 0.5, warmup=warmup)
+    for group in info.trainer.optimizer.param_groups:
+        group["lr"] = 0.001
+    assert (info.lr_share, info.lr_peak) == (pytest.approx(found[0]), found[1])
+
+
+def test_one_cycle_falls_from_its_top_and_not_from_where_it_starts(info):
+    scheduler = scheduled(info, OneCycleLR, max_lr=0.25, total_steps=100)
+    shares = []
+    for _ in range(99):
+        assert info.lr_peak == 0.25
+        shares.append(info.lr_share)
+        info.trainer.optimizer.step()
+        scheduler.step()
+    assert shares[0] == pytest.approx(0.04)
+    top = shares.index(max(shares))
+    assert shares[top] == pytest.approx(1.0)
+    assert shares[top:] == sorted(shares[top:], reverse=True)
+
+
+def test_a_group_that_was_added_later_tells_for_itself(info):
+    scheduled(info, LambdaLR, lambda epoch: 0.5)
+    late = {"params": [nn.Parameter(torch.zeros(2, 2))], "lr": 0.03, "initial_lr": 0.04}
+    info.trainer.optimizer.add_param_group(late)
+    assert (info.lr_share, info.lr_peak) == (pytest.approx(0.75), 0.04)
 
 
 def batch_norms(trained: int) -> nn.Module:

@@ -46,6 +46,28 @@ def test_the_averaged_model_keeps_its_own():
     assert momenta(averaged) == [0.03, 0.1, 0.5, None]
 
 
+def test_an_averaged_model_that_was_made_meanwhile_gets_its_own_back_as_well():
+    layers = model()
+    averaged: list[nn.Sequential | None] = [None]
+    own = BatchNormMomentum(layers, lambda: averaged[0])
+    own.raise_momentum()
+    own.restore_averaged()
+    averaged[0] = copy.deepcopy(layers)
+    own.restore_averaged()
+    assert (momenta(averaged[0]), own.raised) == ([0.03, 0.1, 0.5, None], True)
+    averaged[0] = copy.deepcopy(layers)
+    own.restore()
+    assert momenta(averaged[0]) == momenta(layers) == [0.03, 0.1, 0.5, None]
+
+
+def test_an_averaged_model_of_other_layers_is_left_alone():
+    layers, averaged = model(), nn.Sequential(nn.Identity(), nn.BatchNorm2d(2, momentum=0.2))
+    own = BatchNormMomentum(layers, lambda: averaged)
+    own.raise_momentum()
+    own.restore()
+    assert momenta(averaged) == [0.2]
+
+
 def test_statistics_of_weights_that_have_moved_are_there_in_a_third_of_the_batches():
     layer = nn.Sequential(nn.BatchNorm2d(1, momentum=0.03))
     fast = copy.deepcopy(layer)

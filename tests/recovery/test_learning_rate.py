@@ -146,6 +146,65 @@ def test_what_is_allowed_stays_where_the_user_changes_the_rate():
     assert rate.factor == 1.0, "never above what the user wants"
 
 
+def test_what_did_harm_is_not_gone_back_to_when_the_user_does():
+    """As warm restarts do: down to a hundredth, and back."""
+    rate = LearningRate(backoff=0.1, hold=5)
+    rate.follow(0.1)
+    rate.lower()
+    rate.lower()
+    assert rate.factor == pytest.approx(0.01)
+    rate.follow(0.001)
+    assert rate.factor == 1.0, "what the user wants is no more than what is allowed"
+    healthy(rate, 1000)
+    rate.follow(0.1)
+    assert rate.factor == pytest.approx(0.01), "what the user wanted says nothing of what lies above it"
+    healthy(rate, 1000)
+    assert rate.factor == pytest.approx(0.03), "0.3 of the rate that has diverged a second time"
+
+
+def test_a_higher_rate_of_the_users_is_lowered_to_what_is_allowed():
+    rate = LearningRate(backoff=0.1, hold=1000)
+    rate.follow(0.1)
+    rate.limit(0.15)
+    rate.follow(0.4)
+    assert rate.factor * 0.4 == pytest.approx(0.1 * 0.1)
+    rate.limit(0.15)
+    assert rate.factor * 0.4 == pytest.approx(0.1 * 0.1), "a step at 0.4 would come to 0.15: this rate is half of that"
+
+
+def test_a_limit_grows_to_what_the_user_wants_and_no_further():
+    rate = LearningRate(backoff=0.1, hold=1000)
+    rate.follow(0.1)
+    rate.limit(0.15)
+    rate.follow(0.02)
+    told = [rate.count_safe_step(0.001) for _ in range(30)]
+    assert (rate.factor, told.count(True)) == (1.0, 1)
+    rate.follow(0.1)
+    assert rate.factor == pytest.approx(0.2)
+
+
+def test_a_backoff_grows_to_what_the_user_wants_and_no_further():
+    rate = LearningRate(backoff=0.1, hold=5)
+    rate.follow(0.1)
+    rate.lower()
+    rate.follow(0.05)
+    assert (healthy(rate, 1000).count(True), rate.factor) == (1, 1.0)
+    rate.follow(0.1)
+    assert rate.factor == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("peak", [0.1, 0.05])
+def test_what_a_step_at_a_lower_peak_says_is_kept_as_a_rate(peak):
+    rate = LearningRate(backoff=0.1, hold=5)
+    rate.follow(0.1)
+    rate.follow(peak)
+    rate.limit(0.15 * peak / 0.1)
+    assert rate.factor * peak == pytest.approx(0.01)
+    rate.lower(bearable=0.02)
+    rate.follow(0.1)
+    assert rate.factor == pytest.approx(0.01)
+
+
 def test_a_rate_that_was_not_lowered_follows_the_user():
     rate = LearningRate(backoff=0.1, hold=1000)
     for peak in (0.3, 0.01, 3.0):
@@ -163,9 +222,25 @@ def test_a_backoff_keeps_what_it_allows_as_well():
 
 def test_it_goes_on_from_its_state():
     rate, other = LearningRate(0.1, 5), LearningRate(0.1, 5)
+    rate.follow(0.1)
+    rate.follow(0.05)
     rate.lower()
     rate.limit(0.3 / 1.0)
     healthy(rate, 4)
     other.load_state_dict(json.loads(json.dumps(rate.state_dict())))
     assert healthy(rate, 30) == healthy(other, 30)
     assert rate.factor == other.factor
+    for one in (rate, other):
+        one.follow(0.1)
+    assert rate.factor == other.factor
+
+
+def test_it_goes_on_from_a_state_of_an_earlier_version():
+    rate, other = LearningRate(0.1, 5), LearningRate(0.1, 5)
+    rate.follow(0.1)
+    rate.limit(0.3)
+    old = rate.state_dict()
+    del old["highest"]
+    other.load_state_dict(old)
+    other.follow(0.05)
+    assert other.factor == pytest.approx(0.1)

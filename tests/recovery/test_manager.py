@@ -127,6 +127,21 @@ def test_a_step_that_was_made_with_damaged_weights_is_not_taken(tmp_path):
     assert outcome.facts == {"repaired": 1, "steps_lost": 1}
 
 
+def test_a_step_that_is_not_taken_is_not_counted_as_a_safe_one(tmp_path):
+    """All of it at once: statistics and EMA are damaged, and the gradients are fine."""
+    core = Core(tmp_path, lr_hold=1)
+    core.train(4)
+    core.recovery._lr.lower()
+    before, row = core.recovery.state_dict(), len(core.rows())
+    core.raw.model.norm.running_mean[0] = core.raw.ema.ema.conv.weight.data[0] = math.nan
+    core.raw.take(batch_of(7))
+    assert (Kind.POISONED, (Remedy.REPAIRED, Remedy.SKIPPED)) in [(i.kind, i.remedies) for i in core.incidents()]
+    assert [line["verdict"] for line in core.rows()[row:]] == [Verdict.POISONED]
+    assert core.recovery.state_dict() == before
+    core.raw.take(batch_of(8))
+    assert core.recovery.state_dict()["lr"]["healthy"] == before["lr"]["healthy"] + 1
+
+
 # Rollback and learning rate ------------------------------------------------------------------------------------------
 
 
@@ -331,6 +346,36 @@ def test_a_validation_that_trusted_weights_rescue_keeps_them_and_a_second_return
     assert told[1].message == "validation failed again after the rollback"
 
 
+@pytest.mark.parametrize(
+    ("batches", "between", "lowered"), [(8, 99, True), (8, 100, False), (500, 500, True), (500, 501, False)]
+)
+def test_a_second_return_soon_after_or_at_the_next_validation_lowers_the_rate_from_a_newer_snapshot_as_well(
+    tmp_path, batches, between, lowered
+):
+    core = Core(tmp_path)
+    core.raw.train_loader, core.raw.accumulate = range(batches), 1
+    core.train(4)
+    assert core.recovery.rescue_validation(4, ["val/box_loss"])(True)
+    assert (core.recovery.lr_factor, core.kinds()) == (1.0, [Kind.ROLLBACK])
+    core.train(6, start=4)
+    assert core.recovery.rescue_validation(4 + between, ["val/box_loss"])(True)
+    first, *more = core.incidents()
+    assert (first.kind, first.snapshot) == (Kind.ROLLBACK, 8), "not the snapshot of before"
+    assert core.recovery.lr_factor == pytest.approx(0.1 if lowered else 1.0)
+    assert [told.message for told in more] == ["validation failed again after the rollback"] * lowered
+
+
+def test_a_second_return_soon_after_leaves_a_rate_that_was_lowered_since_the_snapshot(tmp_path):
+    core = Core(tmp_path)
+    core.train(4)
+    core.recovery.rescue_validation(4, ["val/box_loss"])(True)
+    core.train(6, start=4)
+    core.recovery.limit_lr(moved(0.3, step=10), TOO_FAR)
+    core.recovery.rescue_validation(11, ["val/box_loss"])(True)
+    assert core.recovery.lr_factor == pytest.approx(0.05)
+    assert [told.kind for told in core.incidents()] == [Kind.ROLLBACK, Kind.LR_BACKOFF, Kind.ROLLBACK]
+
+
 def fast(core: Core) -> None:
     """Let the last step have moved the weights further than it may, by a rate that nobody has lowered."""
     safe(core, 1, update_ratio=0.1)
@@ -363,6 +408,18 @@ def test_absurd_losses_at_any_other_rate_let_the_statistics_follow_and_the_weigh
     assert (told.kind, told.remedies) == (Kind.BATCHNORM_LAG, (Remedy.BATCHNORM_MOMENTUM_RAISED,))
     assert core.recovery.rescue_validation(4, []) is None, "they need time"
     assert core.recovery.rescue_validation(4, ["val/box_loss"]) is not None
+
+
+@pytest.mark.parametrize(("known", "kept"), [(0.1, True), (0.01, False), (math.nan, False)])
+def test_the_newest_step_of_which_it_is_known_tells_how_far_they_move_and_without_one_the_rate_is_not_blamed(
+    tmp_path, known, kept
+):
+    core = Core(tmp_path)
+    core.train(4)
+    safe(core, 1, start=5, update_ratio=known)
+    safe(core, 1, start=6, update_ratio=math.nan)
+    assert core.recovery.rescue_validation(6, [])(True) is kept
+    assert core.kinds() == ([Kind.ROLLBACK, Kind.LR_BACKOFF] if kept else [Kind.BATCHNORM_LAG])
 
 
 def test_where_no_layer_could_follow_faster_trusted_weights_stay_as_they_are_good(tmp_path):
@@ -403,6 +460,35 @@ def test_a_resumed_run_lets_them_follow_as_well_and_the_end_of_a_run_leaves_the_
     assert resumed.raw.model.norm.momentum == 0.1
     core.session.finish()
     assert core.raw.model.norm.momentum == 0.03
+
+
+def user(core: Core, rate: float) -> None:
+    """Let the user's own schedule start from another rate, and take a step with it."""
+    for group in core.raw.optimizer.param_groups:
+        group["initial_lr"] = group["lr"] = rate
+    core.train()
+
+
+def test_a_rate_that_the_user_lowers_below_what_is_allowed_is_the_users_own_and_so_is_the_momentum(tmp_path):
+    core = Core(tmp_path)
+    user(core, 0.01)
+    core.recovery.limit_lr(moved(0.15, step=1), TOO_FAR)
+    assert core.kinds() == [Kind.LR_BACKOFF]
+    user(core, 0.001)
+    assert (core.recovery.lr_factor, core.raw.model.norm.momentum) == (1.0, 0.03)
+    assert [(told.kind, told.remedies, told.lr_factor) for told in core.incidents()] == [
+        (Kind.LR_RAMP, (Remedy.LR_RESTORED,), 1.0)
+    ]
+
+
+def test_a_rate_that_the_user_goes_back_to_is_lowered_before_a_step_is_taken_with_it(tmp_path):
+    core = Core(tmp_path)
+    user(core, 0.01)
+    core.recovery.limit_lr(moved(0.15, step=1), TOO_FAR)
+    user(core, 0.001)
+    user(core, 0.01)
+    assert [float(row["lr"]) for row in core.rows()] == pytest.approx([0.01, 0.001, 0.001], rel=1e-4)
+    assert (core.recovery.lr_factor, core.raw.model.norm.momentum) == (pytest.approx(0.1), 0.1)
 
 
 def test_a_rate_that_was_lowered_since_the_snapshot_is_not_lowered_again_for_the_same_steps(tmp_path):
@@ -614,6 +700,17 @@ def test_a_resumed_run_goes_on_from_what_was_done(tmp_path):
     safe(other)
     assert other.trainer.forward_precision == "bf16", "once it is known what there is to climb"
     assert not other.incidents(), "nothing was changed: this is where training stood"
+
+
+def test_a_rank_takes_over_that_nothing_is_raised_as_well(tmp_path):
+    core, other = Core(tmp_path / "one"), Core(tmp_path / "other", precision_patience=1)
+    other.trainer._trained_in = "fp16"
+    bad(other, Verdict.BAD_BATCH, Cause.PRECISION)
+    other.recovery.limit_lr(moved(0.3), TOO_FAR)
+    assert (other.trainer.forward_precision, other.raw.model.norm.momentum) == ("bf16", 0.1)
+    other.recovery.load_state_dict(json.loads(json.dumps(core.recovery.state_dict())))
+    assert (other.trainer.forward_precision, other.raw.model.norm.momentum) == ("fp16", 0.03)
+    assert other.recovery.lr_factor == 1.0
 
 
 def test_what_was_given_back_to_itself_is_the_same(tmp_path):

@@ -46,11 +46,14 @@ class Stepping:
 
     @contextmanager
     def lr_times(self, factor: float) -> Iterator[None]:
-        """Multiply the learning rate of every group for the length of the body."""
-        groups = self.trainer.optimizer.param_groups
+        """Multiply the learning rate of every group for the length of the body, which may add groups."""
+        if factor == 1.0:
+            yield
+            return
+        groups = list(self.trainer.optimizer.param_groups)
         rates = [group["lr"] for group in groups]
-        for group in groups if factor != 1.0 else ():
-            group["lr"] = group["lr"] * factor
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * factor
         try:
             yield
         finally:

@@ -82,16 +82,19 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
         self._own["optimizer_step"][0]()
 
     def watch_batches(self, before: Callable[[Any], None], after: Callable[[Any], None]) -> None:
-        """Call ``before`` and ``after`` with every batch that is trained on, around its preprocessing."""
+        """Call ``before`` and ``after`` with every batch that is trained on, around its preprocessing.
+
+        By ``before`` it is known what the batch is trained in by itself, and another precision can still be set.
+        """
         preprocess = getattr(self.trainer, "preprocess_batch", None)
         if preprocess is None:
             return
 
         def preprocess_batch(batch: Any) -> Any:
             self._trained_in = precision_now(self.trainer.device.type)
+            before(batch)
             if self._precision is not None:
                 set_precision(self.trainer.device.type, self._precision)
-            before(batch)
             batch = preprocess(batch)
             after(batch)
             return batch
@@ -140,7 +143,7 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
         return precisions_of(self.trainer.device.type, self._trained_in)
 
     def set_precision(self, precision: str) -> None:
-        """Train in this precision from the next batch on."""
+        """Train in this precision from the next batch on, or this one where it is not preprocessed yet."""
         self._precision = None if precision == self._trained_in else precision
 
     # A batch once more ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ class TrainerInfo:
         """The model without its DDP and compile wrappers."""
         model: nn.Module = unwrap_model(self.trainer.model)
         return model
+
+    @property
+    def averaged_model(self) -> nn.Module | None:
+        """The EMA, which the trainer may make anew; None without one."""
+        ema = ask(self.trainer, "ema")
+        averaged: nn.Module | None = ema.ema if ema else None
+        return averaged
 
     def stages(self) -> dict[str, str]:
         """Return the stage of every parameter by its name."""
@@ -181,17 +189,34 @@ class TrainerInfo:
 
         Biases have a warm-up of their own, which comes from above.
         """
-        rates = [(float(g["lr"]), float(g.get("initial_lr", 0.0))) for g in self._matrix_groups()]
-        return max((now / max(now, initial) for now, initial in rates if max(now, initial) > 0), default=1.0)
+        return max((now / max(now, peak) for now, peak in self._rates() if max(now, peak) > 0), default=1.0)
 
     @property
     def lr_peak(self) -> float:
-        """The rate that their schedule starts from; a callback of the user may change it. 0 where there is none."""
-        return max((float(g.get("initial_lr", 0.0)) for g in self._matrix_groups()), default=0.0)
+        """The largest rate that their schedule comes to, as the user has it now; 0 where that is unknown.
 
-    def _matrix_groups(self) -> list[dict[str, Any]]:
-        groups = [g for g in self.trainer.optimizer.param_groups if g["params"]]
-        return [g for g in groups if g["params"][0].ndim > 1] or groups
+        The schedule's own fall does not change it, and a callback of the user may.
+        """
+        return max((peak for _, peak in self._rates()), default=0.0)
+
+    def _rates(self) -> list[tuple[float, float]]:
+        """Return rate and peak of the weight matrices, by parameter group."""
+        groups, scheduled = self.trainer.optimizer.param_groups, self._scheduled()
+        peaks = [_peak(group, *scheduled.get(number, (None, None))) for number, group in enumerate(groups)]
+        used = [(group, peak) for group, peak in zip(groups, peaks, strict=True) if group["params"]]
+        matrices = [(group, peak) for group, peak in used if group["params"][0].ndim > 1]
+        return [(float(group["lr"]), peak) for group, peak in matrices or used]
+
+    def _scheduled(self) -> dict[int, tuple[float, float]]:
+        """Return where the scheduler starts from and where it stands, by the number of the parameter group.
+
+        Nothing in the warm-up: until that is over, Ultralytics goes by the ``initial_lr`` of the groups.
+        """
+        scheduler = getattr(self.trainer, "scheduler", None)
+        if scheduler is None or (self.epoch - 1) * self.batches < self.warmup_batches:
+            return {}
+        bases, rates = getattr(scheduler, "base_lrs", ()), getattr(scheduler, "_last_lr", ())
+        return dict(enumerate(zip(map(float, bases), map(float, rates), strict=False)))
 
     @property
     def recoveries(self) -> int:
@@ -208,6 +233,21 @@ class TrainerInfo:
         """Names of the classes."""
         names = self.data.get("names", {})
         return dict(names) if isinstance(names, dict) else dict(enumerate(names))
+
+
+def _peak(group: dict[str, Any], start: float | None, planned: float | None) -> float:
+    """Return the largest rate that the schedule of a parameter group comes to; 0 where it is unknown.
+
+    Args:
+        group: The group. PyTorch's one-cycle schedule rises above where it starts, and says there how far.
+        start: Rate that the scheduler starts from; None where the group alone tells.
+        planned: Rate that the scheduler stands at. Where the group has another, the user has set it, and it is its own
+            peak.
+    """
+    rate = float(group["lr"])
+    if planned is not None and not math.isclose(rate, planned):
+        return rate
+    return float(group.get("max_lr", group.get("initial_lr", 0.0) if start is None else start))
 
 
 def _objects(loader: Any) -> int:

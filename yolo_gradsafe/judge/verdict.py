@@ -61,7 +61,7 @@ class StepMetrics:
     lr_share: float = 1.0
     """Learning rate of the weight matrices as a share of the largest that their schedule comes to; 0 to 1."""
     lr_peak: float = 0.0
-    """The rate that their schedule starts from; 0 where it is not known."""
+    """That largest rate, as the user has it now; 0 where it is not known."""
     norm_overflow: bool = False
     """Whether the sum of the squares overflows fp32 although every gradient is finite."""
     bad_tensors: Sequence[str] = ()

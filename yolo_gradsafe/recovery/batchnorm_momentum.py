@@ -8,6 +8,8 @@ useless. A third of that memory is enough to follow, and is what PyTorch has by 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -21,12 +23,15 @@ class BatchNormMomentum:
     """Raises ``momentum`` of a model's batch-norm layers to 0.1, and puts it back. Reads and launches nothing.
 
     Args:
-        model: The live model. Its EMA, which is what Ultralytics saves, has layers of its own that stay as they are.
+        model: The live model.
+        averaged: Returns its EMA, which is what Ultralytics saves; None without one. Its layers are its own and stay as
+            they are, unless it is made anew from the live model.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, averaged: Callable[[], nn.Module | None] = lambda: None) -> None:
         self._model = model
-        self._before: dict[_BatchNorm, float] = {}
+        self._averaged = averaged
+        self._before: dict[str, float | None] = {}
 
     @property
     def raised(self) -> bool:
@@ -41,17 +46,31 @@ class BatchNormMomentum:
     def raise_momentum(self) -> bool:
         """Raise it where it is lower; return whether that is new. Layers that average over all batches stay."""
         slow = self._slow_layers()
-        self._before |= slow
-        for layer in slow:
+        self._before |= {name: layer.momentum for name, layer in slow.items()}
+        for layer in slow.values():
             layer.momentum = _FAST
         return bool(slow)
 
     def restore(self) -> None:
         """Put back what it was."""
-        for layer, momentum in self._before.items():
-            layer.momentum = momentum
+        self._put_back(self._model)
+        self.restore_averaged()
         self._before = {}
 
-    def _slow_layers(self) -> dict[_BatchNorm, float]:
-        layers = (module for module in self._model.modules() if isinstance(module, _BatchNorm))
-        return {layer: layer.momentum for layer in layers if layer.momentum and layer.momentum < _FAST}
+    def restore_averaged(self) -> None:
+        """Put it back in an EMA that was made from the live model meanwhile, and took it over."""
+        averaged = self._averaged() if self._before else None
+        if averaged is not None:
+            self._put_back(averaged)
+
+    def _put_back(self, model: nn.Module) -> None:
+        for name, layer in _layers(model).items():
+            layer.momentum = self._before.get(name, layer.momentum)
+
+    def _slow_layers(self) -> dict[str, _BatchNorm]:
+        layers = _layers(self._model)
+        return {name: layer for name, layer in layers.items() if layer.momentum and layer.momentum < _FAST}
+
+
+def _layers(model: nn.Module) -> dict[str, _BatchNorm]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}

@@ -8,8 +8,9 @@ It is the smaller of two. After a divergence the *backoff* lowers the rate by wh
 weights too far the *limit* lowers it to what moves them as they should: Adam-like steps move every weight by about the
 learning rate whatever the gradient, so the movement itself says by how much a rate is too high.
 
-Both are shares of the rate that the host's schedule starts from. Where the user changes that rate, as a callback on a
-plateau does, what they allow stays the same: a rate is not lowered twice for one reason.
+The *peak* is the largest rate that the schedule comes to. Where the user changes it, as a callback on a plateau does,
+what the two allow stays the same: a rate is not lowered twice for one reason, and one that did harm is not gone back to
+when the user does. So they are kept as shares of the highest peak so far.
 """
 
 from __future__ import annotations
@@ -75,11 +76,17 @@ class LearningRate:
         self._limit = 1.0
         self._share = 0.0
         self._peak = 0.0
+        self._highest = 0.0
 
     @property
     def factor(self) -> float:
-        """What the host's learning rate is multiplied with."""
-        return min(self._backoff, self._limit)
+        """What the host's learning rate is multiplied with; never above what the user wants."""
+        return min(1.0, min(self._backoff, self._limit) / self._whole)
+
+    @property
+    def _whole(self) -> float:
+        """The user's peak as a share of the highest so far."""
+        return self._peak / self._highest if self._highest else 1.0
 
     def lower(self, bearable: float = 1.0) -> None:
         """Lower the rate. From the second time on, the rate that has diverged again is not gone back to.
@@ -88,10 +95,10 @@ class LearningRate:
             bearable: What the weights' movement says the host's rate would have to be multiplied with.
         """
         if self._lowered:
-            self._ceiling = min(self._ceiling, self.factor * _RETRY)
+            self._ceiling = min(self._ceiling, self.factor * self._whole * _RETRY)
         self._lowered = True
         self._healthy = 0
-        self._backoff = max(min(self.factor * self._lowering, bearable), _SMALLEST)
+        self._backoff = max(min(self.factor * self._lowering, bearable) * self._whole, _SMALLEST)
 
     def bearable(self, peak_ratio: float) -> float:
         """Return the factor that would let the weights move as they should, at the peak of the schedule.
@@ -114,25 +121,28 @@ class LearningRate:
             Whether the rate is lower now; not when the step was one from before it was limited.
         """
         exceeded = self.exceeded(peak_ratio)
-        self._limit = min(self._limit, max(self.bearable(peak_ratio), _SMALLEST))
+        self._limit = min(self._limit, self._bearable_share(peak_ratio))
         return exceeded
 
     def exceeded(self, peak_ratio: float) -> bool:
         """Whether ``limit`` would lower the rate; not for a step from before it was limited."""
-        return max(self.bearable(peak_ratio), _SMALLEST) < self._limit * _SAME
+        return self._bearable_share(peak_ratio) < self._limit * _SAME
+
+    def _bearable_share(self, peak_ratio: float) -> float:
+        return max(self.bearable(peak_ratio) * self._whole, _SMALLEST)
 
     def follow(self, peak: float) -> None:
-        """Keep what is allowed where the user has changed the rate that the schedule starts from.
+        """Keep what is allowed where the user has changed the peak.
 
         Args:
-            peak: That rate; 0 where it is not known.
+            peak: The largest rate that the schedule comes to; 0 where it is not known.
         """
-        if peak > 0 and self._peak not in (0, peak):
+        if peak > self._highest > 0:
             self._limit, self._ceiling, self._backoff = (
-                min(1.0, share * self._peak / peak) if share < 1 else 1.0
+                share * self._highest / peak if share < 1 else 1.0
                 for share in (self._limit, self._ceiling, self._backoff)
             )
-        self._peak = peak or self._peak
+        self._peak, self._highest = peak or self._peak, max(peak, self._highest)
 
     def count_safe_step(self, peak_ratio: float = math.nan, share: float = 1.0) -> bool:
         """Count a healthy step; the rate may grow.
@@ -145,16 +155,17 @@ class LearningRate:
         Returns:
             Whether this step has brought the rate all the way back.
         """
-        before = self.factor
+        before, whole = self.factor, self._whole
+        ceiling = min(self._ceiling, whole)
         self._healthy += 1
-        if self._backoff < self._ceiling and self._healthy > self._hold:
-            self._backoff = min(self._backoff * _RAMP, self._ceiling)
-        if self._limit < 1 and (share > self._share or share >= _NEAR_PEAK) and not math.isnan(peak_ratio):
+        if self._backoff < ceiling and self._healthy > self._hold:
+            self._backoff = min(self._backoff * _RAMP, ceiling)
+        if self._limit < whole and (share > self._share or share >= _NEAR_PEAK) and not math.isnan(peak_ratio):
             growth = 1.0 if self._suitable < SUITABLE else _GROWTH
-            bearable = growth * self.bearable(peak_ratio * share)
-            self._limit = max(self._limit, min(self._limit * _LIMIT_RAMP, bearable, 1.0))
+            bearable = growth * self.bearable(peak_ratio * share) * whole
+            self._limit = max(self._limit, min(self._limit * _LIMIT_RAMP, bearable, whole))
         self._share = share
-        return before < self.factor == self._ceiling
+        return before < self.factor == ceiling / whole
 
     def moves_too_far(self, peak_ratio: float) -> bool:
         """Whether a step at the peak of the schedule moves the weights further than any should."""
@@ -174,6 +185,7 @@ class LearningRate:
             "limit": self._limit,
             "share": self._share,
             "peak": self._peak,
+            "highest": self._highest,
             "suitable": self._suitable,
         }
 
@@ -183,4 +195,5 @@ class LearningRate:
         self._lowered, self._healthy = bool(state["lowered"]), int(state["healthy"])
         self._limit, self._share = float(state.get("limit", 1.0)), float(state.get("share", 0.0))
         self._peak = float(state.get("peak", 0.0))
+        self._highest = float(state.get("highest", self._peak))
         self._suitable = float(state.get("suitable", self._suitable))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from yolo_gradsafe.judge.movement import SUITABLE, SUITABLE_PRETRAINED, Movement
 from yolo_gradsafe.judge.verdict import Evidence, Signals, StepMetrics
 from yolo_gradsafe.recovery.batchnorm_momentum import BatchNormMomentum
 from yolo_gradsafe.recovery.isolation import Isolation
-from yolo_gradsafe.recovery.ladder import Plan, Situation, plan
+from yolo_gradsafe.recovery.ladder import COOL_DOWN, Plan, Situation, plan
 from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate, hold_steps
 from yolo_gradsafe.recovery.options import RecoveryOptions
 from yolo_gradsafe.recovery.outcome import Outcome, Settle
@@ -71,8 +72,8 @@ class RecoveryManager:
         self._incidents = incidents
         suitable = SUITABLE_PRETRAINED if trainer.pretrained else SUITABLE
         self._lr = LearningRate(options.lr_backoff, hold_steps(options.lr_hold, trainer.planned_steps), suitable)
-        self._batchnorm = BatchNormMomentum(trainer.model)
-        self._peak_ratio = 0.0
+        self._batchnorm = BatchNormMomentum(trainer.model, lambda: trainer.averaged_model)
+        self._peak_ratio = math.nan
         self._precision: PrecisionLadder | None = None
         self._resumed_precision: dict[str, Any] | None = None
         self._skipped = self._repaired = self._rollbacks = 0
@@ -86,6 +87,15 @@ class RecoveryManager:
     def lr_factor(self) -> float:
         """What the host's learning rate is to be multiplied with."""
         return self._lr.factor
+
+    def begin_epoch(self) -> None:
+        """Look after an EMA that Ultralytics' own recovery has made anew."""
+        self._batchnorm.restore_averaged()
+
+    def resume_precision(self) -> None:
+        """Train in the precision that a resumed run had come to; at a batch, when it is known what there is."""
+        if self._precision is None and self._resumed_precision is not None:
+            self._ladder()
 
     # Before the verdict ---------------------------------------------------------------------------------------------
 
@@ -191,7 +201,6 @@ class RecoveryManager:
             The outcome with the remedies and their numbers.
         """
         self._skipped += 1
-        self._lr.follow(metrics.lr_peak)
         self._lr.restart_hold()
         facts = dict(outcome.facts)
         situation = Situation(
@@ -253,6 +262,18 @@ class RecoveryManager:
         if evidence is not Evidence.MOVED_TOO_FAR and self._exceeds_limit(metrics, signals):
             self._limit_lr(metrics)
 
+    def follow_user(self, metrics: StepMetrics) -> None:
+        """Keep what is allowed where the user has changed the learning rate, before a step is taken with it.
+
+        Theirs may be low enough now, and need no lowering by us; or no longer, and need it again.
+        """
+        before = self._lr.factor
+        self._lr.follow(metrics.lr_peak)
+        if before < self._lr.factor == 1:
+            self._note_restored()
+        elif self._lr.factor < before == 1:
+            self._batchnorm.raise_momentum()
+
     def _limit_lr(self, metrics: StepMetrics) -> tuple[Remedy, ...]:
         """Lower the learning rate to what moves the weights as it should; return the remedies, none if it is that."""
         if self.options.lr_backoff == 1 or not self._lr.limit(metrics.peak_update_ratio):
@@ -301,7 +322,7 @@ class RecoveryManager:
         self._incidents.log(Kind.PRECISION, remedies=(remedy,), precision=now, precision_before=before)
 
     def _ladder(self) -> PrecisionLadder:
-        """Return the precision ladder; its rungs are known once a batch has been trained on."""
+        """Return the precision ladder; its rungs are known from the first batch on."""
         if self._precision is None:
             patience, hold = self.options.precision_patience, self.options.precision_hold
             self._precision = PrecisionLadder(self._trainer.precisions(), patience, hold)
@@ -326,8 +347,8 @@ class RecoveryManager:
 
         Returns:
             What settles it, given whether they helped, and returns whether they stay; a second return to the same
-            snapshot lowers the learning rate. Else all is put back as it was. None when there are none, or they are
-            not called for.
+            snapshot, or soon after the first, lowers the learning rate, if that was not done since. Else all is put
+            back as it was. None when there are none, or they are not called for.
         """
         moves_as_it_may = not terms and self._moves_as_it_may()
         looked_after = moves_as_it_may and (self._batchnorm.raised or self._lr.factor < 1)
@@ -341,6 +362,7 @@ class RecoveryManager:
         def settle(helped: bool) -> bool:
             back = undo_or_keep(helped and not lags)
             if back is not None:
+                back = replace(back, again=back.again or self._soon_after(steps, back))
                 self._count_rollback(steps)
                 self._lower_lr_after(back, Place.VALIDATION, repeated=not terms)
             elif helped:
@@ -351,10 +373,18 @@ class RecoveryManager:
 
         return settle
 
+    def _soon_after(self, step: int, back: Rollback) -> bool:
+        """Whether a return for a validation is soon after another one, or one validation after, with the same rate."""
+        epoch = self._trainer.planned_steps // self._trainer.epochs
+        soon = self._rolled_back_at is not None and step - self._rolled_back_at < max(COOL_DOWN, epoch + 1)
+        return soon and self._lowered_at <= back.snapshot
+
     def _moves_as_it_may(self) -> bool:
         """Whether steps move the weights no further than they may.
 
-        Those of a rate that is lowered do; and so does MuSGD, whose steps are as large whatever the gradients.
+        Those of a rate that is lowered do; and so does MuSGD, whose steps are as large whatever the gradients. The
+        newest step of which it is known tells. Where it is known of none, the rate is not blamed: to let statistics
+        follow faster does no harm, and a rate that does is seen by the next steps.
         """
         return self._lr.factor < 1 or self._trainer.has_muon or not self._lr.moves_too_far(self._peak_ratio)
 
@@ -389,21 +419,25 @@ class RecoveryManager:
         self.isolation.count_safe_step()
         self._skipped = self._repaired = 0
         self._never_good = False
-        self._lr.follow(metrics.lr_peak)
-        self._peak_ratio = metrics.peak_update_ratio
+        if not math.isnan(metrics.peak_update_ratio):
+            self._peak_ratio = metrics.peak_update_ratio
         elevated, share = self._history.loss.loss_elevated, metrics.lr_share
         self.rollback.count_safe_step(metrics.step, share * outcome.lr_factor, elevated)
         if elevated:
             return
         if self._lr.count_safe_step(metrics.peak_update_ratio, share):
-            self._incidents.log(Kind.LR_RAMP, remedies=(Remedy.LR_RESTORED,), lr_factor=self._lr.factor)
-            if self._lr.factor == 1:
-                self._batchnorm.restore()
+            self._note_restored()
         if (self._precision or self._resumed_precision) is not None:
             ladder = self._ladder()
             before = ladder.now
             if ladder.count_clean():
                 self._change_precision(before, ladder.now, Remedy.PRECISION_LOWERED)
+
+    def _note_restored(self) -> None:
+        """Tell that the learning rate is back; at its planned value the statistics need not follow faster either."""
+        self._incidents.log(Kind.LR_RAMP, remedies=(Remedy.LR_RESTORED,), lr_factor=self._lr.factor)
+        if self._lr.factor == 1:
+            self._batchnorm.restore()
 
     def _note_vanished(self, stages: tuple[str, ...]) -> None:
         if stages and stages != self._vanished:
@@ -437,9 +471,11 @@ class RecoveryManager:
         self._lowered_at = int(state.get("lowered_at", 0))
         if state.get("batchnorm_momentum_raised"):
             self._batchnorm.raise_momentum()
+        else:
+            self._batchnorm.restore()
         self._skipped, self._repaired = int(state["skipped"]), int(state["healed"])
         self._never_good = bool(state.get("never_good", False))
         self._resumed_precision = state["precision"]
-        if self._precision is not None and self._resumed_precision is not None:
-            self._precision.load_state_dict(self._resumed_precision)
-            self._trainer.set_precision(self._precision.now)
+        if self._precision is not None:
+            self._precision = None
+            self._trainer.set_precision(self._ladder().now)
