@@ -123,7 +123,7 @@ def course(facts: Facts) -> Course:
         ran_away=any(ran_away(i.kind, i.cause) or _rescued(i.kind, i.place) for i in facts.incidents),
         rate_lowered=any(i.kind == Kind.LR_BACKOFF for i in facts.incidents),
         scale_free=run.optimizer in SCALE_FREE,
-        update_ratio=_update_ratio(facts),
+        update_ratio=facts.update_ratio,
         from_scratch=model.endswith((".yaml", ".yml")) and not isinstance(pretrained, str),
     )
 
@@ -226,11 +226,3 @@ def _dead_layers(layers: pl.DataFrame) -> tuple[list[str], int]:
     )
     gone = by_layer.filter((pl.col("before") > 0) & (pl.col("after") == 0))
     return gone["layer"].to_list(), int(gone["last"].max() or 0) if gone.height else 0  # type: ignore[arg-type]
-
-
-def _update_ratio(facts: Facts) -> float:
-    """Return the largest change of the weights in a step over the weights, from incidents and layers; or nan."""
-    seen = [i.update_ratio for i in facts.incidents if isinstance(i.update_ratio, float)]
-    ratios = facts.layers.filter(pl.col("update_ratio").is_finite())
-    seen += ratios.group_by("epoch").agg(pl.col("update_ratio").median())["update_ratio"].to_list()
-    return max(seen, default=math.nan)

@@ -371,6 +371,8 @@ class StepRow:
     """Loss scale of the GradScaler; 1 without one."""
     verdict: str
     """The step's verdict."""
+    update_ratio: float = math.nan
+    """L2 norm of the change of the weights in the step before over that of the weights; nan when it is not known."""
     images: list[str] = field(default_factory=list)
     """Image files of the step, as a JSON list, when the step was bad; otherwise empty."""
     items: dict[str, float] = field(default_factory=dict)

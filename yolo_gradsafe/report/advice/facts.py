@@ -85,6 +85,15 @@ class Facts:
         planned = pl.when(lowered).then(pl.col("lr") / pl.col("lr_factor")).otherwise(pl.col("lr"))
         return self.rows.select(planned.fill_null(0.0).fill_nan(0.0).alias("lr"))["lr"]
 
+    @cached_property
+    def update_ratio(self) -> float:
+        """Largest change of the weights in a step over the weights, from all that was recorded; nan when unknown."""
+        seen = [i.update_ratio for i in self.incidents if isinstance(i.update_ratio, float)]
+        seen += self.rows.filter(pl.col("update_ratio").is_finite())["update_ratio"].to_list()
+        by_layer = self.layers.filter(pl.col("update_ratio").is_finite())
+        seen += by_layer.group_by("epoch").agg(pl.col("update_ratio").median())["update_ratio"].to_list()
+        return max(seen, default=math.nan)
+
     @property
     def troubled(self) -> bool:
         """Whether anything went wrong; to a healthy run that learns nothing is to be said."""
