@@ -262,6 +262,58 @@ def test_rate_that_no_model_learns_with(tmp_path):
     assert "rate_too_high" not in unlearned(tmp_path / "c")
 
 
+SGD = replace(INFO, optimizer="SGD", epochs=12, batches=10, objects=90, validation_objects=30)
+
+
+def pace(lr: float, ratio: float) -> Callable[[int], StepRow]:
+    """Return steps at a rate, the fourth of which moved the weights furthest."""
+    return lambda step: row(step, lr=lr, update_ratio=ratio if step == 5 else ratio / 3)
+
+
+def test_weights_that_moved_as_in_a_clean_run_need_more_pace_or_more_time(tmp_path):
+    low = unlearned(tmp_path / "a", {"lr0": 0.001}, validation=4.3, change=pace(0.001, 0.0012), info=SGD)
+    assert low.keys() == {"slow"}
+    assert low["slow"].title == "Raise the learning rate, or train for longer."
+    assert low["slow"].arguments == "lr0=0.01"
+    assert low["slow"].evidence == (
+        "The validation loss did not change: the model predicts the same for every image. A step moved the weights by "
+        "0.12 % of their size at most, as in any clean run, so the guard left the learning rate alone. The learning "
+        "rate was 0.001 at most; 0.01 is usual."
+    )
+    usual = unlearned(tmp_path / "b", change=pace(0.01, 0.018), info=SGD)
+    assert usual.keys() == {"slow"}
+    assert (usual["slow"].arguments, usual["slow"].command) == ("epochs=36", "gradsafe check d.yaml")
+    assert "1.8 % of their size at most" in usual["slow"].evidence
+    noisy = unlearned(tmp_path / "c", fitness=0.03, change=pace(0.02, 0.018), info=SGD)
+    assert noisy["slow"].arguments == "epochs=36"
+    running = replace(SGD, finished="", epochs=20)
+    going = unlearned(tmp_path / "d", change=pace(0.01, 0.018), info=running)["slow"]
+    assert (going.title[:15], going.arguments) == ("Let it train on", "")
+    auto = unlearned(tmp_path / "e", {"optimizer": "auto"}, change=pace(0.001, 0.0012), info=SGD)["slow"]
+    assert auto.arguments == "epochs=36", "Ultralytics chose the rate"
+
+
+def test_a_rate_below_the_usual_is_named_where_the_movement_is_not_known(tmp_path):
+    low = unlearned(tmp_path / "a", validation=4.3, change=lambda n: row(n, lr=0.001), info=SGD)
+    assert (low.keys(), low["slow"].arguments) == ({"slow"}, "lr0=0.01")
+    assert "moved the weights" not in low["slow"].evidence
+    unknown = unlearned(tmp_path / "b", validation=4.3, change=lambda n: row(n, lr=0.01), info=SGD)
+    assert unknown.keys() == {"never_rose"}, "that the model predicts the same everywhere does not say why"
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.05])
+def test_weights_that_moved_further_than_in_any_clean_run_need_a_lower_rate(tmp_path, ratio):
+    hot = unlearned(tmp_path, {"lr0": 0.001}, validation=4.3, change=pace(0.001, ratio), info=SGD)
+    assert hot.keys() == {"rate_too_high"}
+    assert hot["rate_too_high"].arguments == "lr0=0.0003"
+
+
+def test_statistics_that_lagged_are_not_a_matter_of_pace(tmp_path):
+    lagged = [event(32, "batchnorm_lag", epoch=4, place="validation", remedies=["batchnorm_momentum_raised"])]
+    told = unlearned(tmp_path, change=pace(0.01, 0.018), info=SGD, incidents=lagged)
+    assert told.keys() == {"batchnorm_lag"}
+
+
 def test_a_validation_that_fails_in_the_users_own_code_says_nothing_of_the_rate(tmp_path):
     own = [event(n, "bad_batch", cause="activations", source="own.py:8", layer="model.9") for n in (20, 40)]
     told = unlearned(

@@ -24,6 +24,7 @@ RULES: tuple[Callable[[Facts], Advice | None], ...] = (
     learning.layer_died,
     learning.too_few_steps,
     learning.overfitting,
+    learning.slow,
     learning.never_rose,
     amp.overflows,
     batchnorm.poisoned,

@@ -1,15 +1,19 @@
-"""What to change where the model did not learn: a rule for each reason, the rate named by one of them alone."""
+"""What to change where the model did not learn: a rule for each reason, the rate named by one of them alone.
+
+A lower rate is advised only where it is shown to be too high. Weights that moved as in any clean run show the opposite.
+"""
 
 from __future__ import annotations
 
 import math
 
+from yolo_gradsafe.report.advice.batchnorm import lags
 from yolo_gradsafe.report.advice.facts import SCALE_FREE, UNPROVEN, Facts, check_command, plural, rounded
 from yolo_gradsafe.report.advice.learning_rate import muon, too_high, warm_up
 from yolo_gradsafe.report.advice.own_code import is_to_blame
 from yolo_gradsafe.report.advice.stages import vanishing
 from yolo_gradsafe.report.parts import Advice
-from yolo_gradsafe.telemetry.schema import Shortfall
+from yolo_gradsafe.telemetry.schema import Finding, Shortfall
 from yolo_gradsafe.telemetry.sentences import capitalized, shortfall
 
 __all__ = [
@@ -20,6 +24,7 @@ __all__ = [
     "overfitting",
     "rate",
     "rate_too_low",
+    "slow",
     "too_few_steps",
 ]
 
@@ -29,12 +34,19 @@ ENOUGH = 100
 """Optimizer steps from which on a small set can be learnt."""
 USUAL_GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "pose": 12.0, "kobj": 1.0, "rle": 1.0}
 """Ultralytics' defaults for the weights of the losses."""
-_BY_RATE = (Shortfall.RATE_TOO_HIGH, Shortfall.COLLAPSED, Shortfall.VALIDATION_LOSS, Shortfall.CONSTANT_PREDICTOR)
+CLEAN = 0.02
+"""Share of their size that a step of a clean run moves the weights by at most."""
+LONGER = 3
+"""Times the epochs of a training that was too short."""
+_BY_RATE = (Shortfall.RATE_TOO_HIGH, Shortfall.COLLAPSED, Shortfall.VALIDATION_LOSS)
+_UNEXPLAINED = {Shortfall.CONSTANT_PREDICTOR, Shortfall.NEVER_ROSE}
+"""Reasons that say how it went, and not why."""
 
 
 def rate(facts: Facts) -> Advice | None:
     """The weights moved too far; where another rule has found out by how much, that one speaks."""
-    found = next((finding for reason in _BY_RATE if (finding := facts.because(reason))), None)
+    reasons = (*_BY_RATE, Shortfall.CONSTANT_PREDICTOR) if facts.update_ratio > CLEAN else _BY_RATE
+    found = next((finding for reason in reasons if (finding := facts.because(reason))), None)
     if found is not None and found.reason == Shortfall.VALIDATION_LOSS and any(map(is_to_blame, facts.incidents)):
         return None  # the user's code fails on validation images as well
     if found is None or too_high(facts) or muon(facts) or warm_up(facts):
@@ -154,10 +166,43 @@ def overfitting(facts: Facts) -> Advice | None:
     )
 
 
+def slow(facts: Facts) -> Advice | None:
+    """The weights moved as in any clean run, or the rate is below the usual one: the model needs more time, or pace."""
+    found, clean, usual = (
+        _unexplained(facts),
+        facts.update_ratio <= CLEAN,
+        USUAL_RATE[facts.run.optimizer in SCALE_FREE],
+    )
+    low = facts.peak_lr < usual and facts.arguments.get("optimizer") != "auto"
+    if found is None or not (clean or (low and math.isnan(facts.update_ratio))):
+        return None
+    evidence = [capitalized(shortfall(found)) + "."]
+    if clean:
+        evidence.append(
+            f"A step moved the weights by {100 * facts.update_ratio:.2g} % of their size at most, as in any clean run, "
+            "so the guard left the learning rate alone."
+        )
+    if low:
+        evidence.append(f"The learning rate was {facts.peak_lr:.2g} at most; {usual:g} is usual.")
+    if low:
+        title, arguments = "Raise the learning rate, or train for longer.", f"lr0={usual:g}"
+    elif facts.run.finished:
+        title, arguments = "Train for longer; if that does not help, check the labels.", f"epochs={_longer(facts)}"
+    else:
+        title, arguments = "Let it train on; if that does not help, check the labels.", ""
+    return Advice(
+        rule="slow",
+        title=title,
+        evidence=" ".join(evidence),
+        arguments=arguments,
+        command="" if low else check_command(facts),
+    )
+
+
 def never_rose(facts: Facts) -> Advice | None:
     """Nothing else was found: the labels are what to look at first."""
-    found = facts.because(Shortfall.NEVER_ROSE)
-    if found is None or len(facts.learning.findings) > 1 or too_high(facts) or muon(facts) or warm_up(facts):
+    found = _unexplained(facts)
+    if found is None or slow(facts) or rate(facts):
         return None
     return Advice(
         rule="never_rose",
@@ -165,6 +210,14 @@ def never_rose(facts: Facts) -> Advice | None:
         evidence=f"{capitalized(shortfall(found))}, and the records do not say why.",
         command=check_command(facts),
     )
+
+
+def _unexplained(facts: Facts) -> Finding | None:
+    """Return how it went where nothing on record says why; None where something does."""
+    findings = facts.learning.findings
+    explained = any(finding.reason not in _UNEXPLAINED for finding in findings)
+    spoken = too_high(facts) or muon(facts) or warm_up(facts) or lags(facts)
+    return None if explained or spoken or not facts.because(Shortfall.NEVER_ROSE) else findings[0]
 
 
 def _proven(facts: Facts) -> bool:
@@ -175,6 +228,10 @@ def _lower_rate(facts: Facts) -> float:
     """Return Ultralytics' own rate where that is lower, else a part of the one that was in force."""
     usual, peak = USUAL_RATE[facts.run.optimizer in SCALE_FREE], facts.peak_lr
     return usual if usual < UNPROVEN * peak else rounded(UNPROVEN * peak)
+
+
+def _longer(facts: Facts) -> int:
+    return LONGER * max(facts.run.epochs, len(facts.results))
 
 
 def _is_low(gain: object, usual: float) -> bool:
