@@ -168,6 +168,15 @@ def test_too_few_optimizer_steps():
     assert judge_learning(course(ROSE, steps=13)).findings == ()
 
 
+def test_a_run_that_goes_on_has_too_few_steps_only_if_its_epochs_will_not_bring_enough():
+    running = course(FLAT[:5], steps=46, ended=False)
+    assert judge_learning(running).learned is Learned.NO
+    assert Shortfall.TOO_FEW_STEPS not in found(running)
+    assert Shortfall.TOO_FEW_STEPS in found(replace(running, ended=True)), "it came to no more"
+    assert found(replace(running, steps=13))[Shortfall.TOO_FEW_STEPS].value == 13, "31 in 12 epochs"
+    assert Shortfall.TOO_FEW_STEPS in found(replace(running, planned=0)), "how many are to come is not known"
+
+
 def test_loss_item_of_exactly_0_although_there_are_objects():
     items = {"box_loss": 0.0, "cls_loss": 3.0, "dfl_loss": 0.0}
     zero = found(course(FLAT, items=items))[Shortfall.LOSS_ZERO]

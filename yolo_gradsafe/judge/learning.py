@@ -264,11 +264,18 @@ def _steps_skipped(course: Course) -> Finding | None:
 def _too_few_steps(course: Course) -> Finding | None:
     """Training that ended within its warm-up, or that accumulated most of its batches away."""
     within = course.ended and 0 < course.batches <= course.warmup_batches
-    if not within and course.steps >= FEWEST_STEPS:
+    if not within and _steps_in_all(course) >= FEWEST_STEPS:
         return None
     limit = course.warmup_batches if within else FEWEST_STEPS
     names = ("warm-up",) if within else ()
     return Finding(Shortfall.TOO_FEW_STEPS, names, course.steps, limit)
+
+
+def _steps_in_all(course: Course) -> float:
+    """Return the steps that training takes; of one that goes on, with as many in each epoch to come as so far."""
+    done = course.epochs[-1].epoch if course.epochs else 0
+    to_come = max(course.planned - done, 0) if not course.ended and done else 0
+    return course.steps * (1 + to_come / max(done, 1))
 
 
 def _loss_zero(course: Course) -> Finding | None:
