@@ -18,8 +18,9 @@ from yolo_gradsafe.report.advice import RULES, Facts, advise
 from yolo_gradsafe.report.parts import Advice
 from yolo_gradsafe.report.records import read_steps
 from yolo_gradsafe.report.summarize import summarize
+from yolo_gradsafe.report.summary import Summary
 from yolo_gradsafe.telemetry import Incident, Recorder, RunPaths, StepRow
-from yolo_gradsafe.telemetry.schema import LayerRow
+from yolo_gradsafe.telemetry.schema import LayerRow, Shortfall
 
 ARGUMENTS = {
     "lr0": 0.01,
@@ -224,19 +225,29 @@ def test_layer_that_died(tmp_path, before, after, dead):
 # A model that did not learn
 
 
-def unlearned(
+UNLEARNED = replace(INFO, epochs=12, batches=10, objects=90, validation_objects=30)
+
+
+def unlearned(folder: Path, *asked: object, **run: object) -> dict[str, Advice]:
+    """Return the advice of ``did_not_learn`` by rule."""
+    return {advice.rule: advice for advice in did_not_learn(folder, *asked, **run).advice}  # type: ignore[arg-type]
+
+
+def did_not_learn(
     folder: Path,
     arguments: dict[str, object] | None = None,
-    fitness: float = 0.0,
-    validation: float | None = None,
+    fitness: float | list[float] = 0.0,
+    validation: float | list[float] | None = None,
+    train: list[float] | None = None,
     **run: object,
-) -> dict[str, Advice]:
-    """Write a run of 12 epochs whose accuracy stays where it is, and return its advice by rule."""
-    write(folder, 120, **{"info": replace(INFO, epochs=12, batches=10, objects=90, validation_objects=30), **run})  # type: ignore[arg-type]
-    losses = None if validation is None else [validation] * 12
-    (folder / "results.csv").write_text(scenes.results([fitness] * 12, validation=losses), encoding="utf-8")
+) -> Summary:
+    """Write a run of 12 epochs whose accuracy stays where it is, unless it is given epoch by epoch."""
+    write(folder, **{"steps": 120, "info": UNLEARNED, **run})  # type: ignore[arg-type]
+    scores = fitness if isinstance(fitness, list) else [fitness] * 12
+    losses = [validation] * 12 if isinstance(validation, float) else validation
+    (folder / "results.csv").write_text(scenes.results(scores, train, losses), encoding="utf-8")
     (folder / "args.yaml").write_text(yaml.safe_dump(ARGUMENTS | (arguments or {})), encoding="utf-8")
-    return {advice.rule: advice for advice in summarize(folder).advice}
+    return summarize(folder)
 
 
 def test_a_rate_that_the_user_lowered_as_well_is_the_one_that_held(tmp_path):
@@ -262,7 +273,7 @@ def test_rate_that_no_model_learns_with(tmp_path):
     assert "rate_too_high" not in unlearned(tmp_path / "c")
 
 
-SGD = replace(INFO, optimizer="SGD", epochs=12, batches=10, objects=90, validation_objects=30)
+SGD = replace(UNLEARNED, optimizer="SGD")
 
 
 def pace(lr: float, ratio: float) -> Callable[[int], StepRow]:
@@ -400,6 +411,102 @@ def test_accuracy_that_never_rose_for_no_reason_on_record(tmp_path):
     advice = unlearned(tmp_path)
     assert advice.keys() == {"never_rose"}
     assert advice["never_rose"].command == "gradsafe check d.yaml"
+
+
+def most_skipped(step: int) -> StepRow:
+    return bad(step) if step > 20 and step % 5 else row(step)
+
+
+def skipped_for(cause: str, **more: object) -> list[Incident]:
+    return [event(n, "bad_batch", cause=cause, images=[], **more) for n in range(21, 121) if n % 5]
+
+
+@pytest.mark.parametrize(
+    ("cause", "more", "info", "says"),
+    [
+        ("", {}, {}, "gradsafe report runs/a --open"),
+        ("unknown", {}, {}, "gradsafe report runs/a --open"),
+        ("transient", {}, {}, "Check the hardware"),
+        ("activations", {"source": "ultralytics/nn/x.py:3"}, {}, "lr0=0.002"),
+        ("weights", {}, {}, "lr0=0.002"),
+        ("outlier", {}, {}, "lr0=0.002"),
+        ("precision", {}, {}, "amp=False"),
+        ("precision", {}, {"amp": "bf16"}, "amp=False"),
+        ("image", {}, {}, "gradsafe check d.yaml"),
+        ("label", {}, {}, "gradsafe check d.yaml"),
+    ],
+)
+def test_steps_that_were_skipped_say_what_to_change_whatever_the_cause(tmp_path, cause, more, info, says):
+    told = did_not_learn(
+        tmp_path,
+        {"save_dir": "runs/a"},
+        change=most_skipped,
+        incidents=skipped_for(cause, **more),
+        info=replace(UNLEARNED, **info),
+    )
+    assert told.reasons[0].reason == "steps_skipped"
+    first = told.advice[0]
+    assert first.rule == "steps_skipped"
+    assert says in f"{first.title} {first.arguments} {first.command}"
+
+
+def test_a_rule_that_knows_more_of_skipped_steps_speaks_alone(tmp_path):
+    own = skipped_for("loss", source="own.py:3")
+    assert "steps_skipped" not in unlearned(tmp_path / "a", change=most_skipped, incidents=own)
+    images = [replace(one, images=["/data/a.jpg"]) for one in skipped_for("image")]
+    assert unlearned(tmp_path / "b", change=most_skipped, incidents=images).keys() == {"broken_images"}
+
+
+@pytest.mark.parametrize(
+    ("batches", "warm_up", "arguments"),
+    [
+        (20, 500, "warmup_epochs=1"),
+        (10, 500, "warmup_epochs=1 epochs=20"),
+        (5, 100, "epochs=40"),  # Ultralytics warms up for 100 batches at least
+    ],
+)
+def test_a_warm_up_longer_than_the_training(tmp_path, batches, warm_up, arguments):
+    info = replace(UNLEARNED, batches=batches, warmup_batches=warm_up)
+    advice = unlearned(tmp_path, {"warmup_epochs": 50}, info=info)["too_few_steps"]
+    assert (advice.title, advice.arguments) == ("Let the warm-up end in time.", arguments)
+
+
+def run_of(reason: Shortfall, folder: Path) -> Summary:
+    """Record a run whose first reason not to have learned this is."""
+    zero = {"box_loss": 0.0, "cls_loss": 3.0, "dfl_loss": 0.0}
+    silent = {"norm/head.box": 4.0, "norm/head.class": 4e-6}
+    runs: dict[Shortfall, dict[str, object]] = {
+        Shortfall.RATE_TOO_HIGH: {"change": lambda n: row(n, lr=0.3)},
+        Shortfall.RATE_TOO_LOW: {"change": lambda n: row(n, lr=1e-7, update_ratio=3e-6)},
+        Shortfall.STEPS_SKIPPED: {"change": most_skipped},
+        Shortfall.TOO_FEW_STEPS: {"steps": 13, "change": lambda n: row(n, epoch=n, batch=10)},
+        Shortfall.LOSS_ZERO: {"change": lambda n: row(n, items=zero)},
+        Shortfall.BRANCH_SILENT: {"change": lambda n: row(n, grad_norm=4.0, stages=silent)},
+        Shortfall.VALIDATION_LOSS: {"validation": math.inf},
+        Shortfall.CONSTANT_PREDICTOR: {"validation": 4.3},
+        Shortfall.OVERFITTING: {"train": [4 - 0.3 * n for n in range(12)], "validation": [3 + n for n in range(12)]},
+        Shortfall.NEVER_ROSE: {},
+        Shortfall.COLLAPSED: {"fitness": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.02, 0.01, 0.0, 0.0]},
+    }
+    if reason is not Shortfall.LAYER_DIED:
+        return did_not_learn(folder, **runs[reason])  # type: ignore[arg-type]
+    did_not_learn(folder)
+    rows = [LayerRow(n, "model.7", "neck", 9, x, x, x, x, 0.1, 0.01) for n, x in ((1, 1.0), (2, 0.0), (3, 0.0))]
+    Recorder(folder).start(resume=True).layers(rows)
+    return summarize(folder)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    sorted(set(Shortfall) - {Shortfall.TOO_SHORT, Shortfall.NOT_VALIDATED, Shortfall.GOOD_FROM_THE_START}),
+    ids=str,
+)
+def test_each_reason_says_what_to_change(tmp_path, reason):
+    told = run_of(reason, tmp_path)
+    assert (told.learned, told.reasons[0].reason) == ("no", str(reason))
+    assert told.advice, "nobody said what to change"
+    first = told.advice[0]
+    assert first.arguments or first.options or first.command or "head.class" in first.title
 
 
 def test_a_healthy_run_that_learned_gets_no_advice_at_all(tmp_path):

@@ -22,6 +22,7 @@ RULES: tuple[Callable[[Facts], Advice | None], ...] = (
     learning.rate,
     learning.rate_too_low,
     learning.layer_died,
+    learning.steps_skipped,
     learning.too_few_steps,
     learning.overfitting,
     learning.slow,

@@ -15,7 +15,18 @@ from yolo_gradsafe.judge.learning import UNKNOWN, Learning
 from yolo_gradsafe.report.parts import IncidentEntry, Run
 from yolo_gradsafe.telemetry.schema import Finding, Shortfall, Verdict
 
-__all__ = ["ENOUGH", "OWN", "SCALE_FREE", "UNPROVEN", "Facts", "check_command", "number", "plural", "rounded"]
+__all__ = [
+    "ENOUGH",
+    "OWN",
+    "SCALE_FREE",
+    "UNPROVEN",
+    "Facts",
+    "check_command",
+    "number",
+    "plural",
+    "report_command",
+    "rounded",
+]
 
 ENOUGH = 50
 """Settled steps that a statement on the norms needs at least."""
@@ -134,6 +145,11 @@ class Facts:
 def check_command(facts: Facts) -> str:
     """Return the command that looks through the run's data."""
     return f"gradsafe check {shlex.quote(str(facts.arguments.get('data') or 'DATA.yaml'))}"
+
+
+def report_command(facts: Facts) -> str:
+    """Return the command that shows the run's incidents, with their pictures."""
+    return f"gradsafe report {shlex.quote(str(facts.arguments.get('save_dir') or 'RUN'))} --open"
 
 
 def rounded(value: float) -> float:

@@ -6,14 +6,25 @@ A lower rate is advised only where it is shown to be too high. Weights that move
 from __future__ import annotations
 
 import math
+from collections import Counter
 
-from yolo_gradsafe.report.advice.batchnorm import lags
-from yolo_gradsafe.report.advice.facts import SCALE_FREE, UNPROVEN, Facts, check_command, plural, rounded
+from yolo_gradsafe.report.advice.amp import overflows, wider
+from yolo_gradsafe.report.advice.batchnorm import lags, poisoned
+from yolo_gradsafe.report.advice.data import broken_images, quarantined
+from yolo_gradsafe.report.advice.facts import (
+    SCALE_FREE,
+    UNPROVEN,
+    Facts,
+    check_command,
+    plural,
+    report_command,
+    rounded,
+)
 from yolo_gradsafe.report.advice.learning_rate import muon, too_high, warm_up
-from yolo_gradsafe.report.advice.own_code import is_to_blame
+from yolo_gradsafe.report.advice.own_code import broken, is_to_blame
 from yolo_gradsafe.report.advice.stages import vanishing
 from yolo_gradsafe.report.parts import Advice
-from yolo_gradsafe.telemetry.schema import Finding, Shortfall
+from yolo_gradsafe.telemetry.schema import Cause, Finding, Shortfall
 from yolo_gradsafe.telemetry.sentences import capitalized, shortfall
 
 __all__ = [
@@ -25,6 +36,7 @@ __all__ = [
     "rate",
     "rate_too_low",
     "slow",
+    "steps_skipped",
     "too_few_steps",
 ]
 
@@ -36,6 +48,8 @@ USUAL_GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "pose": 12.0, "kobj": 1.0, "r
 """Ultralytics' defaults for the weights of the losses."""
 CLEAN = 0.02
 """Share of their size that a step of a clean run moves the weights by at most."""
+WARM_UP, SHORTEST_WARM_UP = 10, 100
+"""Part of the epochs that a warm-up may take, and the batches that Ultralytics gives the shortest one."""
 LONGER = 3
 """Times the epochs of a training that was too short."""
 _BY_RATE = (Shortfall.RATE_TOO_HIGH, Shortfall.COLLAPSED, Shortfall.VALIDATION_LOSS)
@@ -102,7 +116,7 @@ def too_few_steps(facts: Facts) -> Advice | None:
     each = facts.run.batches if accumulates else found.value / max(epochs, 1)
     needed = math.ceil(ENOUGH / each / 10) * 10 if each else 0
     words = [f"nbs={batch}"] if accumulates else []
-    words += [f"epochs={needed}"] if needed > epochs else []
+    words += [f"epochs={needed}"] if needed > epochs else _beyond_warm_up(facts, found)
     why = (
         f" With nbs={nbs}, up to {round(nbs / batch)} batches of {batch} are accumulated for one step."
         if accumulates
@@ -110,11 +124,54 @@ def too_few_steps(facts: Facts) -> Advice | None:
     )
     return Advice(
         rule="too_few_steps",
-        title="Take more optimizer steps.",
+        title="Take more optimizer steps." if not found.names or needed > epochs else "Let the warm-up end in time.",
         evidence=f"There were {plural(int(found.value), 'optimizer step')} in {plural(epochs, 'epoch')}: "
         f"{shortfall(found)}.{why}",
         arguments=" ".join(words),
     )
+
+
+def _beyond_warm_up(facts: Facts, found: Finding) -> list[str]:
+    """Return what makes a warm-up that took the whole training end by its half."""
+    each, epochs = facts.run.batches, facts.run.epochs
+    if not found.names or not each:
+        return []
+    shorter = max(1, epochs // WARM_UP)
+    least = max(shorter * each, SHORTEST_WARM_UP)
+    needed = math.ceil(2 * min(found.limit, least) / each / 10) * 10
+    words = [f"warmup_epochs={shorter}"] if least < found.limit else []
+    return [*words, f"epochs={needed}"] if needed > epochs else words
+
+
+def steps_skipped(facts: Facts) -> Advice | None:
+    """Most steps were skipped, and no rule for what they failed of has spoken."""
+    found = facts.because(Shortfall.STEPS_SKIPPED)
+    spoken = (broken, too_high, muon, warm_up, rate, overflows, poisoned, quarantined, broken_images)
+    if found is None or any(rule(facts) for rule in spoken):
+        return None
+    causes = Counter(incident.cause for incident in facts.incidents if incident.cause).most_common(1)
+    title, arguments, command = _to_mend(facts, causes[0][0] if causes else "")
+    return Advice(
+        rule="steps_skipped",
+        title=title,
+        evidence=f"{capitalized(shortfall(found))}.",
+        arguments=arguments,
+        command=command,
+    )
+
+
+def _to_mend(facts: Facts, cause: str) -> tuple[str, str, str]:
+    """Return what to do about a cause: a title, an argument, a command."""
+    if cause == Cause.TRANSIENT:
+        return "Check the hardware: what failed did not fail again with the same batch.", "", ""
+    if cause == Cause.PRECISION:
+        return "Train in a precision with a larger range.", wider(facts), ""
+    if cause in (Cause.IMAGE, Cause.LABEL):
+        return f"Repair the {cause}s, or take them out of the data set.", "", check_command(facts)
+    lr0 = _lower_rate(facts)
+    if cause in (Cause.ACTIVATIONS, Cause.WEIGHTS, Cause.OUTLIER) and math.isfinite(lr0):
+        return "Start again with a lower learning rate.", f"lr0={lr0:g}", ""
+    return "Look at the incidents: the cause is not known.", "", report_command(facts)
 
 
 def loss_zero(facts: Facts) -> Advice | None:
@@ -145,7 +202,7 @@ def branch_silent(facts: Facts) -> Advice | None:
         rule="branch_silent",
         title="Restore the usual loss weight: a part of the model is not trained."
         if low
-        else "Check the loss: a part of the model gets no gradient from it.",
+        else f"Check the loss: {found.names[0]} gets almost no gradient.",
         evidence=f"{capitalized(shortfall(found))}.",
         arguments=" ".join(f"{name}={usual:g}" for name, usual in low.items()),
     )
