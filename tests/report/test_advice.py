@@ -486,6 +486,7 @@ def run_of(reason: Shortfall, folder: Path) -> Summary:
         Shortfall.CONSTANT_PREDICTOR: {"validation": 4.3},
         Shortfall.OVERFITTING: {"train": [4 - 0.3 * n for n in range(12)], "validation": [3 + n for n in range(12)]},
         Shortfall.NEVER_ROSE: {},
+        Shortfall.FELL: {"fitness": [0.6, 0.5, *[0.3] * 10]},
         Shortfall.COLLAPSED: {"fitness": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.02, 0.01, 0.0, 0.0]},
     }
     if reason is not Shortfall.LAYER_DIED:

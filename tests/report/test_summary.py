@@ -249,6 +249,19 @@ def test_a_run_that_found_nothing_is_never_healthy(tmp_path):
     assert running.headline.startswith("Did not learn so far: mAP50 0 after 12 epochs")
 
 
+def test_accuracy_that_was_lost_is_in_the_headline_whatever_the_best_epoch_says(tmp_path):
+    fell = learned(tmp_path / "a", [0.6, 0.6, 0.5, 0.4, 0.35, 0.32, 0.307])
+    assert (fell.learned, fell.verdict.label) == ("no", "Did not learn")
+    assert fell.headline == "Did not learn: mAP50 0.461 after 7 epochs, 0.9 in epoch 1 (best.pt)."
+    assert (fell.advice[0].rule, fell.advice[0].arguments) == ("rate_too_high", "lr0=0.002")
+    assert fell.advice[0].evidence == "Fitness was 0.6 after epoch 1, never better, and 0.31 at the end."
+    rose = learned(tmp_path / "b", [0.3, 0.6, 0.5, 0.4, 0.35, 0.32, 0.307])
+    assert (rose.learned, rose.advice) == ("yes", [])
+    assert rose.headline == "Healthy: 70 steps, none skipped; mAP50 0.9 in epoch 2, 0.461 at the end."
+    noise = learned(tmp_path / "c", [0.3, 0.5, 0.6, 0.55])
+    assert noise.headline.endswith("; mAP50 0.9."), "the last is 0.92 of it"
+
+
 def test_accuracy_stands_beside_the_norms_of_its_epoch(tmp_path):
     summary = learned(tmp_path, [0.0, 0.2, 0.4])
     assert [(epoch.accuracy, epoch.fitness) for epoch in summary.epochs] == [(0.0, 0.0), (0.3, 0.2), (0.6, 0.4)]

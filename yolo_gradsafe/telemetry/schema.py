@@ -255,6 +255,8 @@ class Shortfall(Word):
     """Accuracy stayed at 0, or was never above that of the first epoch."""
     COLLAPSED = "collapsed"
     """Accuracy rose, then fell to almost 0 and stayed there."""
+    FELL = "fell"
+    """Accuracy was good after the first epoch, never better, and lower at the end."""
     TOO_SHORT = "too_short"
     """Unknown: there were too few epochs to tell."""
     NOT_VALIDATED = "not_validated"

@@ -52,7 +52,7 @@ WARM_UP, SHORTEST_WARM_UP = 10, 100
 """Part of the epochs that a warm-up may take, and the batches that Ultralytics gives the shortest one."""
 LONGER = 3
 """Times the epochs of a training that was too short."""
-_BY_RATE = (Shortfall.RATE_TOO_HIGH, Shortfall.COLLAPSED, Shortfall.VALIDATION_LOSS)
+_BY_RATE = (Shortfall.RATE_TOO_HIGH, Shortfall.COLLAPSED, Shortfall.FELL, Shortfall.VALIDATION_LOSS)
 _UNEXPLAINED = {Shortfall.CONSTANT_PREDICTOR, Shortfall.NEVER_ROSE}
 """Reasons that say how it went, and not why."""
 
@@ -64,6 +64,8 @@ def rate(facts: Facts) -> Advice | None:
     if found is not None and found.reason == Shortfall.VALIDATION_LOSS and any(map(is_to_blame, facts.incidents)):
         return None  # the user's code fails on validation images as well
     if found is None or too_high(facts) or muon(facts) or warm_up(facts):
+        return None
+    if found.reason == Shortfall.FELL and facts.because(Shortfall.OVERFITTING):
         return None
     if facts.because(Shortfall.LOSS_ZERO) or (facts.because(Shortfall.TOO_FEW_STEPS) and not _proven(facts)):
         return None
