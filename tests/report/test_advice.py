@@ -335,6 +335,18 @@ def test_a_validation_that_fails_in_the_users_own_code_says_nothing_of_the_rate(
     assert "rate_too_high" in unlearned(tmp_path / "b", validation=math.nan)
 
 
+def test_a_validation_loss_that_is_not_the_weights_fault_is_left_out_of_the_judgement(tmp_path):
+    ours = [Incident("validation", 1, 10, 10, place="validation", term="val/cls_loss, val/dfl_loss")]
+    told = did_not_learn(tmp_path / "a", validation=math.inf, incidents=ours)
+    assert "validation_loss" in [reason.reason for reason in told.reasons], "val/box_loss is inf as well"
+    assert told.reasons[0].names == ["box_loss"]
+    both = [replace(ours[0], term="val/box_loss, val/cls_loss")]
+    told = did_not_learn(tmp_path / "b", validation=math.inf, incidents=both)
+    assert [reason.reason for reason in told.reasons] == ["never_rose"]
+    assert not any("lr0" in advice.arguments for advice in told.advice)
+    assert did_not_learn(tmp_path / "c", validation=math.inf).reasons[0].names == ["box_loss", "cls_loss"]
+
+
 def test_rate_that_moves_nothing(tmp_path):
     def still(ratio):
         def change(step):

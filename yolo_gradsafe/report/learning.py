@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import polars as pl
@@ -152,19 +152,25 @@ def _validated(facts: Facts) -> pl.DataFrame:
 def _scores(facts: Facts) -> Iterator[EpochScore]:
     validated = _validated(facts)
     fitness = dict(zip(validated["epoch"].to_list(), _fitness(validated).to_list(), strict=True))
+    own = _of_the_users_own(facts)
     for row in _epochs(facts).iter_rows(named=True):
         score = fitness.get(row["epoch"])
         yield EpochScore(
             epoch=int(row["epoch"]),
             fitness=math.nan if score is None else score,
             train=_losses(row, "train/"),
-            validation=_losses(row, "val/") if row["epoch"] in fitness else {},
+            validation=_losses(row, "val/", own) if row["epoch"] in fitness else {},
         )
 
 
-def _losses(row: dict[str, Any], prefix: str) -> dict[str, float]:
+def _of_the_users_own(facts: Facts) -> set[str]:
+    """Return the validation losses that trusted weights did not mend: they say nothing of the model."""
+    return {name for incident in facts.of_kind(Kind.VALIDATION) for name in incident.term.split(", ")}
+
+
+def _losses(row: dict[str, Any], prefix: str, without: Collection[str] = ()) -> dict[str, float]:
     return {name.removeprefix(prefix): math.nan if value is None else value
-            for name, value in row.items() if name.startswith(prefix)}  # fmt: skip
+            for name, value in row.items() if name.startswith(prefix) and name not in without}  # fmt: skip
 
 
 def _fitness(table: pl.DataFrame) -> pl.Series:
