@@ -383,10 +383,15 @@ def test_what_follows_from_a_validation_is_one_incident(tmp_path):
     back = Incident("rollback", 3, 24, 4, place="validation", remedies=("rolled_back",), steps_lost=14, snapshot=10,
                     undone=14)  # fmt: skip
     lower = Incident("lr_backoff", 3, 24, 4, place="validation", remedies=("lr_lowered",), lr_factor=0.1)
-    found = lowered(tmp_path / "a", back, lower)
+
+    def change(step):
+        return row(step, lr=0.01 if step > 24 else 0.1, lr_factor=0.1 if step > 24 else 1.0)
+
+    found = lowered(tmp_path / "a", back, lower, change=change)
     assert found.headline == (
         "Survived: training ran away with lr0=0.1: lowered to 0.01 at step 24; 14 of 90 steps were lost."
     )
+    assert (found.advice[0].title, found.advice[0].arguments) == ("Lower the learning rate.", "lr0=0.01")
     image = incident(24, cause="image", images=["/data/a.jpg"])
     apart = lowered(tmp_path / "b", image, back, lower)
     assert apart.headline.startswith("Survived 2 incidents: none of 90 steps was skipped, 14 undone; training ran away")
