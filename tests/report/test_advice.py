@@ -67,6 +67,8 @@ def test_threshold_far_below_the_norms(tmp_path):
     limit = Config.load(yaml.safe_load(advice.options)).clip.max_norm
     assert 440 < limit < 480
     assert not advice.arguments  # AdamW's steps do not grow with the threshold
+    unlearnt = unlearned(tmp_path / "zero", {"lr0": 0.001}, change=norms(400, lr=0.001), info=SGD, incidents=trouble)
+    assert unlearnt.keys() == {"slow"}, "the norms of a model that does not learn say nothing either"
     sgd_info = replace(INFO, optimizer="SGD")
     sgd = given(tmp_path / "b", steps=300, change=norms(400), info=sgd_info, incidents=trouble)["clip_below"]
     assert sgd.arguments == "lr0=0.00025"
@@ -295,6 +297,8 @@ def test_weights_that_moved_as_in_a_clean_run_need_more_pace_or_more_time(tmp_pa
     assert usual.keys() == {"slow"}
     assert (usual["slow"].arguments, usual["slow"].command) == ("epochs=36", "gradsafe check d.yaml")
     assert "1.8 % of their size at most" in usual["slow"].evidence
+    short = unlearned(tmp_path / "f", {"lr0": 0.01}, change=pace(0.0078, 0.018), info=SGD)
+    assert short["slow"].arguments == "epochs=36", "lr0 is the usual one, which a short schedule does not reach"
     noisy = unlearned(tmp_path / "c", fitness=0.03, change=pace(0.02, 0.018), info=SGD)
     assert noisy["slow"].arguments == "epochs=36"
     running = replace(SGD, finished="", epochs=20)
@@ -305,7 +309,7 @@ def test_weights_that_moved_as_in_a_clean_run_need_more_pace_or_more_time(tmp_pa
 
 
 def test_a_rate_below_the_usual_is_named_where_the_movement_is_not_known(tmp_path):
-    low = unlearned(tmp_path / "a", validation=4.3, change=lambda n: row(n, lr=0.001), info=SGD)
+    low = unlearned(tmp_path / "a", {"lr0": 0.001}, validation=4.3, change=lambda n: row(n, lr=0.001), info=SGD)
     assert (low.keys(), low["slow"].arguments) == ({"slow"}, "lr0=0.01")
     assert "moved the weights" not in low["slow"].evidence
     unknown = unlearned(tmp_path / "b", validation=4.3, change=lambda n: row(n, lr=0.01), info=SGD)
@@ -489,7 +493,7 @@ def run_of(reason: Shortfall, folder: Path) -> Summary:
     silent = {"norm/head.box": 4.0, "norm/head.class": 4e-6}
     runs: dict[Shortfall, dict[str, object]] = {
         Shortfall.RATE_TOO_HIGH: {"change": lambda n: row(n, lr=0.3)},
-        Shortfall.RATE_TOO_LOW: {"change": lambda n: row(n, lr=1e-7, update_ratio=3e-6)},
+        Shortfall.RATE_TOO_LOW: {"arguments": {"lr0": 1e-7}, "change": pace(1e-7, 3e-6)},
         Shortfall.STEPS_SKIPPED: {"change": most_skipped},
         Shortfall.TOO_FEW_STEPS: {"steps": 13, "change": lambda n: row(n, epoch=n, batch=10)},
         Shortfall.LOSS_ZERO: {"change": lambda n: row(n, items=zero)},

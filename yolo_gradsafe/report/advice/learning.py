@@ -89,7 +89,7 @@ def rate_too_low(facts: Facts) -> Advice | None:
         rule="rate_too_low",
         title="Raise the learning rate.",
         evidence=f"{capitalized(shortfall(found))}.",
-        arguments=f"lr0={usual:g}" if facts.peak_lr < usual else "",
+        arguments=f"lr0={usual:g}" if _highest_rate(facts) < usual else "",
     )
 
 
@@ -232,7 +232,7 @@ def slow(facts: Facts) -> Advice | None:
         facts.update_ratio <= CLEAN,
         USUAL_RATE[facts.run.optimizer in SCALE_FREE],
     )
-    low = facts.peak_lr < usual and facts.arguments.get("optimizer") != "auto"
+    low = _highest_rate(facts) < usual and facts.arguments.get("optimizer") != "auto"
     if found is None or not (clean or (low and math.isnan(facts.update_ratio))):
         return None
     evidence = [capitalized(shortfall(found)) + "."]
@@ -242,7 +242,7 @@ def slow(facts: Facts) -> Advice | None:
             "so the guard left the learning rate alone."
         )
     if low:
-        evidence.append(f"The learning rate was {facts.peak_lr:.2g} at most; {usual:g} is usual.")
+        evidence.append(f"The learning rate was {_highest_rate(facts):.2g} at most; {usual:g} is usual.")
     if low:
         title, arguments = "Raise the learning rate, or train for longer.", f"lr0={usual:g}"
     elif facts.run.finished:
@@ -281,6 +281,12 @@ def _unexplained(facts: Facts) -> Finding | None:
 
 def _proven(facts: Facts) -> bool:
     return bool(facts.because(Shortfall.RATE_TOO_HIGH) or facts.because(Shortfall.COLLAPSED))
+
+
+def _highest_rate(facts: Facts) -> float:
+    """Return the user's lr0, which a short run's schedule falls short of, or what was in force where that is more."""
+    lr0 = facts.arguments.get("lr0")
+    return max(facts.peak_lr, float(lr0)) if isinstance(lr0, (int, float)) else facts.peak_lr
 
 
 def _lower_rate(facts: Facts) -> float:
