@@ -238,6 +238,7 @@ def _row(metrics: StepMetrics, verdict: Verdict, outcome: Outcome, stages: list[
         clip_scale=outcome.clip.scale if outcome.taken else 0.0,
         amp_scale=metrics.amp_scale,
         verdict=str(clipped(verdict, outcome.clip.scale)),
+        update_ratio=metrics.update_ratio,
         images=outcome.facts.get("images", []) if verdict.bad else [],
         items=metrics.items,
         stages={f"norm/{n}": float(v) for n, v in zip(stages, metrics.stage_norms, strict=True)},

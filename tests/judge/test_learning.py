@@ -62,7 +62,11 @@ def test_accuracy_of_0_to_the_end_is_none():
         ([0.004, 0.003, 0.004, 0.002, 0.003, 0.004], Learned.NO),  # matches by chance
         ([0.03, 0.01, 0.02, 0.0, 0.01, 0.0], Learned.NO),  # never above the first epoch's, which was little
         ([0.5, 0.2, 0.1, 0.0, 0.0, 0.0], Learned.NO),  # it could do it before
+        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.46], Learned.NO),  # half of it is lost
         ([0.5, 0.49, 0.48, 0.5, 0.49, 0.5], Learned.UNKNOWN),  # it could do it before, and still can
+        ([0.5, 0.3, 0.49, 0.2, 0.48, 0.3], Learned.UNKNOWN),  # noise: one of the last two is as good
+        ([0.9, 0.5], Learned.UNKNOWN),  # too short to say that it stays so
+        ([0.5, 0.6, 0.5, 0.4, 0.35, 0.3], Learned.YES),  # it rose first: best.pt is good
         ([0.5, 0.49, 0.5, 0.52, 0.55, 0.56], Learned.YES),
         ([0.0, 0.0005, 0.001, 0.002, 0.003, 0.006], Learned.UNKNOWN),  # still little, but growing
     ],
@@ -107,6 +111,14 @@ def test_accuracy_that_rose_and_fell_to_nothing_was_not_kept():
     assert found(collapsed)[Shortfall.COLLAPSED] == Finding(Shortfall.COLLAPSED, value=0.0, limit=0.55, epoch=8)
     assert judge_learning(course([*ROSE[:8], 0.3, 0.2, 0.15, 0.1])).learned is Learned.YES
     assert judge_learning(course([*ROSE[:11], 0.0])).learned is Learned.YES, "one epoch may be noise"
+
+
+def test_accuracy_that_was_good_and_fell_gives_both_numbers():
+    fell = found(course([0.6, 0.6, 0.58, 0.5, 0.45, 0.4, 0.35, 0.32, 0.31, 0.31, 0.31, 0.305]))
+    assert fell == {Shortfall.FELL: Finding(Shortfall.FELL, value=0.305, limit=0.6, epoch=1)}
+    kept = found(course([0.6, *[0.55] * 11]))
+    assert kept.keys() == {Shortfall.GOOD_FROM_THE_START}, "0.92 of it"
+    assert found(course([0.03, *[0.0] * 11])).keys() == {Shortfall.NEVER_ROSE}, "it never was good"
 
 
 # The reasons
@@ -166,6 +178,15 @@ def test_too_few_optimizer_steps():
     assert (within.limit, within.names) == (100, ("warm-up",))
     assert Shortfall.TOO_FEW_STEPS not in found(course(FLAT))
     assert judge_learning(course(ROSE, steps=13)).findings == ()
+
+
+def test_a_run_that_goes_on_has_too_few_steps_only_if_its_epochs_will_not_bring_enough():
+    running = course(FLAT[:5], steps=46, ended=False)
+    assert judge_learning(running).learned is Learned.NO
+    assert Shortfall.TOO_FEW_STEPS not in found(running)
+    assert Shortfall.TOO_FEW_STEPS in found(replace(running, ended=True)), "it came to no more"
+    assert found(replace(running, steps=13))[Shortfall.TOO_FEW_STEPS].value == 13, "31 in 12 epochs"
+    assert Shortfall.TOO_FEW_STEPS in found(replace(running, planned=0)), "how many are to come is not known"
 
 
 def test_loss_item_of_exactly_0_although_there_are_objects():

@@ -18,8 +18,9 @@ from yolo_gradsafe.report.advice import RULES, Facts, advise
 from yolo_gradsafe.report.parts import Advice
 from yolo_gradsafe.report.records import read_steps
 from yolo_gradsafe.report.summarize import summarize
+from yolo_gradsafe.report.summary import Summary
 from yolo_gradsafe.telemetry import Incident, Recorder, RunPaths, StepRow
-from yolo_gradsafe.telemetry.schema import LayerRow
+from yolo_gradsafe.telemetry.schema import LayerRow, Shortfall
 
 ARGUMENTS = {
     "lr0": 0.01,
@@ -66,6 +67,8 @@ def test_threshold_far_below_the_norms(tmp_path):
     limit = Config.load(yaml.safe_load(advice.options)).clip.max_norm
     assert 440 < limit < 480
     assert not advice.arguments  # AdamW's steps do not grow with the threshold
+    unlearnt = unlearned(tmp_path / "zero", {"lr0": 0.001}, change=norms(400, lr=0.001), info=SGD, incidents=trouble)
+    assert unlearnt.keys() == {"slow"}, "the norms of a model that does not learn say nothing either"
     sgd_info = replace(INFO, optimizer="SGD")
     sgd = given(tmp_path / "b", steps=300, change=norms(400), info=sgd_info, incidents=trouble)["clip_below"]
     assert sgd.arguments == "lr0=0.00025"
@@ -224,19 +227,29 @@ def test_layer_that_died(tmp_path, before, after, dead):
 # A model that did not learn
 
 
-def unlearned(
+UNLEARNED = replace(INFO, epochs=12, batches=10, objects=90, validation_objects=30)
+
+
+def unlearned(folder: Path, *asked: object, **run: object) -> dict[str, Advice]:
+    """Return the advice of ``did_not_learn`` by rule."""
+    return {advice.rule: advice for advice in did_not_learn(folder, *asked, **run).advice}  # type: ignore[arg-type]
+
+
+def did_not_learn(
     folder: Path,
     arguments: dict[str, object] | None = None,
-    fitness: float = 0.0,
-    validation: float | None = None,
+    fitness: float | list[float] = 0.0,
+    validation: float | list[float] | None = None,
+    train: list[float] | None = None,
     **run: object,
-) -> dict[str, Advice]:
-    """Write a run of 12 epochs whose accuracy stays where it is, and return its advice by rule."""
-    write(folder, 120, **{"info": replace(INFO, epochs=12, batches=10, objects=90, validation_objects=30), **run})  # type: ignore[arg-type]
-    losses = None if validation is None else [validation] * 12
-    (folder / "results.csv").write_text(scenes.results([fitness] * 12, validation=losses), encoding="utf-8")
+) -> Summary:
+    """Write a run of 12 epochs whose accuracy stays where it is, unless it is given epoch by epoch."""
+    write(folder, **{"steps": 120, "info": UNLEARNED, **run})  # type: ignore[arg-type]
+    scores = fitness if isinstance(fitness, list) else [fitness] * 12
+    losses = [validation] * 12 if isinstance(validation, float) else validation
+    (folder / "results.csv").write_text(scenes.results(scores, train, losses), encoding="utf-8")
     (folder / "args.yaml").write_text(yaml.safe_dump(ARGUMENTS | (arguments or {})), encoding="utf-8")
-    return {advice.rule: advice for advice in summarize(folder).advice}
+    return summarize(folder)
 
 
 def test_a_rate_that_the_user_lowered_as_well_is_the_one_that_held(tmp_path):
@@ -262,6 +275,60 @@ def test_rate_that_no_model_learns_with(tmp_path):
     assert "rate_too_high" not in unlearned(tmp_path / "c")
 
 
+SGD = replace(UNLEARNED, optimizer="SGD")
+
+
+def pace(lr: float, ratio: float) -> Callable[[int], StepRow]:
+    """Return steps at a rate, the fourth of which moved the weights furthest."""
+    return lambda step: row(step, lr=lr, update_ratio=ratio if step == 5 else ratio / 3)
+
+
+def test_weights_that_moved_as_in_a_clean_run_need_more_pace_or_more_time(tmp_path):
+    low = unlearned(tmp_path / "a", {"lr0": 0.001}, validation=4.3, change=pace(0.001, 0.0012), info=SGD)
+    assert low.keys() == {"slow"}
+    assert low["slow"].title == "Raise the learning rate, or train for longer."
+    assert low["slow"].arguments == "lr0=0.01"
+    assert low["slow"].evidence == (
+        "The validation loss did not change: the model predicts the same for every image. A step moved the weights by "
+        "0.12 % of their size at most, as in any clean run, so the guard left the learning rate alone. The learning "
+        "rate was 0.001 at most; 0.01 is usual."
+    )
+    usual = unlearned(tmp_path / "b", change=pace(0.01, 0.018), info=SGD)
+    assert usual.keys() == {"slow"}
+    assert (usual["slow"].arguments, usual["slow"].command) == ("epochs=36", "gradsafe check d.yaml")
+    assert "1.8 % of their size at most" in usual["slow"].evidence
+    short = unlearned(tmp_path / "f", {"lr0": 0.01}, change=pace(0.0078, 0.018), info=SGD)
+    assert short["slow"].arguments == "epochs=36", "lr0 is the usual one, which a short schedule does not reach"
+    noisy = unlearned(tmp_path / "c", fitness=0.03, change=pace(0.02, 0.018), info=SGD)
+    assert noisy["slow"].arguments == "epochs=36"
+    running = replace(SGD, finished="", epochs=20)
+    going = unlearned(tmp_path / "d", change=pace(0.01, 0.018), info=running)["slow"]
+    assert (going.title[:15], going.arguments) == ("Let it train on", "")
+    auto = unlearned(tmp_path / "e", {"optimizer": "auto"}, change=pace(0.001, 0.0012), info=SGD)["slow"]
+    assert auto.arguments == "epochs=36", "Ultralytics chose the rate"
+
+
+def test_a_rate_below_the_usual_is_named_where_the_movement_is_not_known(tmp_path):
+    low = unlearned(tmp_path / "a", {"lr0": 0.001}, validation=4.3, change=lambda n: row(n, lr=0.001), info=SGD)
+    assert (low.keys(), low["slow"].arguments) == ({"slow"}, "lr0=0.01")
+    assert "moved the weights" not in low["slow"].evidence
+    unknown = unlearned(tmp_path / "b", validation=4.3, change=lambda n: row(n, lr=0.01), info=SGD)
+    assert unknown.keys() == {"never_rose"}, "that the model predicts the same everywhere does not say why"
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.05])
+def test_weights_that_moved_further_than_in_any_clean_run_need_a_lower_rate(tmp_path, ratio):
+    hot = unlearned(tmp_path, {"lr0": 0.001}, validation=4.3, change=pace(0.001, ratio), info=SGD)
+    assert hot.keys() == {"rate_too_high"}
+    assert hot["rate_too_high"].arguments == "lr0=0.0003"
+
+
+def test_statistics_that_lagged_are_not_a_matter_of_pace(tmp_path):
+    lagged = [event(32, "batchnorm_lag", epoch=4, place="validation", remedies=["batchnorm_momentum_raised"])]
+    told = unlearned(tmp_path, change=pace(0.01, 0.018), info=SGD, incidents=lagged)
+    assert told.keys() == {"batchnorm_lag"}
+
+
 def test_a_validation_that_fails_in_the_users_own_code_says_nothing_of_the_rate(tmp_path):
     own = [event(n, "bad_batch", cause="activations", source="own.py:8", layer="model.9") for n in (20, 40)]
     told = unlearned(
@@ -270,6 +337,18 @@ def test_a_validation_that_fails_in_the_users_own_code_says_nothing_of_the_rate(
     assert "own_code" in told
     assert "rate_too_high" not in told
     assert "rate_too_high" in unlearned(tmp_path / "b", validation=math.nan)
+
+
+def test_a_validation_loss_that_is_not_the_weights_fault_is_left_out_of_the_judgement(tmp_path):
+    ours = [Incident("validation", 1, 10, 10, place="validation", term="val/cls_loss, val/dfl_loss")]
+    told = did_not_learn(tmp_path / "a", validation=math.inf, incidents=ours)
+    assert "validation_loss" in [reason.reason for reason in told.reasons], "val/box_loss is inf as well"
+    assert told.reasons[0].names == ["box_loss"]
+    both = [replace(ours[0], term="val/box_loss, val/cls_loss")]
+    told = did_not_learn(tmp_path / "b", validation=math.inf, incidents=both)
+    assert [reason.reason for reason in told.reasons] == ["never_rose"]
+    assert not any("lr0" in advice.arguments for advice in told.advice)
+    assert did_not_learn(tmp_path / "c", validation=math.inf).reasons[0].names == ["box_loss", "cls_loss"]
 
 
 def test_rate_that_moves_nothing(tmp_path):
@@ -348,6 +427,103 @@ def test_accuracy_that_never_rose_for_no_reason_on_record(tmp_path):
     advice = unlearned(tmp_path)
     assert advice.keys() == {"never_rose"}
     assert advice["never_rose"].command == "gradsafe check d.yaml"
+
+
+def most_skipped(step: int) -> StepRow:
+    return bad(step) if step > 20 and step % 5 else row(step)
+
+
+def skipped_for(cause: str, **more: object) -> list[Incident]:
+    return [event(n, "bad_batch", cause=cause, images=[], **more) for n in range(21, 121) if n % 5]
+
+
+@pytest.mark.parametrize(
+    ("cause", "more", "info", "says"),
+    [
+        ("", {}, {}, "gradsafe report runs/a --open"),
+        ("unknown", {}, {}, "gradsafe report runs/a --open"),
+        ("transient", {}, {}, "Check the hardware"),
+        ("activations", {"source": "ultralytics/nn/x.py:3"}, {}, "lr0=0.002"),
+        ("weights", {}, {}, "lr0=0.002"),
+        ("outlier", {}, {}, "lr0=0.002"),
+        ("precision", {}, {}, "amp=False"),
+        ("precision", {}, {"amp": "bf16"}, "amp=False"),
+        ("image", {}, {}, "gradsafe check d.yaml"),
+        ("label", {}, {}, "gradsafe check d.yaml"),
+    ],
+)
+def test_steps_that_were_skipped_say_what_to_change_whatever_the_cause(tmp_path, cause, more, info, says):
+    told = did_not_learn(
+        tmp_path,
+        {"save_dir": "runs/a"},
+        change=most_skipped,
+        incidents=skipped_for(cause, **more),
+        info=replace(UNLEARNED, **info),
+    )
+    assert told.reasons[0].reason == "steps_skipped"
+    first = told.advice[0]
+    assert first.rule == "steps_skipped"
+    assert says in f"{first.title} {first.arguments} {first.command}"
+
+
+def test_a_rule_that_knows_more_of_skipped_steps_speaks_alone(tmp_path):
+    own = skipped_for("loss", source="own.py:3")
+    assert "steps_skipped" not in unlearned(tmp_path / "a", change=most_skipped, incidents=own)
+    images = [replace(one, images=["/data/a.jpg"]) for one in skipped_for("image")]
+    assert unlearned(tmp_path / "b", change=most_skipped, incidents=images).keys() == {"broken_images"}
+
+
+@pytest.mark.parametrize(
+    ("batches", "warm_up", "arguments"),
+    [
+        (20, 500, "warmup_epochs=1"),
+        (10, 500, "warmup_epochs=1 epochs=20"),
+        (5, 100, "epochs=40"),  # Ultralytics warms up for 100 batches at least
+    ],
+)
+def test_a_warm_up_longer_than_the_training(tmp_path, batches, warm_up, arguments):
+    info = replace(UNLEARNED, batches=batches, warmup_batches=warm_up)
+    advice = unlearned(tmp_path, {"warmup_epochs": 50}, info=info)["too_few_steps"]
+    assert (advice.title, advice.arguments) == ("Let the warm-up end in time.", arguments)
+
+
+def run_of(reason: Shortfall, folder: Path) -> Summary:
+    """Record a run whose first reason not to have learned this is."""
+    zero = {"box_loss": 0.0, "cls_loss": 3.0, "dfl_loss": 0.0}
+    silent = {"norm/head.box": 4.0, "norm/head.class": 4e-6}
+    runs: dict[Shortfall, dict[str, object]] = {
+        Shortfall.RATE_TOO_HIGH: {"change": lambda n: row(n, lr=0.3)},
+        Shortfall.RATE_TOO_LOW: {"arguments": {"lr0": 1e-7}, "change": pace(1e-7, 3e-6)},
+        Shortfall.STEPS_SKIPPED: {"change": most_skipped},
+        Shortfall.TOO_FEW_STEPS: {"steps": 13, "change": lambda n: row(n, epoch=n, batch=10)},
+        Shortfall.LOSS_ZERO: {"change": lambda n: row(n, items=zero)},
+        Shortfall.BRANCH_SILENT: {"change": lambda n: row(n, grad_norm=4.0, stages=silent)},
+        Shortfall.VALIDATION_LOSS: {"validation": math.inf},
+        Shortfall.CONSTANT_PREDICTOR: {"validation": 4.3},
+        Shortfall.OVERFITTING: {"train": [4 - 0.3 * n for n in range(12)], "validation": [3 + n for n in range(12)]},
+        Shortfall.NEVER_ROSE: {},
+        Shortfall.FELL: {"fitness": [0.6, 0.5, *[0.3] * 10]},
+        Shortfall.COLLAPSED: {"fitness": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.02, 0.01, 0.0, 0.0]},
+    }
+    if reason is not Shortfall.LAYER_DIED:
+        return did_not_learn(folder, **runs[reason])  # type: ignore[arg-type]
+    did_not_learn(folder)
+    rows = [LayerRow(n, "model.7", "neck", 9, x, x, x, x, 0.1, 0.01) for n, x in ((1, 1.0), (2, 0.0), (3, 0.0))]
+    Recorder(folder).start(resume=True).layers(rows)
+    return summarize(folder)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    sorted(set(Shortfall) - {Shortfall.TOO_SHORT, Shortfall.NOT_VALIDATED, Shortfall.GOOD_FROM_THE_START}),
+    ids=str,
+)
+def test_each_reason_says_what_to_change(tmp_path, reason):
+    told = run_of(reason, tmp_path)
+    assert (told.learned, told.reasons[0].reason) == ("no", str(reason))
+    assert told.advice, "nobody said what to change"
+    first = told.advice[0]
+    assert first.arguments or first.options or first.command or "head.class" in first.title
 
 
 def test_a_healthy_run_that_learned_gets_no_advice_at_all(tmp_path):

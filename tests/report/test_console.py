@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.report import scenes
 from tests.report.runs import INF, INFO, NAN, bad, incident, overflow, row, write
 from yolo_gradsafe.report.console import epoch_line, table
 from yolo_gradsafe.report.summarize import summarize
@@ -20,6 +21,18 @@ def test_table_of_a_healthy_run(tmp_path):
         "  threshold       10",
         "  files           stability/steps.csv, stability/run.json,",
         "                  stability/options.yaml",
+    ]
+
+
+def test_table_of_a_run_that_did_not_learn_says_so_and_why(tmp_path):
+    write(tmp_path, 120, lambda n: row(n, lr=0.3), info=replace(INFO, epochs=12, batches=10))
+    (tmp_path / "args.yaml").write_text("lr0: 0.3\n", encoding="utf-8")
+    (tmp_path / "results.csv").write_text(scenes.results([0.0] * 12), encoding="utf-8")
+    assert table(summarize(tmp_path)).splitlines()[:4] == [
+        "Did not learn: mAP50 0 after 12 epochs; lr0=0.3 is too high.",
+        "  learned         no: lr0=0.3 is too high",
+        "                    accuracy stayed at 0 for 12 epochs",
+        "  accuracy        mAP50 0 in epoch 1, 0 in epoch 12",
     ]
 
 

@@ -452,6 +452,24 @@ def test_whether_it_learned_is_never_an_empty_block(tmp_path):
     assert "mAP50 rose from 0.15 in epoch 1 to 0.9 in epoch 6." in learned
 
 
+@pytest.mark.parametrize(
+    ("epochs", "says"),
+    [
+        (12, ["No.", "lr0=0.3 is too high", "accuracy stayed at 0 for 12 epochs"]),
+        (2, ["Unknown.", "2 epochs are too few to tell"]),
+    ],
+)
+def test_a_run_that_did_not_learn_or_may_not_have_says_why(tmp_path, epochs, says):
+    run = write(tmp_path, 10 * epochs, lambda n: row(n, lr=0.3), info=replace(INFO, epochs=epochs, batches=10))
+    (run / "args.yaml").write_text("lr0: 0.3\n", encoding="utf-8")
+    (run / "results.csv").write_text(scenes.results([0.0] * epochs), encoding="utf-8")
+    text = " ".join(page(run).text.split())
+    learned = text[text.index("Did it learn?") :][:200]
+    places = [learned.find(part) for part in says]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
 def test_an_accuracy_of_nothing_names_no_best_epoch(tmp_path):
     figure = explained(scored(tmp_path, [0.0] * 6))["accuracy"]
     assert (figure.value, figure.detail) == ("0", "up to epoch 6, the last")

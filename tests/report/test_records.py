@@ -57,6 +57,18 @@ def test_running_or_killed_run(tmp_path):
     assert summary.files == ["stability/steps.csv"]
 
 
+def test_columns_that_earlier_versions_lacked_say_what_these_knew(run):
+    path = RunPaths(run).steps
+    lines = [line.split(",") for line in path.read_text().splitlines() if '"' not in line]
+    later = {lines[0].index(name) for name in ("lr_factor", "update_ratio")}
+    old = [",".join(cell for n, cell in enumerate(cells) if n not in later) for cells in lines]
+    path.write_text("\n".join(old) + "\n")
+    steps = read_steps(RunPaths(run))
+    assert steps.height == 29, "all but the one with a list of images"
+    assert steps["lr_factor"].unique().to_list() == [1.0]
+    assert steps["update_ratio"].is_nan().all()
+
+
 def test_run_without_steps(tmp_path):
     summary = summarize(write(tmp_path, 0))
     assert summary.headline == "No step was recorded."

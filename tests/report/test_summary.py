@@ -251,6 +251,19 @@ def test_a_run_that_found_nothing_is_never_healthy(tmp_path):
     assert running.headline.startswith("Did not learn so far: mAP50 0 after 12 epochs")
 
 
+def test_accuracy_that_was_lost_is_in_the_headline_whatever_the_best_epoch_says(tmp_path):
+    fell = learned(tmp_path / "a", [0.6, 0.6, 0.5, 0.4, 0.35, 0.32, 0.307])
+    assert (fell.learned, fell.verdict.label) == ("no", "Did not learn")
+    assert fell.headline == "Did not learn: mAP50 0.461 after 7 epochs, 0.9 in epoch 1 (best.pt)."
+    assert (fell.advice[0].rule, fell.advice[0].arguments) == ("rate_too_high", "lr0=0.002")
+    assert fell.advice[0].evidence == "Fitness was 0.6 after epoch 1, never better, and 0.31 at the end."
+    rose = learned(tmp_path / "b", [0.3, 0.6, 0.5, 0.4, 0.35, 0.32, 0.307])
+    assert (rose.learned, rose.advice) == ("yes", [])
+    assert rose.headline == "Healthy: 70 steps, none skipped; mAP50 0.9 in epoch 2, 0.461 at the end."
+    noise = learned(tmp_path / "c", [0.3, 0.5, 0.6, 0.55])
+    assert noise.headline.endswith("; mAP50 0.9."), "the last is 0.92 of it"
+
+
 def test_accuracy_stands_beside_the_norms_of_its_epoch(tmp_path):
     summary = learned(tmp_path, [0.0, 0.2, 0.4])
     assert [(epoch.accuracy, epoch.fitness) for epoch in summary.epochs] == [(0.0, 0.0), (0.3, 0.2), (0.6, 0.4)]
@@ -418,10 +431,15 @@ def test_what_follows_from_a_validation_is_one_incident(tmp_path):
     back = Incident("rollback", 3, 24, 4, place="validation", remedies=("rolled_back",), steps_lost=14, snapshot=10,
                     undone=14)  # fmt: skip
     lower = Incident("lr_backoff", 3, 24, 4, place="validation", remedies=("lr_lowered",), lr_factor=0.1)
-    found = lowered(tmp_path / "a", back, lower)
+
+    def change(step):
+        return row(step, lr=0.01 if step > 24 else 0.1, lr_factor=0.1 if step > 24 else 1.0)
+
+    found = lowered(tmp_path / "a", back, lower, change=change)
     assert found.headline == (
         "Survived: training ran away with lr0=0.1: lowered to 0.01 at step 24; 14 of 90 steps were lost."
     )
+    assert (found.advice[0].title, found.advice[0].arguments) == ("Lower the learning rate.", "lr0=0.01")
     image = incident(24, cause="image", images=["/data/a.jpg"])
     apart = lowered(tmp_path / "b", image, back, lower)
     assert apart.headline.startswith("Survived 2 incidents: none of 90 steps was skipped, 14 undone; training ran away")

@@ -7,8 +7,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.arm import Arm, Result
+from yolo_gradsafe.cli import app
 
 LOSS = """
 import ultralytics.utils.loss as loss
@@ -51,6 +53,46 @@ def init_criterion(model):
 
 
 DetectionModel.init_criterion = init_criterion
+"""
+
+EVAL = """
+import torch.nn as nn
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.loss import v8DetectionLoss
+
+
+class EvalBCE(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = [model]
+
+    def forward(self, scores, targets):
+        loss = nn.functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")
+        return loss if self.model[0].training else loss * float("inf")
+
+
+def init_criterion(model):
+    criterion = v8DetectionLoss(model)
+    criterion.bce = EvalBCE(model)
+    return criterion
+
+
+DetectionModel.init_criterion = init_criterion
+"""
+
+UNASSIGNED = """
+import torch
+from ultralytics.utils import tal
+
+stock = tal.TaskAlignedAssigner.forward
+
+
+def forward(assigner, *args, **options):
+    labels, boxes, scores, masks, *others = stock(assigner, *args, **options)
+    return labels, boxes, torch.zeros_like(scores), torch.zeros_like(masks), *others
+
+
+tal.TaskAlignedAssigner.forward = forward
 """
 
 INDEX = """
@@ -179,3 +221,33 @@ def test_what_the_user_freezes_has_not_died(train, drawn):
     assert result.incidents() == []
     assert not {a["rule"] for a in summary(result)["advice"]} & {"layer_dead", "stage_vanishes"}
     assert {row["norm/backbone"] for row in result.steps if int(row["epoch"]) > 1} == {"nan"}
+
+
+def test_a_loss_that_is_inf_in_validation_alone_costs_nothing_and_is_named(train, drawn, own):
+    code = own("my_eval", EVAL)
+    args = {"epochs": 4, "optimizer": "AdamW", "lr0": 0.001}
+    stock = train(Arm(str(drawn["detect"]), "yolov8n.yaml", code=code, args=args), "stock")
+    guarded = train(Arm(str(drawn["detect"]), "yolov8n.yaml", code=code, args=args, guard={}), "guarded")
+    assert {row["val/cls_loss"] for row in guarded.results} == {"inf"}, "the fault fired"
+    assert guarded.digests == stock.digests
+    assert guarded.losses() == stock.losses()
+    assert [(i["kind"], i["term"]) for i in guarded.incidents()] == [("validation", "val/cls_loss")]
+    told = summary(guarded)
+    assert not {"validation_loss", "rate_too_high"} & {reason["reason"] for reason in told["reasons"]}
+    assert not any("lr0" in advice["arguments"] for advice in told["advice"])
+
+
+def test_an_assigner_that_assigns_nothing_is_no_learning(train, drawn, own):
+    args = {"epochs": 6, "batch": 2, "nbs": 2, "optimizer": "AdamW", "lr0": 0.001}
+    code = own("my_assigner", UNASSIGNED)
+    result = train(Arm(str(drawn["detect"]), "yolov8n.yaml", code=code, args=args, guard={}))
+    assert {row["box_loss"] for row in result.steps} == {row["dfl_loss"] for row in result.steps} == {"0"}
+    told = summary(result)
+    assert (told["health"], told["learned"]) == ("healthy", "no")
+    first = told["reasons"][0]
+    assert (first["reason"], first["names"]) == ("loss_zero", ["box_loss", "dfl_loss"])
+    assert told["headline"].startswith("Did not learn: mAP50 0 after 6 epochs; box_loss and dfl_loss were exactly 0")
+    assert told["advice"][0]["rule"] == "loss_zero"
+    judged = CliRunner().invoke(app, ["report", str(result.run), "--strict", "--no-plot"])
+    assert judged.exit_code == 4
+    assert "--strict: the run did not learn" in judged.output

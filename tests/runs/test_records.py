@@ -32,6 +32,10 @@ def test_every_file_of_a_pose_run(train, drawn):
             assert abs(float(row["clip_scale"]) * float(row["grad_norm"]) / 20.0 - 1) < 1e-4
     assert {"norm/backbone", "norm/neck", "norm/head.box", "norm/head.class", "norm/head.keypoint"} <= set(steps[0])
 
+    assert [0 < float(row["update_ratio"]) < 0.1 for row in steps] == [False, False, True, True, False, True], (
+        "nothing has moved before the second step: the first has a rate of 0; nor by the fourth, which is skipped"
+    )
+
     layers = rows(folder / "layers.csv")
     assert {row["epoch"] for row in layers} == {"1", "2", "3"}
     last = [row for row in layers if row["epoch"] == "3"]

@@ -56,6 +56,7 @@ def test_columns_are_in_the_stated_order(tmp_path):
             "clip_scale",
             "amp_scale",
             "verdict",
+            "update_ratio",
             "images",
         ]
     )

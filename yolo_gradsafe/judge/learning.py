@@ -36,6 +36,8 @@ GOOD = 0.05
 """Fitness after the first epoch of a model that could do it before."""
 RISE = 0.02
 """Rise over the first epoch, relative to it, that is more than noise."""
+KEPT = 0.9
+"""Share of its fitness after the first epoch that a model that was good from the start keeps."""
 COLLAPSE = 0.1
 """Share of its best fitness that a model that has not collapsed keeps."""
 FEWEST_STEPS = 50
@@ -161,7 +163,7 @@ def judge_learning(course: Course) -> Learning:
         return Learning(Learned.NO, (*causes, fallen))
     unclear = _unclear(course)
     if unclear is None:
-        return Learning(Learned.NO, (*_causes(course), _never_rose(course)))
+        return Learning(Learned.NO, (*_causes(course), _fell(course) or _never_rose(course)))
     if unclear.reason is Shortfall.GOOD_FROM_THE_START:
         return Learning(Learned.UNKNOWN, (unclear,))
     proofs = [finding for finding in _causes(course) if finding.reason in _PROOFS]
@@ -202,13 +204,19 @@ def _unclear(course: Course) -> Finding | None:
     if not found:
         return Finding(Shortfall.NOT_VALIDATED, value=course.validation_objects)
     first, last, end = found[0].fitness, found[-1].fitness, found[-1].epoch
-    if len(found) > 1 and first >= GOOD and last >= first / 2:
+    if len(found) > 1 and first >= GOOD and _kept(found):
         return Finding(Shortfall.GOOD_FROM_THE_START, value=last, limit=first, epoch=found[0].epoch)
     needed = FEWEST_EPOCHS if course.ended else max(FEWEST_EPOCHS, math.ceil(FEWEST_SHARE * course.planned))
     warming_up = not course.ended and course.batches <= course.warmup_batches
     if end < needed or warming_up or (len(found) == 1 and first >= STIR) or _rising(found):
         return Finding(Shortfall.TOO_SHORT, value=end, limit=needed)
     return None
+
+
+def _kept(found: Sequence[EpochScore]) -> bool:
+    """Whether accuracy was as good as after the first epoch in any of the last third: single epochs may be noise."""
+    late = found[-max(2, len(found) // 3) :]
+    return max(epoch.fitness for epoch in late) >= KEPT * found[0].fitness
 
 
 def _rising(found: Sequence[EpochScore]) -> bool:
@@ -218,6 +226,15 @@ def _rising(found: Sequence[EpochScore]) -> bool:
     if not third or max(scores) < STIR:
         return False
     return sum(scores[-third:]) > 2 * sum(scores[:third]) and max(scores[-third:]) == max(scores)
+
+
+def _fell(course: Course) -> Finding | None:
+    """Accuracy of a model that was good after the first epoch, and less so at the end."""
+    found = _validated(course)
+    first, last = found[0], found[-1]
+    if first.fitness < GOOD:
+        return None
+    return Finding(Shortfall.FELL, value=last.fitness, limit=first.fitness, epoch=first.epoch)
 
 
 def _never_rose(course: Course) -> Finding:
@@ -264,11 +281,18 @@ def _steps_skipped(course: Course) -> Finding | None:
 def _too_few_steps(course: Course) -> Finding | None:
     """Training that ended within its warm-up, or that accumulated most of its batches away."""
     within = course.ended and 0 < course.batches <= course.warmup_batches
-    if not within and course.steps >= FEWEST_STEPS:
+    if not within and _steps_in_all(course) >= FEWEST_STEPS:
         return None
     limit = course.warmup_batches if within else FEWEST_STEPS
     names = ("warm-up",) if within else ()
     return Finding(Shortfall.TOO_FEW_STEPS, names, course.steps, limit)
+
+
+def _steps_in_all(course: Course) -> float:
+    """Return the steps that training takes; of one that goes on, with as many in each epoch to come as so far."""
+    done = course.epochs[-1].epoch if course.epochs else 0
+    to_come = max(course.planned - done, 0) if not course.ended and done else 0
+    return course.steps * (1 + to_come / max(done, 1))
 
 
 def _loss_zero(course: Course) -> Finding | None:

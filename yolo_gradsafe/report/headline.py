@@ -16,9 +16,9 @@ from yolo_gradsafe.telemetry.sentences import capitalized
 
 __all__ = ["Story", "headline"]
 
-KEPT = 0.5
+KEPT = 0.9
 """Share of the best accuracy below which the last one is named as well."""
-_OUTCOMES = {Shortfall.NEVER_ROSE, Shortfall.COLLAPSED, Shortfall.STEPS_SKIPPED}
+_OUTCOMES = {Shortfall.NEVER_ROSE, Shortfall.COLLAPSED, Shortfall.FELL, Shortfall.STEPS_SKIPPED}
 """Reasons that the headline says already."""
 
 
@@ -77,15 +77,15 @@ def _why(story: Story) -> str:
 
 
 def _unlearned(story: Story) -> str:
-    collapsed = any(reason.reason == Shortfall.COLLAPSED for reason in story.reasons)
+    lost = {reason.reason for reason in story.reasons} & {Shortfall.COLLAPSED, Shortfall.FELL}
     so_far = " so far" if status(story.run) == "unfinished" else ""
-    verb = f"Learned{so_far}, and lost it" if collapsed else f"Did not learn{so_far}"
+    verb = f"Learned{so_far}, and lost it" if Shortfall.COLLAPSED in lost else f"Did not learn{so_far}"
     found = story.accuracy
     known = []
     if found:
         known = [f"{found.metric} {_short(found.last)} after {_count(found.last_epoch, 'epoch')}"]
         if _short(found.best) != _short(found.last):
-            known[0] += f", {_short(found.best)} in epoch {found.best_epoch}" + " (best.pt)" * collapsed
+            known[0] += f", {_short(found.best)} in epoch {found.best_epoch}" + " (best.pt)" * bool(lost)
     said = _OUTCOMES | ({Shortfall.RATE_TOO_HIGH} if story.lowered else set())  # what happened names it as well
     causes = [reason.message for reason in story.reasons if reason.reason not in said][:1]
     text = f"{verb}: {'; '.join(known + causes)}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import polars as pl
@@ -123,7 +123,7 @@ def course(facts: Facts) -> Course:
         ran_away=any(ran_away(i.kind, i.cause) or _rescued(i.kind, i.place) for i in facts.incidents),
         rate_lowered=any(i.kind == Kind.LR_BACKOFF for i in facts.incidents),
         scale_free=run.optimizer in SCALE_FREE,
-        update_ratio=_update_ratio(facts),
+        update_ratio=facts.update_ratio,
         from_scratch=model.endswith((".yaml", ".yml")) and not isinstance(pretrained, str),
     )
 
@@ -152,19 +152,25 @@ def _validated(facts: Facts) -> pl.DataFrame:
 def _scores(facts: Facts) -> Iterator[EpochScore]:
     validated = _validated(facts)
     fitness = dict(zip(validated["epoch"].to_list(), _fitness(validated).to_list(), strict=True))
+    own = _of_the_users_own(facts)
     for row in _epochs(facts).iter_rows(named=True):
         score = fitness.get(row["epoch"])
         yield EpochScore(
             epoch=int(row["epoch"]),
             fitness=math.nan if score is None else score,
             train=_losses(row, "train/"),
-            validation=_losses(row, "val/") if row["epoch"] in fitness else {},
+            validation=_losses(row, "val/", own) if row["epoch"] in fitness else {},
         )
 
 
-def _losses(row: dict[str, Any], prefix: str) -> dict[str, float]:
+def _of_the_users_own(facts: Facts) -> set[str]:
+    """Return the validation losses that trusted weights did not mend: they say nothing of the model."""
+    return {name for incident in facts.of_kind(Kind.VALIDATION) for name in incident.term.split(", ")}
+
+
+def _losses(row: dict[str, Any], prefix: str, without: Collection[str] = ()) -> dict[str, float]:
     return {name.removeprefix(prefix): math.nan if value is None else value
-            for name, value in row.items() if name.startswith(prefix)}  # fmt: skip
+            for name, value in row.items() if name.startswith(prefix) and name not in without}  # fmt: skip
 
 
 def _fitness(table: pl.DataFrame) -> pl.Series:
@@ -226,11 +232,3 @@ def _dead_layers(layers: pl.DataFrame) -> tuple[list[str], int]:
     )
     gone = by_layer.filter((pl.col("before") > 0) & (pl.col("after") == 0))
     return gone["layer"].to_list(), int(gone["last"].max() or 0) if gone.height else 0  # type: ignore[arg-type]
-
-
-def _update_ratio(facts: Facts) -> float:
-    """Return the largest change of the weights in a step over the weights, from incidents and layers; or nan."""
-    seen = [i.update_ratio for i in facts.incidents if isinstance(i.update_ratio, float)]
-    ratios = facts.layers.filter(pl.col("update_ratio").is_finite())
-    seen += ratios.group_by("epoch").agg(pl.col("update_ratio").median())["update_ratio"].to_list()
-    return max(seen, default=math.nan)

@@ -249,8 +249,8 @@ class Reason(Part):
 
     reason: str = Field(
         description="rate_too_high, rate_too_low, steps_skipped, too_few_steps, loss_zero, branch_silent, layer_died, "
-        "validation_loss, constant_predictor, overfitting, never_rose, collapsed; or, where it is unknown, too_short, "
-        "not_validated, good_from_the_start"
+        "validation_loss, constant_predictor, overfitting, never_rose, collapsed, fell; or, where it is unknown, "
+        "too_short, not_validated, good_from_the_start"
     )
     message: str = Field(description="the reason, a sentence made of the other fields")
     names: list[str] = Field(default_factory=list, description="loss items, stages or layers that it is about")

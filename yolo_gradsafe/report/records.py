@@ -33,7 +33,7 @@ __all__ = [
 
 STAGE = "norm/"
 """What the columns of the stages' norms start with."""
-_LATER = {"lr_factor": "1"}
+_LATER = {"lr_factor": "1", "update_ratio": "nan"}
 """Columns that records of earlier versions lack, and what they would have said."""
 
 
@@ -99,7 +99,7 @@ def read_steps(paths: RunPaths) -> pl.DataFrame:
         cells = read_table([",".join(columns)])  # the header is damaged: what the columns mean is not known
     cells = cells.with_columns(pl.lit(value).alias(name) for name, value in _LATER.items() if name not in cells.columns)
     integers = [pl.col(name).cast(pl.Int64, strict=False) for name in ("epoch", "step", "batch")]
-    norms = ["grad_norm", *stage_columns(cells), "threshold", "clip_scale", "amp_scale"]
+    norms = ["grad_norm", *stage_columns(cells), "threshold", "clip_scale", "amp_scale", "update_ratio"]
     floats = ["lr", "lr_factor", "loss", *loss_items(cells), *norms]
     steps = cells.with_columns(*integers, *(pl.col(name).cast(pl.Float64, strict=False) for name in floats))
     whole = pl.col("verdict").is_in([str(word) for word in Verdict]) & pl.col("clip_scale").is_not_null()

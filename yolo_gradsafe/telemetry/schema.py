@@ -255,6 +255,8 @@ class Shortfall(Word):
     """Accuracy stayed at 0, or was never above that of the first epoch."""
     COLLAPSED = "collapsed"
     """Accuracy rose, then fell to almost 0 and stayed there."""
+    FELL = "fell"
+    """Accuracy was good after the first epoch, never better, and lower at the end."""
     TOO_SHORT = "too_short"
     """Unknown: there were too few epochs to tell."""
     NOT_VALIDATED = "not_validated"
@@ -371,6 +373,8 @@ class StepRow:
     """Loss scale of the GradScaler; 1 without one."""
     verdict: str
     """The step's verdict."""
+    update_ratio: float = math.nan
+    """L2 norm of the change of the weights in the step before over that of the weights; nan when it is not known."""
     images: list[str] = field(default_factory=list)
     """Image files of the step, as a JSON list, when the step was bad; otherwise empty."""
     items: dict[str, float] = field(default_factory=dict)

@@ -463,6 +463,9 @@ _SHORTFALLS: dict[Shortfall, Callable[[Finding], str]] = {
     ),
     Shortfall.NEVER_ROSE: _never_rose,
     Shortfall.COLLAPSED: lambda found: f"accuracy fell to almost 0 after epoch {found.epoch}; best.pt holds that epoch",
+    Shortfall.FELL: lambda found: (
+        f"fitness was {found.limit:.2g} after epoch {found.epoch}, never better, and {found.value:.2g} at the end"
+    ),
     Shortfall.TOO_SHORT: lambda found: (
         f"{_count(found.value, 'epoch')} {'is' if found.value == 1 else 'are'} too few to tell"
     ),

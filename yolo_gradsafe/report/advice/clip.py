@@ -7,6 +7,7 @@ import polars as pl
 from yolo_gradsafe.report.advice.facts import SCALE_FREE, Facts, number, plural, rounded
 from yolo_gradsafe.report.health import DIVERGED
 from yolo_gradsafe.report.parts import Advice
+from yolo_gradsafe.telemetry.schema import Learned
 
 __all__ = ["above", "below"]
 
@@ -25,7 +26,8 @@ def below(facts: Facts) -> Advice | None:
     limit = _fixed_limit(facts)
     if limit is None or not facts.troubled or not facts.median >= FAR_BELOW * limit:
         return None
-    if facts.of_kind(*DIVERGED):  # norms at a rate that is too high say nothing of those at a good one
+    # Norms at a rate that is too high, or of a model that does not learn, say nothing of those of one that does.
+    if facts.of_kind(*DIVERGED) or facts.learning.learned is Learned.NO:
         return None
     share = facts.settled["clipped"].to_numpy().mean()
     if share < 0.95:

@@ -15,7 +15,18 @@ from yolo_gradsafe.judge.learning import UNKNOWN, Learning
 from yolo_gradsafe.report.parts import IncidentEntry, Run
 from yolo_gradsafe.telemetry.schema import Finding, Shortfall, Verdict
 
-__all__ = ["ENOUGH", "OWN", "SCALE_FREE", "UNPROVEN", "Facts", "check_command", "number", "plural", "rounded"]
+__all__ = [
+    "ENOUGH",
+    "OWN",
+    "SCALE_FREE",
+    "UNPROVEN",
+    "Facts",
+    "check_command",
+    "number",
+    "plural",
+    "report_command",
+    "rounded",
+]
 
 ENOUGH = 50
 """Settled steps that a statement on the norms needs at least."""
@@ -85,6 +96,15 @@ class Facts:
         planned = pl.when(lowered).then(pl.col("lr") / pl.col("lr_factor")).otherwise(pl.col("lr"))
         return self.rows.select(planned.fill_null(0.0).fill_nan(0.0).alias("lr"))["lr"]
 
+    @cached_property
+    def update_ratio(self) -> float:
+        """Largest change of the weights in a step over the weights, from all that was recorded; nan when unknown."""
+        seen = [i.update_ratio for i in self.incidents if isinstance(i.update_ratio, float)]
+        seen += self.rows.filter(pl.col("update_ratio").is_finite())["update_ratio"].to_list()
+        by_layer = self.layers.filter(pl.col("update_ratio").is_finite())
+        seen += by_layer.group_by("epoch").agg(pl.col("update_ratio").median())["update_ratio"].to_list()
+        return max(seen, default=math.nan)
+
     @property
     def troubled(self) -> bool:
         """Whether anything went wrong; to a healthy run that learns nothing is to be said."""
@@ -125,6 +145,11 @@ class Facts:
 def check_command(facts: Facts) -> str:
     """Return the command that looks through the run's data."""
     return f"gradsafe check {shlex.quote(str(facts.arguments.get('data') or 'DATA.yaml'))}"
+
+
+def report_command(facts: Facts) -> str:
+    """Return the command that shows the run's incidents, with their pictures."""
+    return f"gradsafe report {shlex.quote(str(facts.arguments.get('save_dir') or 'RUN'))} --open"
 
 
 def rounded(value: float) -> float:
