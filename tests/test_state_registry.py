@@ -101,7 +101,7 @@ KEPT_ELSEWHERE = {
     "UpdateRatioSampler": "a sample that waits for the next step, for the records alone",
     "LayerGroups": "a cache of which tensor belongs where",
     "Savepoint": "the trainer's own tensors, taken anew at the start",
-    "BatchNormSavepoint": "the trainer's own tensors, taken anew at the start",
+    "BufferSavepoint": "the trainer's own tensors, taken anew at the start",
     "LossSavepoint": "the losses shown in this epoch",
     "SnapshotBuffer": "snapshots: too large for a message or state.json, and taken anew",
     "Snapshot": "the same",

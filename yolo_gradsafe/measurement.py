@@ -29,7 +29,7 @@ class Measurement:
         trainer: The trainer.
         window: The micro-batches that the step is made of.
         groups: Which parameters are a layer, which layers a stage.
-        savepoint: Gathers the batch-norm statistics; they are looked at with the gradients.
+        savepoint: Gathers the buffers; they are looked at with the gradients.
         monitor: Knows how large their norm usually is.
         updates: Samples the weights.
     """
@@ -160,7 +160,7 @@ class Measurement:
         if self._monitor.is_blown_up(norm):
             return BatchNormHealth.BLOWN_UP if math.isfinite(norm) else BatchNormHealth.NOT_FINITE
         # A norm may overflow although every element is finite.
-        sound = math.isfinite(norm) or self.savepoint.statistics_finite()
+        sound = math.isfinite(norm) or self.savepoint.buffers_finite()
         return BatchNormHealth.SOUND if sound else BatchNormHealth.NOT_FINITE
 
 

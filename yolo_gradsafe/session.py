@@ -53,6 +53,7 @@ class Session:
         self._savepoint = step.savepoint
         self._progress = step.progress
         self._native_recoveries = 0
+        self._told_of_unbounded = False
 
     def start(self) -> None:
         """Begin the records or go on from those of a resumed run, and take the step's place. Collective."""
@@ -126,6 +127,9 @@ class Session:
                 self._skip_open_window()
         with self.step.sync.collective("look at the whole state"):
             self._rollback.check_state()
+        if self.trainer.state.unbounded and self._config.recovery.enabled:
+            with self.boundary("look at the EMA's masks"):
+                self._refill_unbounded()
         self.trainer.show_lr_times(self._recovery.lr_factor)
         self.log.end_epoch(self._progress.epoch, self._state())
 
@@ -174,6 +178,12 @@ class Session:
             **({"loss": losses[-1]} if losses else {}),
         )
         isolation.close_window()
+
+    def _refill_unbounded(self) -> None:
+        """Keep NaN out of what is validated and saved, where averaging has made it of an infinite mask."""
+        if (names := self.trainer.state.refill_unbounded()) and not self._told_of_unbounded:
+            self._told_of_unbounded = True
+            adapter.warn(f"the EMA of Ultralytics cannot average {', '.join(names)}: it gets the model's values")
 
     def _note_validation(self) -> None:
         self.log.incidents.log(

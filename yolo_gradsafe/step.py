@@ -156,7 +156,7 @@ class GuardedStep:
         if not driver.acts:
             losses = Settle.COMMIT if safe else Settle.LEAVE
             return replace(outcome, losses=losses, remedies=(Remedy.OBSERVED,))
-        self.savepoint.statistics.rollback()  # before the state is looked at
+        self.savepoint.buffers.rollback()  # before the state is looked at
         if safe:
             return recovery.repair_statistics(outcome)
         recovery.isolation.arm()

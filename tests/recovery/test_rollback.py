@@ -169,7 +169,7 @@ def test_repaired_statistics_are_the_good_ones_from_then_on(tmp_path):
     core.step.savepoint.renew()  # the damage is in the copy, too
     core.rollback.repair_nonfinite()
     repaired = core.raw.model.norm.running_mean.clone()
-    core.step.savepoint.statistics.rollback()
+    core.step.savepoint.buffers.rollback()
     assert torch.equal(core.raw.model.norm.running_mean, repaired)
 
 

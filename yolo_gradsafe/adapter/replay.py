@@ -95,6 +95,7 @@ class Replay:
         compiled: Whether the training runs a compiled model: the replay is of the plain one, without hooks.
         images: Images that training has in a batch on this device; 0 where that is not known.
         memory: What is left on the model's device.
+        unbounded: Buffers that are not finite by design.
     """
 
     def __init__(
@@ -106,8 +107,10 @@ class Replay:
         compiled: bool = False,
         images: int = 0,
         memory: DeviceMemory | None = None,
+        unbounded: frozenset[str] = frozenset(),
     ) -> None:
         self.model = model
+        self.unbounded = unbounded
         self.precision = precision
         self.amp_scale = amp_scale
         self.compiled = compiled

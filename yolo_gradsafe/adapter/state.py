@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_gradsafe.adapter.compatibility import ask
-from yolo_gradsafe.adapter.trainer_info import TEACHER
+from yolo_gradsafe.adapter.trainer_info import TEACHER, is_statistic
 
-__all__ = ["TrainingState"]
+__all__ = ["TrainingState", "unbounded_buffers"]
 
 
 class TrainingState:
@@ -20,7 +20,8 @@ class TrainingState:
 
     Names are ``model/NAME``, ``ema/NAME`` and ``optimizer/PARAMETER/KEY``. Everything is looked up anew at each call:
     the trainer replaces its EMA and its optimizer. ``state_dict()`` values are used because those of an EMA that older
-    versions validated in half precision can be written in place only through them.
+    versions validated in half precision can be written in place only through them. Buffers that are not finite by
+    design are left out of it all: they are neither looked at nor ever written to.
 
     Args:
         trainer: A ``BaseTrainer`` that is set up.
@@ -28,6 +29,29 @@ class TrainingState:
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
+        self.unbounded: frozenset[str] = frozenset()
+        """Buffers that are not finite by design, as ``note_unbounded`` found them."""
+
+    def note_unbounded(self) -> None:
+        """Note the buffers that are not finite now, before training: what is in them is meant to be. Synchronises."""
+        self.unbounded = unbounded_buffers(unwrap_model(self._trainer.model))
+
+    @torch.no_grad()
+    def refill_unbounded(self) -> list[str]:
+        """Give the EMA the model's buffers that are not finite by design: an average of infinities may be NaN.
+
+        Returns:
+            Names of those that were others there. Synchronises where there are such buffers.
+        """
+        ema = ask(self._trainer, "ema")
+        if not (ema and self.unbounded):
+            return []
+        own = dict(unwrap_model(self._trainer.model).named_buffers())
+        averages = {name: value for name, value in ema.ema.state_dict().items() if name in self.unbounded}
+        differing = [name for name, average in averages.items() if not torch.equal(average, own[name].to(average))]
+        for name in differing:
+            averages[name].copy_(own[name])
+        return differing
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by name. Does not synchronise."""
@@ -35,12 +59,12 @@ class TrainingState:
 
     def model(self) -> dict[str, Tensor]:
         """Return weights and buffers."""
-        return _named("model", unwrap_model(self._trainer.model))
+        return self._named("model", unwrap_model(self._trainer.model))
 
     def ema(self) -> dict[str, Tensor]:
         """Return weights and buffers of the EMA; nothing where there is none."""
         ema = ask(self._trainer, "ema")
-        return _named("ema", ema.ema) if ema else {}
+        return self._named("ema", ema.ema) if ema else {}
 
     def optimizer(self) -> dict[str, Tensor]:
         """Return the tensors of the optimizer's state; nothing before its first step."""
@@ -101,10 +125,21 @@ class TrainingState:
     def _names(self) -> dict[nn.Parameter, str]:
         return {p: name for name, p in unwrap_model(self._trainer.model).named_parameters()}
 
+    def _named(self, prefix: str, module: nn.Module) -> dict[str, Tensor]:
+        return {
+            f"{prefix}/{name}": t
+            for name, t in module.state_dict().items()
+            if isinstance(t, Tensor) and t.numel() and not name.startswith(TEACHER) and name not in self.unbounded
+        }
 
-def _named(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    return {
-        f"{prefix}/{name}": t
-        for name, t in module.state_dict().items()
-        if isinstance(t, Tensor) and t.numel() and not name.startswith(TEACHER)
+
+@torch.no_grad()
+def unbounded_buffers(model: nn.Module) -> frozenset[str]:
+    """Name the buffers, batch-norm statistics apart, whose norm is not finite, such as a mask of -inf. Synchronises."""
+    own = {
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if buffer.is_floating_point() and buffer.numel() and not is_statistic(name)
     }
+    norms = [torch.linalg.vector_norm(buffer).to("cpu", torch.float32) for buffer in own.values()]
+    return frozenset(name for name, norm in zip(own, norms, strict=True) if not norm.isfinite())

@@ -13,7 +13,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from yolo_gradsafe.adapter.compatibility import ask
 from yolo_gradsafe.gradients.layer_groups import Layout, locate
 
-__all__ = ["TEACHER", "TrainerInfo"]
+__all__ = ["TEACHER", "TrainerInfo", "is_statistic"]
 
 TEACHER = "teacher_model."
 """What the names of a distillation's teacher start with: it is frozen, evaluates only, and is in no checkpoint."""
@@ -51,12 +51,10 @@ class TrainerInfo:
         """Return the parameters in the order in which stock's clip sees them, without those of a frozen teacher."""
         return [(name, p) for name, p in self.model.named_parameters() if not name.startswith(TEACHER)]
 
-    def batchnorm_buffers(self) -> list[Tensor]:
-        """Return the buffers that a forward pass may change (batch-norm statistics and counters)."""
-        return [buffer for _, buffer in self._named_buffers() if buffer.numel()]
-
-    def _named_buffers(self) -> list[tuple[str, Tensor]]:
-        return [(name, buffer) for name, buffer in self.model.named_buffers() if not name.startswith(TEACHER)]
+    def named_buffers(self) -> list[tuple[str, Tensor]]:
+        """Return the buffers, which a forward pass may change, without those of a frozen teacher."""
+        named = self.model.named_buffers()
+        return [(name, buffer) for name, buffer in named if buffer.numel() and not name.startswith(TEACHER)]
 
     @property
     def pretrained(self) -> bool:
@@ -65,7 +63,7 @@ class TrainerInfo:
         That holds for weights from a checkpoint, from ``load()`` and from the user's own code alike. The counts of
         batches do not tell: Ultralytics saves its EMA, where they stay 0.
         """
-        means = [buffer for name, buffer in self._named_buffers() if name.endswith("running_mean")]
+        means = [buffer for name, buffer in self.named_buffers() if name.endswith("running_mean")]
         return bool(means) and float(torch.stack([mean.any() for mean in means]).float().mean()) > 0.5
 
     @property
@@ -208,6 +206,11 @@ class TrainerInfo:
         """Names of the classes."""
         names = self.data.get("names", {})
         return dict(names) if isinstance(names, dict) else dict(enumerate(names))
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a buffer of this name is a running statistic of a batch norm."""
+    return name.endswith(("running_mean", "running_var"))
 
 
 def _objects(loader: Any) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from yolo_gradsafe.adapter.device_memory import second_try
+from yolo_gradsafe.adapter.trainer_info import is_statistic
 from yolo_gradsafe.recovery.host_arena import HostArena
 
 __all__ = ["SUSPICIOUS", "Snapshot", "finite", "is_counter", "within"]
@@ -195,7 +196,7 @@ def _event() -> torch.cuda.Event:
 
 def _is_statistic(name: str) -> bool:
     """Whether a tensor of the model or its EMA is a batch-norm statistic."""
-    return name.endswith(("running_mean", "running_var")) and not name.startswith("optimizer/")
+    return is_statistic(name) and not name.startswith("optimizer/")
 
 
 def _is_weight(name: str) -> bool:
