@@ -167,6 +167,7 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
             images=self.batch_size // max(1, int(ask(self.trainer, "world_size") or 1)),
             memory=self.memory,
             unbounded=self.state.unbounded,
+            outside=self.outside_parameters(),
         )
 
     def composed(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from yolo_gradsafe.adapter.compatibility import ask
 from yolo_gradsafe.gradients.layer_groups import Layout, locate
 
-__all__ = ["TEACHER", "TrainerInfo", "is_statistic"]
+__all__ = ["TEACHER", "TrainerInfo", "is_statistic", "outside_parameters"]
 
 TEACHER = "teacher_model."
 """What the names of a distillation's teacher start with: it is frozen, evaluates only, and is in no checkpoint."""
@@ -50,6 +50,13 @@ class TrainerInfo:
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return the parameters in the order in which stock's clip sees them, without those of a frozen teacher."""
         return [(name, p) for name, p in self.model.named_parameters() if not name.startswith(TEACHER)]
+
+    def outside_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Return the parameters that the optimizer holds and the model does not, such as learnable weights of the loss.
+
+        Stock's clip passes them by. They are named by their place in the optimizer.
+        """
+        return outside_parameters(self.model, self.trainer.optimizer)
 
     def named_buffers(self) -> list[tuple[str, Tensor]]:
         """Return the buffers, which a forward pass may change, without those of a frozen teacher."""
@@ -206,6 +213,17 @@ class TrainerInfo:
         """Names of the classes."""
         names = self.data.get("names", {})
         return dict(names) if isinstance(names, dict) else dict(enumerate(names))
+
+
+def outside_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters of an optimizer that are none of a model, by their group and place in it."""
+    known = set(model.parameters())
+    return [
+        (f"param_groups[{number}][{place}]", parameter)
+        for number, group in enumerate(optimizer.param_groups)
+        for place, parameter in enumerate(group["params"])
+        if parameter not in known and parameter.numel()
+    ]
 
 
 def is_statistic(name: str) -> bool:
