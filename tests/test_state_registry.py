@@ -100,6 +100,7 @@ KEPT_ELSEWHERE = {
     "AccumulationWindow": "the step under way",
     "UpdateRatioSampler": "a sample that waits for the next step, for the records alone",
     "LayerGroups": "a cache of which tensor belongs where",
+    "Measurement": "the trainer's own tensors, taken anew at the start",
     "Savepoint": "the trainer's own tensors, taken anew at the start",
     "BufferSavepoint": "the trainer's own tensors, taken anew at the start",
     "LossSavepoint": "the losses shown in this epoch",

@@ -50,8 +50,38 @@ class Measurement:
         self.updates = updates
         self.savepoint = savepoint
         self._monitor = monitor
-        self._meter = GradientMeter(trainer.named_parameters())
+        self._bind()
+
+    def follow_model(self) -> bool:
+        """Measure the tensors that the model has now, where it or the optimizer has others than before.
+
+        A callback of the user may replace a layer, after the guard's own has run.
+
+        Returns:
+            Whether it is another model: a parameter is new or gone, or a tensor has taken another's place.
+        """
+        trainer, parameters, buffers = self.trainer, self._parameters, self._buffers
+        if (
+            _same(parameters, trainer.named_parameters())
+            and _same(buffers, trainer.named_buffers())
+            and _same(self._outside, trainer.outside_parameters())
+        ):
+            return False
+        trainer.state.note_unbounded()
+        self.savepoint.follow_model()
+        self._bind()
+        left = dict(self._buffers)
+        another = not _same(parameters, self._parameters) or any(left.get(name) is not b for name, b in buffers)
+        if another:
+            self.groups.regroup([name for name, _ in self._parameters], trainer.layout)
+            self.updates.follow(self._parameters)
+        return another
+
+    def _bind(self) -> None:
+        trainer = self.trainer
+        self._parameters, self._buffers = trainer.named_parameters(), trainer.named_buffers()
         self._outside = trainer.outside_parameters()
+        self._meter = GradientMeter(self._parameters)
 
     def measure(
         self, step: int, unscaled: bool, piggyback: Sequence[float] = ()
@@ -169,6 +199,11 @@ class Measurement:
         # A norm may overflow although every element is finite.
         sound = math.isfinite(norm) or self.savepoint.buffers_finite()
         return BatchNormHealth.SOUND if sound else BatchNormHealth.NOT_FINITE
+
+
+def _same(one: Sequence[tuple[str, Tensor]], other: Sequence[tuple[str, Tensor]]) -> bool:
+    """Whether two lists are of the same tensors, by the same names."""
+    return len(one) == len(other) and all(a[0] == b[0] and a[1] is b[1] for a, b in zip(one, other, strict=True))
 
 
 def _by_name(gradients: Gradients) -> dict[str, Tensor]:

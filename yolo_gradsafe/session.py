@@ -87,6 +87,7 @@ class Session:
         """Start an epoch's counts; an epoch that Ultralytics starts again, after its own recovery or an OOM, too."""
         trainer = self.trainer
         self._window.release_batch()  # Ultralytics has left it, if its memory was too small for it
+        self._follow_model()
         if self._rollback.needs_first_snapshot:
             with self.boundary("take the first snapshot"), trainer.ranks.collective():
                 self._rollback.restart(self._progress.step)
@@ -106,6 +107,8 @@ class Session:
     def begin_batch(self) -> None:
         """Open the batch in the window."""
         self._progress.begin_batch()
+        if self._progress.batch == 1:
+            self._follow_model()  # the user's callbacks on the epoch's start come after the guard's
         self._window.open(self._progress.epoch, self._progress.batch)
         self._savepoint.losses.begin_batch()
 
@@ -144,6 +147,16 @@ class Session:
         self.log.finish(error or self.step.stopped)
 
     # ----------------------------------------------------------------------------------------------------------------
+
+    def _follow_model(self) -> None:
+        """Guard the layers that a callback of the user has put in, and give up the snapshots of those before."""
+        with self.boundary("follow the model"):
+            if not self.step.follow_model():
+                return
+            self.log.follow_model()
+            if self._rollback.snapshot_interval:
+                with self.trainer.ranks.collective():
+                    self._rollback.restart(self._progress.step)
 
     def _open_batch(self, batch: Any) -> None:
         """Keep quarantined images out of a batch that comes from the loader, and note what it is made of."""

@@ -95,6 +95,14 @@ class GuardedStep:
                 self.record(metrics, verdict, outcome)
         self.recovery.isolation.close_window()
 
+    def follow_model(self) -> bool:
+        """Guard the tensors that the model has now; return whether it is another model than before."""
+        another = self.measurement.follow_model()
+        if another:
+            self.history.follow_model(self.measurement.groups.stages)
+            self.recovery.investigator.forget()
+        return another
+
     def isolate(self, closing: bool) -> None:
         """Take the newest micro-batch out of its window if it is bad; nothing until a step has been bad.
 

@@ -144,9 +144,13 @@ class Savepoint:
     """
 
     def __init__(self, trainer: TrainerAdapter) -> None:
-        statistics, others = _split(trainer.guarded_buffers())
-        self.buffers = BufferSavepoint(statistics, others)
+        self._trainer = trainer
         self.losses = LossSavepoint(trainer)
+        self.follow_model()
+
+    def follow_model(self) -> None:
+        """Keep the buffers that the model has now, and take them as good."""
+        self.buffers = BufferSavepoint(*_split(self._trainer.guarded_buffers()))
 
     def observe(self) -> Tensor:
         """Look at the live buffers; see ``BufferSavepoint.observe``."""
