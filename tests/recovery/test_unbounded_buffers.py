@@ -130,6 +130,15 @@ def test_a_buffer_of_any_size_does_not_blow_the_statistics_up(tmp_path):
     assert float(core.raw.model.images) == 2.0**40
 
 
+def test_a_buffer_that_grows_from_nothing_is_not_taken_back(tmp_path):
+    core = Core(tmp_path, trainer(tmp_path, True, "inf"), trust_steps=1000)
+    core.train(2)
+    core.raw.model.images.fill_(2.0**20)  # 0 in the snapshot
+    core.session.end_epoch()
+    assert core.incidents() == []
+    assert float(core.raw.model.images) == 2.0**20
+
+
 def test_batch_norm_statistics_that_are_not_finite_are_never_meant_to_be():
     model = nn.Sequential(nn.BatchNorm2d(2), Masked(False, -math.inf))
     model[0].running_var.fill_(math.inf)

@@ -162,7 +162,7 @@ class RollbackManager:
         trainer, source = self._trainer, self.trusted
         if source is None:
             return 0
-        repaired = source.repair_nonfinite(trainer.state.tensors())
+        repaired = source.repair_nonfinite(trainer.state.tensors(), trainer.state.weights())
         by_rank = trainer.ranks.gather_objects(repaired) if trainer.ranks.all_reduce_max([bool(repaired)])[0] else []
         if not any(by_rank):
             return 0
