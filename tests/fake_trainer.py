@@ -7,6 +7,7 @@ step in a millisecond. What a test needs of the core it takes from ``Core``.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,22 @@ class Tiny(BaseTrainer):
         optimizer: A class of ``torch.optim``.
         scaler: Initial loss scale of a GradScaler; None is without one.
         lr: Learning rate.
+        model: Class of the model.
     """
 
     def __init__(
-        self, folder: Path, optimizer: type[Any] = torch.optim.SGD, scaler: float | None = None, lr: float = 0.01
+        self,
+        folder: Path,
+        optimizer: type[Any] = torch.optim.SGD,
+        scaler: float | None = None,
+        lr: float = 0.01,
+        model: Callable[[], nn.Module] = TinyModel,
     ) -> None:
         torch.manual_seed(0)
         self.args = get_cfg(overrides={"task": "detect", "model": "tiny", "amp": False, "imgsz": 32, "plots": False})
         self.device, self.save_dir, self.csv = torch.device("cpu"), folder, folder / "results.csv"
         self.epochs, self.epoch, self.start_epoch, self.batch_size = 3, 0, 0, IMAGES
-        self.model = TinyModel().train()
+        self.model = model().train()
         more = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
         self.optimizer = optimizer(self.model.parameters(), lr=lr, **more)
         self.scaler = torch.amp.GradScaler("cpu", enabled=scaler is not None, init_scale=scaler or 1.0)

@@ -70,3 +70,13 @@ def test_what_is_no_checkpoint_is_a_finding(tmp_path):
         (tmp_path / "last.pt").write_bytes(content)
         assert read_checkpoint(tmp_path / "last.pt", tmp_path).error
     assert "holds no model" in read_checkpoint(saved(tmp_path, {"epoch": 3}), tmp_path).error
+
+
+def test_an_infinite_buffer_of_the_users_is_meant_to_be(tmp_path):
+    net = model()
+    net.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+    net.register_buffer("count", torch.tensor([1.0]))
+    assert not read_checkpoint(saved(tmp_path, checkpoint(net, 4)), tmp_path).damaged
+    net.count.fill_(torch.nan)
+    found = read_checkpoint(saved(tmp_path, checkpoint(net, 4)), tmp_path)
+    assert [tensor.name for tensor in found.nonfinite] == ["count"]

@@ -97,12 +97,17 @@ def read_checkpoint(path: Path, run: Path) -> Checkpoint:
 
 
 def _looked_through(file: str, values: Mapping[str, Any], model: Any) -> Checkpoint:
-    tensors = {name: tensor for name, tensor in _tensors(model) if tensor.is_floating_point() and tensor.numel()}
+    found = {
+        name: (tensor, own) for name, tensor, own in _tensors(model) if tensor.is_floating_point() and tensor.numel()
+    }
+    tensors = {name: tensor for name, (tensor, _) in found.items()}
     if not tensors:
         raise ValueError("it holds no weights")
     nonfinite, clamped, zero = [], [], []
-    for name, tensor in tensors.items():
-        bad, most = _count(~tensor.isfinite()), _count(tensor.abs() == FP16_MAX)
+    for name, (tensor, own) in found.items():
+        # A buffer of the user's own, such as an attention mask, may hold infinities by design.
+        bad = _count(tensor.isnan() if own else ~tensor.isfinite())
+        most = 0 if own else _count(tensor.abs() == FP16_MAX)
         if bad:
             nonfinite.append(Tensor(name, tensor.numel(), bad))
         if most:
@@ -130,14 +135,17 @@ def _looked_through(file: str, values: Mapping[str, Any], model: Any) -> Checkpo
     )
 
 
-def _tensors(module: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the parameters and buffers of a pickled module by the names of its ``state_dict``."""
+def _tensors(module: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor, bool]]:
+    """Yield the parameters and buffers of a pickled module by the names of its ``state_dict``.
+
+    With each comes whether it is a buffer of the user's own, and no statistic of a batch norm.
+    """
     parts = vars(module) if hasattr(module, "__dict__") else {}
     unsaved = parts.get("_non_persistent_buffers_set") or ()
     for kind in ("_parameters", "_buffers"):
         for name, tensor in (parts.get(kind) or {}).items():
             if isinstance(tensor, torch.Tensor) and name not in unsaved:
-                yield f"{prefix}{name}", tensor
+                yield f"{prefix}{name}", tensor, kind == "_buffers" and not name.startswith("running_")
     for name, child in (parts.get("_modules") or {}).items():
         yield from _tensors(child, f"{prefix}{name}.")
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from yolo_gradsafe.adapter import TrainerAdapter
 from yolo_gradsafe.adapter.device_memory import second_try
 from yolo_gradsafe.gradients.layer_groups import LayerGroups
-from yolo_gradsafe.gradients.norms import GradientMeter, Gradients, Reading, scaled_norm
+from yolo_gradsafe.gradients.norms import GradientMeter, Gradients, scaled_norm
 from yolo_gradsafe.gradients.update_ratio import UpdateRatioSampler
 from yolo_gradsafe.gradients.window import AccumulationWindow
 from yolo_gradsafe.judge.batchnorm import BatchNormMonitor
@@ -29,7 +30,7 @@ class Measurement:
         trainer: The trainer.
         window: The micro-batches that the step is made of.
         groups: Which parameters are a layer, which layers a stage.
-        savepoint: Gathers the batch-norm statistics; they are looked at with the gradients.
+        savepoint: Gathers the buffers; they are looked at with the gradients.
         monitor: Knows how large their norm usually is.
         updates: Samples the weights.
     """
@@ -49,7 +50,38 @@ class Measurement:
         self.updates = updates
         self.savepoint = savepoint
         self._monitor = monitor
-        self._meter = GradientMeter(trainer.named_parameters())
+        self._bind()
+
+    def follow_model(self) -> bool:
+        """Measure the tensors that the model has now, where it or the optimizer has others than before.
+
+        A callback of the user may replace a layer, after the guard's own has run.
+
+        Returns:
+            Whether it is another model: a parameter is new or gone, or a tensor has taken another's place.
+        """
+        trainer, parameters, buffers = self.trainer, self._parameters, self._buffers
+        if (
+            _same(parameters, trainer.named_parameters())
+            and _same(buffers, trainer.named_buffers())
+            and _same(self._outside, trainer.outside_parameters())
+        ):
+            return False
+        trainer.state.note_unbounded()
+        self.savepoint.follow_model()
+        self._bind()
+        left = dict(self._buffers)
+        another = not _same(parameters, self._parameters) or any(left.get(name) is not b for name, b in buffers)
+        if another:
+            self.groups.regroup([name for name, _ in self._parameters], trainer.layout)
+            self.updates.follow(self._parameters)
+        return another
+
+    def _bind(self) -> None:
+        trainer = self.trainer
+        self._parameters, self._buffers = trainer.named_parameters(), trainer.named_buffers()
+        self._outside = trainer.outside_parameters()
+        self._meter = GradientMeter(self._parameters)
 
     def measure(
         self, step: int, unscaled: bool, piggyback: Sequence[float] = ()
@@ -87,14 +119,19 @@ class Measurement:
         names, items = trainer.loss_items()
         losses = window.losses or [trainer.loss]
         scale = trainer.amp_scale
+        outside = {name: p.grad for name, p in self._outside if p.grad is not None}
+        more = torch._foreach_norm(list(outside.values())) if outside else ()
         gradients, reading = self._meter.measure(
-            [self.savepoint.observe(), scale, *losses, *items], None if unscaled else scale, self.updates.sample(step)
+            [self.savepoint.observe(), scale, *losses, *items, *more],
+            None if unscaled else scale,
+            self.updates.sample(step),
         )
         batchnorm_norm, amp_scale, *values = reading.scalars
         values, rest = values[: len(losses)], values[len(losses) :]
         update_ratio, layer_update_ratios = self.updates.read(reading.sample)
         layer_norms, stage_norms = self.groups.norms(gradients.names, reading.tensor_norms)
-        bad_tensors = _bad_tensors(gradients, reading)
+        bad_tensors = [] if math.isfinite(reading.norm) else _not_finite(_by_name(gradients), reading.tensor_norms)
+        bad_tensors += _not_finite(outside, rest[len(rest) - len(outside) :])
         metrics = StepMetrics(
             epoch=trainer.epoch,
             step=step,
@@ -169,16 +206,23 @@ class Measurement:
         if self._monitor.is_blown_up(norm):
             return BatchNormHealth.BLOWN_UP if math.isfinite(norm) else BatchNormHealth.NOT_FINITE
         # A norm may overflow although every element is finite.
-        sound = math.isfinite(norm) or self.savepoint.statistics_finite()
+        sound = math.isfinite(norm) or self.savepoint.buffers_finite()
         return BatchNormHealth.SOUND if sound else BatchNormHealth.NOT_FINITE
 
 
-def _bad_tensors(gradients: Gradients, reading: Reading) -> list[str]:
-    """Name the gradients with a non-finite element; only where the norm is not finite it reads the device, once."""
-    if math.isfinite(reading.norm):
-        return []
-    suspects = [i for i, norm in enumerate(reading.tensor_norms) if not math.isfinite(norm)]
+def _same(one: Sequence[tuple[str, Tensor]], other: Sequence[tuple[str, Tensor]]) -> bool:
+    """Whether two lists are of the same tensors, by the same names."""
+    return len(one) == len(other) and all(a[0] == b[0] and a[1] is b[1] for a, b in zip(one, other, strict=True))
+
+
+def _by_name(gradients: Gradients) -> dict[str, Tensor]:
+    return dict(zip(gradients.names, gradients.tensors, strict=True))
+
+
+def _not_finite(gradients: Mapping[str, Tensor], norms: Sequence[float]) -> list[str]:
+    """Name the gradients with a non-finite element; only where a norm is not finite it reads the device, once."""
+    suspects = [name for name, norm in zip(gradients, norms, strict=True) if not math.isfinite(norm)]
     if not suspects:
         return []
-    finite = torch.stack([gradients.tensors[i].isfinite().all() for i in suspects]).tolist()
-    return [gradients.names[i] for i, good in zip(suspects, finite, strict=True) if not good]
+    finite = torch.stack([gradients[name].isfinite().all() for name in suspects]).tolist()
+    return [name for name, good in zip(suspects, finite, strict=True) if not good]

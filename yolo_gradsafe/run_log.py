@@ -82,6 +82,10 @@ class RunLog:
         self._epoch = EpochLog(self._epoch.amp_scale)
         self._epoch_told, self._incidents_before = False, self.incidents.written
 
+    def follow_model(self) -> None:
+        """Start the epoch's layers anew: they are others."""
+        self._layers = LayerLog(self._groups)
+
     def step(self, metrics: StepMetrics, verdict: Verdict, outcome: Outcome) -> None:
         """Record a step that was taken or left, with its incident."""
         if metrics.finite:

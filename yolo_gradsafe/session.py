@@ -53,6 +53,7 @@ class Session:
         self._savepoint = step.savepoint
         self._progress = step.progress
         self._native_recoveries = 0
+        self._told_of_unbounded = False
 
     def start(self) -> None:
         """Begin the records or go on from those of a resumed run, and take the step's place. Collective."""
@@ -86,6 +87,7 @@ class Session:
         """Start an epoch's counts; an epoch that Ultralytics starts again, after its own recovery or an OOM, too."""
         trainer = self.trainer
         self._window.release_batch()  # Ultralytics has left it, if its memory was too small for it
+        self._follow_model()
         if self._rollback.needs_first_snapshot:
             with self.boundary("take the first snapshot"), trainer.ranks.collective():
                 self._rollback.restart(self._progress.step)
@@ -107,6 +109,8 @@ class Session:
     def begin_batch(self) -> None:
         """Open the batch in the window."""
         self._progress.begin_batch()
+        if self._progress.batch == 1:
+            self._follow_model()  # the user's callbacks on the epoch's start come after the guard's
         self._window.open(self._progress.epoch, self._progress.batch)
         self._savepoint.losses.begin_batch()
 
@@ -134,6 +138,9 @@ class Session:
         if self._window.batches and self.log.needs_norm:
             with self.boundary("measure the gradients that have gathered"):
                 self.log.gathered(*self.step.measurement.gathered())
+        if self.trainer.state.unbounded and self._config.recovery.enabled:
+            with self.boundary("look at the EMA's masks"):
+                self._refill_unbounded()
         self.trainer.show_lr_times(self._recovery.lr_factor)
         self.log.end_epoch(self._progress.epoch, self._state())
 
@@ -156,6 +163,16 @@ class Session:
     def _close_recovery(self) -> None:
         with self.boundary("put the momentum of batch norm back"):
             self._recovery.close()
+
+    def _follow_model(self) -> None:
+        """Guard the layers that a callback of the user has put in, and give up the snapshots of those before."""
+        with self.boundary("follow the model"):
+            if not self.step.follow_model():
+                return
+            self.log.follow_model()
+            if self._rollback.snapshot_interval:
+                with self.trainer.ranks.collective():
+                    self._rollback.restart(self._progress.step)
 
     def _open_batch(self, batch: Any) -> None:
         """Keep quarantined images out of a batch that comes from the loader, and note what it is made of.
@@ -195,6 +212,12 @@ class Session:
             **({"loss": losses[-1]} if losses else {}),
         )
         isolation.close_window()
+
+    def _refill_unbounded(self) -> None:
+        """Keep NaN out of what is validated and saved, where averaging has made it of an infinite mask."""
+        if (names := self.trainer.state.refill_unbounded()) and not self._told_of_unbounded:
+            self._told_of_unbounded = True
+            adapter.warn(f"the EMA of Ultralytics cannot average {', '.join(names)}: it gets the model's values")
 
     def _note_validation(self) -> None:
         with self.boundary("note that validation went over to fp32"):

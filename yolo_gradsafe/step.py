@@ -96,6 +96,14 @@ class GuardedStep:
                 self.record(metrics, verdict, outcome)
         self.recovery.isolation.close_window()
 
+    def follow_model(self) -> bool:
+        """Guard the tensors that the model has now; return whether it is another model than before."""
+        another = self.measurement.follow_model()
+        if another:
+            self.history.follow_model(self.measurement.groups.stages)
+            self.recovery.investigator.forget()
+        return another
+
     def isolate(self, closing: bool) -> None:
         """Take the newest micro-batch out of its window if it is bad; nothing until a step has been bad.
 
@@ -157,7 +165,7 @@ class GuardedStep:
         if not driver.acts:
             losses = Settle.COMMIT if safe else Settle.LEAVE
             return replace(outcome, losses=losses, remedies=(Remedy.OBSERVED,))
-        self.savepoint.statistics.rollback()  # before the state is looked at
+        self.savepoint.buffers.rollback()  # before the state is looked at
         if safe:
             return recovery.repair_statistics(outcome)
         recovery.isolation.arm()

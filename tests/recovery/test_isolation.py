@@ -32,7 +32,7 @@ class Trainer:
     def zero_grad(self) -> None:
         self.weight.grad = None
 
-    def batchnorm_buffers(self):
+    def guarded_buffers(self):
         return []
 
     def set_loss(self, loss) -> None:

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from ultralytics.utils.torch_utils import ModelEMA
 
 from tests.fake_trainer import Core, Tiny, TwoRanks, batch_of, differing
 from yolo_gradsafe.telemetry.schema import Kind, Place, Remedy
@@ -33,6 +34,36 @@ def test_a_state_that_does_not_fit_into_the_memory_is_said_to(tmp_path):
     core = Core(tmp_path, snapshot_memory=1e-9)
     assert core.rollback.trusted is None
     assert core.kinds() == [Kind.NO_SNAPSHOTS]
+
+
+@pytest.mark.parametrize("options", [{"snapshots": 0}, {"snapshot_memory": 1e-9}], ids=["none wanted", "no room"])
+def test_nothing_is_repaired_without_a_snapshot(tmp_path, options):
+    raw = Tiny(tmp_path)
+    raw.model.register_buffer("counts", torch.tensor([5e4, 2e5]))
+    raw.ema = ModelEMA(raw.model)
+    core = Core(tmp_path, raw, **options)
+    core.train(3)
+    core.incidents()
+    before, steps = core.raw.state(), raw.ema.updates
+    raw.backward(batch_of(3))
+    raw.model.norm.running_var[0] = math.nan
+    raw.optimizer_step()
+    assert core.kinds() == [Kind.POISONED]
+    assert core.rows()[-1]["clip_scale"] == "1", "its gradients are fine, and are applied"
+    assert torch.equal(core.raw.state()["model/norm.running_var"], before["model/norm.running_var"])
+    assert raw.model.counts.tolist() == raw.ema.ema.counts.tolist() == [5e4, 2e5]
+    assert raw.ema.updates == steps + 1
+    with torch.no_grad():
+        raw.model.conv.weight[0, 0] = math.nan
+    raw.run_callbacks("on_train_batch_end")
+    damaged = core.raw.state()
+    raw.take(batch_of(4))
+    [told] = core.incidents()
+    assert (told.kind, told.remedies) == (Kind.POISONED, (Remedy.SKIPPED, Remedy.LEFT_TO_ULTRALYTICS))
+    assert core.rollback.repair_nonfinite() == 0
+    assert differing(core.raw.state(), damaged) == {"model/conv.weight"}, "NaN differs from NaN"
+    assert core.raw.state()["model/conv.weight"].isnan().sum() == 1
+    assert raw.loss.isnan(), "Ultralytics' own recovery sees it"
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
@@ -169,7 +200,7 @@ def test_repaired_statistics_are_the_good_ones_from_then_on(tmp_path):
     core.step.savepoint.renew()  # the damage is in the copy, too
     core.rollback.repair_nonfinite()
     repaired = core.raw.model.norm.running_mean.clone()
-    core.step.savepoint.statistics.rollback()
+    core.step.savepoint.buffers.rollback()
     assert torch.equal(core.raw.model.norm.running_mean, repaired)
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from yolo_gradsafe.recovery.savepoint import BatchNormSavepoint, LossSavepoint
+from yolo_gradsafe.recovery.savepoint import BufferSavepoint, LossSavepoint
 
 
 def test_a_nan_forward_pass_leaves_no_trace():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     model(torch.randn(2, 3, 4, 4))
-    savepoint = BatchNormSavepoint(list(model.buffers()))
+    savepoint = BufferSavepoint(list(model.buffers()))
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     places = {name: buffer.data_ptr() for name, buffer in model.named_buffers()}
 
@@ -29,7 +29,7 @@ def test_a_nan_forward_pass_leaves_no_trace():
 
 def test_commit_takes_over_what_is_live():
     norm = nn.BatchNorm2d(2)
-    savepoint = BatchNormSavepoint(list(norm.buffers()))
+    savepoint = BufferSavepoint(list(norm.buffers()))
     norm(torch.randn(4, 2, 3, 3))
     savepoint.observe()
     savepoint.commit()
@@ -43,7 +43,7 @@ def test_commit_takes_over_what_is_live():
 @pytest.mark.parametrize("buffer", ["running_mean", "running_var"])
 def test_a_look_tells_whether_all_are_finite(buffer):
     norms = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(4))
-    savepoint = BatchNormSavepoint(list(norms.buffers()))
+    savepoint = BufferSavepoint(list(norms.buffers()))
     assert savepoint.observe().isfinite()
     getattr(norms[1], buffer)[3] = math.nan
     assert not savepoint.observe().isfinite()
@@ -52,7 +52,7 @@ def test_a_look_tells_whether_all_are_finite(buffer):
 
 def test_a_look_that_is_not_committed_changes_nothing():
     norm = nn.BatchNorm2d(2)
-    savepoint = BatchNormSavepoint(list(norm.buffers()))
+    savepoint = BufferSavepoint(list(norm.buffers()))
     for _ in range(3):
         norm(torch.randn(4, 2, 3, 3))
         savepoint.observe()
@@ -62,7 +62,7 @@ def test_a_look_that_is_not_committed_changes_nothing():
 
 
 def test_a_model_without_buffers_needs_nothing():
-    savepoint = BatchNormSavepoint([])
+    savepoint = BufferSavepoint([])
     assert savepoint.observe().isfinite()
     savepoint.commit()
     savepoint.rollback()
@@ -70,7 +70,7 @@ def test_a_model_without_buffers_needs_nothing():
 
 def test_a_second_commit_does_not_bring_older_statistics_back():
     norm = nn.BatchNorm2d(2)
-    savepoint = BatchNormSavepoint(list(norm.buffers()))
+    savepoint = BufferSavepoint(list(norm.buffers()))
     norm(torch.randn(4, 2, 3, 3))
     savepoint.observe()
     savepoint.commit()

@@ -95,6 +95,8 @@ class Replay:
         compiled: Whether the training runs a compiled model: the replay is of the plain one, without hooks.
         images: Images that training has in a batch on this device; 0 where that is not known.
         memory: What is left on the model's device.
+        unbounded: Buffers that are not finite by design.
+        outside: Parameters that are trained and are none of the model; their gradients are looked at with the others.
     """
 
     def __init__(
@@ -106,8 +108,11 @@ class Replay:
         compiled: bool = False,
         images: int = 0,
         memory: DeviceMemory | None = None,
+        unbounded: frozenset[str] = frozenset(),
+        outside: Sequence[tuple[str, nn.Parameter]] = (),
     ) -> None:
         self.model = model
+        self.unbounded = unbounded
         self.precision = precision
         self.amp_scale = amp_scale
         self.compiled = compiled
@@ -115,6 +120,7 @@ class Replay:
         self.device = next(model.parameters()).device
         self.memory = memory or DeviceMemory(self.device)
         self._names = names
+        self._outside = outside
 
     def run(self, batch: Mapping[str, Any], precision: str | None = None, backward: bool = False) -> ReplayResult:
         """Run a preprocessed batch. Synchronises.
@@ -201,7 +207,7 @@ class Replay:
         return dict(zip(names, values, strict=True))
 
     def _bad_gradients(self, loss: Tensor) -> tuple[str, ...]:
-        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        named = [(name, p) for name, p in (*self.model.named_parameters(), *self._outside) if p.requires_grad]
         gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
         known = [(name, g) for (name, _), g in zip(named, gradients, strict=True) if g is not None and g.numel()]
         finite = torch.stack([g.isfinite().all() for _, g in known]).tolist() if known else []

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from ultralytics.utils.torch_utils import unwrap_model
 
+from yolo_gradsafe.adapter.trainer_info import outside_parameters
+
 __all__ = ["Stepping"]
 
 
@@ -78,8 +80,10 @@ class Stepping:
         self.trainer.optimizer.zero_grad()
 
     def gradients(self) -> dict[nn.Parameter, Tensor]:
-        """Return the gradients as they have gathered so far, by parameter."""
-        return {p: p.grad for p in unwrap_model(self.trainer.model).parameters() if p.grad is not None}
+        """Return the gradients as they have gathered so far, by parameter; of all that the optimizer holds, too."""
+        model = unwrap_model(self.trainer.model)
+        held = [p for _, p in outside_parameters(model, self.trainer.optimizer)]
+        return {p: p.grad for p in [*model.parameters(), *held] if p.grad is not None}
 
     def stop(self) -> None:
         """End the training as early stopping does, after the batch under way."""

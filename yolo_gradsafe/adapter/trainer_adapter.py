@@ -52,12 +52,17 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
         self._own: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}
         self.state = TrainingState(trainer)
         """Weights, buffers, EMA and optimizer state by name."""
+        self.state.note_unbounded()
         self.ranks = Ranks(trainer.device)
         """The processes that train together."""
         self.memory = DeviceMemory(trainer.device)
         """What is left on the training's device."""
         self._trained_in = "fp32"
         self._precision: str | None = None
+
+    def guarded_buffers(self) -> list[tuple[str, Tensor]]:
+        """Return the buffers that a forward pass may change and that have to stay finite: not a mask of -inf."""
+        return [(name, buffer) for name, buffer in self.named_buffers() if name not in self.state.unbounded]
 
     # The trainer's own methods ------------------------------------------------------------------------------------
 
@@ -164,6 +169,8 @@ class TrainerAdapter(TrainerInfo, Stepping, TrainerDisplay):
             compiled=bool(getattr(args, "compile", False)),
             images=self.batch_size // max(1, int(ask(self.trainer, "world_size") or 1)),
             memory=self.memory,
+            unbounded=self.state.unbounded,
+            outside=self.outside_parameters(),
         )
 
     def composed(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from yolo_gradsafe.adapter.compatibility import ask
 from yolo_gradsafe.gradients.layer_groups import Layout, locate
 
-__all__ = ["TEACHER", "TrainerInfo"]
+__all__ = ["TEACHER", "TrainerInfo", "is_statistic", "outside_parameters"]
 
 TEACHER = "teacher_model."
 """What the names of a distillation's teacher start with: it is frozen, evaluates only, and is in no checkpoint."""
@@ -59,12 +59,17 @@ class TrainerInfo:
         """Return the parameters in the order in which stock's clip sees them, without those of a frozen teacher."""
         return [(name, p) for name, p in self.model.named_parameters() if not name.startswith(TEACHER)]
 
-    def batchnorm_buffers(self) -> list[Tensor]:
-        """Return the buffers that a forward pass may change (batch-norm statistics and counters)."""
-        return [buffer for _, buffer in self._named_buffers() if buffer.numel()]
+    def outside_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Return the parameters that the optimizer holds and the model does not, such as learnable weights of the loss.
 
-    def _named_buffers(self) -> list[tuple[str, Tensor]]:
-        return [(name, buffer) for name, buffer in self.model.named_buffers() if not name.startswith(TEACHER)]
+        Stock's clip passes them by. They are named by their place in the optimizer.
+        """
+        return outside_parameters(self.model, self.trainer.optimizer)
+
+    def named_buffers(self) -> list[tuple[str, Tensor]]:
+        """Return the buffers, which a forward pass may change, without those of a frozen teacher."""
+        named = self.model.named_buffers()
+        return [(name, buffer) for name, buffer in named if buffer.numel() and not name.startswith(TEACHER)]
 
     @property
     def pretrained(self) -> bool:
@@ -73,7 +78,7 @@ class TrainerInfo:
         That holds for weights from a checkpoint, from ``load()`` and from the user's own code alike. The counts of
         batches do not tell: Ultralytics saves its EMA, where they stay 0.
         """
-        means = [buffer for name, buffer in self._named_buffers() if name.endswith("running_mean")]
+        means = [buffer for name, buffer in self.named_buffers() if name.endswith("running_mean")]
         return bool(means) and float(torch.stack([mean.any() for mean in means]).float().mean()) > 0.5
 
     @property
@@ -248,6 +253,22 @@ def _peak(group: dict[str, Any], start: float | None, planned: float | None) -> 
     if planned is not None and not math.isclose(rate, planned):
         return rate
     return float(group.get("max_lr", group.get("initial_lr", 0.0) if start is None else start))
+
+
+def outside_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters of an optimizer that are none of a model, by their group and place in it."""
+    known = set(model.parameters())
+    return [
+        (f"param_groups[{number}][{place}]", parameter)
+        for number, group in enumerate(optimizer.param_groups)
+        for place, parameter in enumerate(group["params"])
+        if parameter not in known and parameter.numel()
+    ]
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a buffer of this name is a running statistic of a batch norm."""
+    return name.endswith(("running_mean", "running_var"))
 
 
 def _objects(loader: Any) -> int:

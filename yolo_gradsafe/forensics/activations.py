@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -152,20 +152,21 @@ def first_bad_gradient(stats: Sequence[GradientStats]) -> GradientStats | None:
     return next((one for one in passed_back if in_model(one.name)), None)
 
 
-def bad_state(model: nn.Module, statistics: bool = False) -> list[str]:
+def bad_state(model: nn.Module, unbounded: Container[str] = (), statistics: bool = False) -> list[str]:
     """Name the weights that are not finite, and the batch-norm statistics where they are used. Synchronises.
 
     Modules in training mode normalise with the batch's own statistics: there the buffers do no harm to the loss.
 
     Args:
         model: The model.
+        unbounded: Buffers that are not finite by design, such as a mask of -inf.
         statistics: Look at them where they are not used, too.
     """
     named = list(model.named_parameters())
     for prefix, module in model.named_modules():
         if statistics or not module.training:
             named += [(f"{prefix}.{name}".lstrip("."), b) for name, b in module.named_buffers(recurse=False)]
-    looked_at = [(name, t) for name, t in named if t.is_floating_point() and t.numel()]
+    looked_at = [(name, t) for name, t in named if t.is_floating_point() and t.numel() and name not in unbounded]
     finite = torch.stack([t.detach().isfinite().all() for _, t in looked_at]).tolist() if looked_at else []
     return [name for (name, _), good in zip(looked_at, finite, strict=True) if not good]
 

@@ -88,7 +88,7 @@ class _Questions(Case):
         """Ask in order: weights, pixels, does it fail again, in fp32 too, labels, sample, layer, term."""
         blank = Diagnosis(precision=self.replay.precision)
         with self.part("look at the weights"):
-            if bad := bad_state(self.replay.model):
+            if bad := bad_state(self.replay.model, self.replay.unbounded):
                 return blank.blaming_weights(bad)
         with self.part("look at the pixels"):
             if faults := pixel_faults(self.batch):

@@ -176,7 +176,7 @@ class FaultInvestigator:
 
     def _bad_statistics(self, found: Diagnosis) -> Diagnosis:
         """Name the batch-norm statistics that are not finite: a batch that does not use them passes."""
-        bad = bad_state(self._trainer.model, statistics=True)
+        bad = bad_state(self._trainer.model, self._trainer.state.unbounded, statistics=True)
         return found.blaming_weights(bad) if bad else found
 
     def _around(self, known: Surroundings) -> Surroundings:

@@ -88,6 +88,10 @@ class LayerGroups:
     """
 
     def __init__(self, names: Sequence[str], layout: Layout) -> None:
+        self.regroup(names, layout)
+
+    def regroup(self, names: Sequence[str], layout: Layout) -> None:
+        """Group the parameters of another model; arguments as those of the class."""
         self._places = {name: locate(name, layout) for name in names}
         self.layers = list(dict.fromkeys(found.layer for found in self._places.values()))
         """Layers in the model's order."""

@@ -41,12 +41,18 @@ class UpdateRatioSampler:
     """
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], grouping: LayerGroups, every: int) -> None:
+        self._grouping = grouping
+        self._every = every
+        self.rate = 1.0
+        """Learning rate of the last step as a share of the schedule's largest, the guard's factor included; above 0."""
+        self.follow(parameters)
+
+    def follow(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+        """Sample these parameters from now on; what was sampled of others is dropped."""
         named = [(name, parameter) for name, parameter in parameters if parameter.numel()]
         self._names = [name for name, _ in named]
         self._parameters = [parameter for _, parameter in named]
         self._matrices = _spread(_alike([p for p in self._parameters if p.ndim > 1 and p.numel() >= _ELEMENTS]))
-        self._grouping = grouping
-        self._every = every
         counts = [min(p.numel(), _ELEMENTS) for p in self._parameters]
         self._starts = np.cumsum([0, *counts[:-1]])
         self._shares = np.array([p.numel() for p in self._parameters]) / np.array(counts)
@@ -55,8 +61,6 @@ class UpdateRatioSampler:
         self._now: NDArray[np.float32] | None = None
         self._before: NDArray[np.float32] | None = None
         self._due = self._was_due = False
-        self.rate = 1.0
-        """Learning rate of the last step as a share of the schedule's largest, the guard's factor included; above 0."""
         self._version = 0
 
     @torch.no_grad()

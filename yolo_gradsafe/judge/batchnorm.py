@@ -38,6 +38,11 @@ class BatchNormMonitor:
         """Forget the unsound steps: the model is another one."""
         self._unsound_steps = 0
 
+    def forget(self) -> None:
+        """Forget what is usual: the layers are others."""
+        self._usual = math.inf
+        self._unsound_steps = 0
+
     def state_dict(self) -> dict[str, Any]:
         """Return what was learnt, as JSON can hold it."""
         return {"usual": to_json(self._usual), "unsound_steps": self._unsound_steps}

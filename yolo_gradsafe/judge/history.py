@@ -50,6 +50,18 @@ class History:
         self.loss.forgive()
         self.batchnorm.forgive()
 
+    def follow_model(self, stages: Sequence[str]) -> None:
+        """Go on with a model of other layers; a stage of the same name keeps its level.
+
+        Args:
+            stages: Names of its stages.
+        """
+        self.forgive()
+        self.batchnorm.forget()
+        known = self.vanishing.state_dict()
+        self.vanishing = VanishingMonitor(stages)
+        self.vanishing.load_state_dict(known)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what was learnt, as JSON can hold it."""
         return {

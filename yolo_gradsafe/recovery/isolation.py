@@ -94,7 +94,7 @@ class Isolation:
         return not closing or self._good is not None
 
     def _newest_is_sound(self) -> bool:
-        """Whether loss, gradients and batch-norm statistics are finite. May be called again."""
+        """Whether loss, gradients and buffers are finite. May be called again."""
         trainer = self._trainer
         loss = float(trainer.loss)
         looked_at = [] if trainer.scaler_enabled else list(trainer.gradients().values())
@@ -128,7 +128,7 @@ class Isolation:
         """
         losses = self._window.losses
         values: list[float] = torch.stack([loss.reshape(()) for loss in losses]).tolist() if losses else []
-        bad = not all(map(math.isfinite, values)) or not self._savepoint.statistics_finite()
+        bad = not all(map(math.isfinite, values)) or not self._savepoint.buffers_finite()
         if not self._trainer.ranks.all_reduce_max([bad])[0]:
             return None
         self._trainer.zero_grad()
@@ -136,4 +136,4 @@ class Isolation:
         return values
 
     def _finite(self, tensors: list[Tensor]) -> bool:
-        return self._savepoint.statistics_finite() and all(bool(t.isfinite().all()) for t in tensors)
+        return self._savepoint.buffers_finite() and all(bool(t.isfinite().all()) for t in tensors)

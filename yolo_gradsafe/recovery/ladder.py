@@ -79,7 +79,6 @@ def plan(situation: Situation, options: RecoveryOptions) -> Plan:
         return Plan(rollback=situation.snapshot, stop="max_rollbacks", count=situation.rollbacks)
     return Plan(
         rollback=situation.snapshot,
-        repair=not situation.snapshot,
         lower_lr=lower,
         repeated=repeated and not too_fast,
         limit_lr=too_fast,

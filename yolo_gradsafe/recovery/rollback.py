@@ -151,7 +151,7 @@ class RollbackManager:
         """Replace what is not finite or blown up in weights, buffers, EMA and optimizer state.
 
         Where another rank is sound, its weights and optimizer state are better than any snapshot's, and are taken.
-        Synchronises. Collective.
+        Without a trusted snapshot nothing is touched. Synchronises. Collective.
 
         Args:
             place: Where it was seen, for the incident.
@@ -159,8 +159,10 @@ class RollbackManager:
         Returns:
             Number of tensors that were repaired, on all ranks.
         """
-        trainer, source = self._trainer, self.trusted or Snapshot()
-        repaired = source.repair_nonfinite(trainer.state.tensors())
+        trainer, source = self._trainer, self.trusted
+        if source is None:
+            return 0
+        repaired = source.repair_nonfinite(trainer.state.tensors(), trainer.state.weights())
         by_rank = trainer.ranks.gather_objects(repaired) if trainer.ranks.all_reduce_max([bool(repaired)])[0] else []
         if not any(by_rank):
             return 0

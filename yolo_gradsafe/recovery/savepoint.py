@@ -17,43 +17,53 @@ import torch
 from torch import Tensor
 
 from yolo_gradsafe.adapter import TrainerAdapter
+from yolo_gradsafe.adapter.trainer_info import is_statistic
 from yolo_gradsafe.recovery.outcome import Outcome, Settle
 
-__all__ = ["BatchNormSavepoint", "LossSavepoint", "Savepoint"]
+__all__ = ["BufferSavepoint", "LossSavepoint", "Savepoint"]
 
 
-class BatchNormSavepoint:
+class BufferSavepoint:
     """A copy of the buffers on their own device, kept in step with the training.
 
     Every look gathers the live buffers into one flat tensor, so that one kernel tells whether they are finite and the
     same tensor is the next copy: hundreds of small tensors cost two launches, not hundreds.
 
     Args:
-        buffers: Live buffers; they are only ever written in place, because the trainer caches references to them.
+        statistics: Live batch-norm statistics and counters; they are only ever written in place, because the trainer
+            caches references to them.
+        others: Live buffers of another kind: they have to be finite, too, and may be of any size.
     """
 
-    def __init__(self, buffers: Sequence[Tensor]) -> None:
-        groups: dict[torch.dtype, list[Tensor]] = {}
-        for buffer in buffers:
-            groups.setdefault(buffer.dtype, []).append(buffer.detach())
+    def __init__(self, statistics: Sequence[Tensor], others: Sequence[Tensor] = ()) -> None:
+        groups: dict[tuple[bool, torch.dtype], list[Tensor]] = {}
+        for sized, buffers in ((True, statistics), (False, others)):
+            for buffer in buffers:
+                groups.setdefault((sized, buffer.dtype), []).append(buffer.detach())
         self._live = list(groups.values())
+        self._sized = [sized for sized, _ in groups]
+        """Whether the size of a group's elements tells something."""
         # Views of contiguous buffers see every later change in place, so they are made once.
-        self._flat = self._flatten() if all(b.is_contiguous() for b in buffers) else None
+        self._flat = self._flatten() if all(b.is_contiguous() for b in (*statistics, *others)) else None
         self._good = self._gather()
         self._seen = [flat.clone() for flat in self._good]
         self._observed = False
 
     @torch.no_grad()
     def observe(self) -> Tensor:
-        """Gather the live statistics.
+        """Gather the live buffers.
 
         Returns:
-            A 0-d tensor on their device that is finite if all of them are, and, short of overflow, only then. Does not
-            synchronise.
+            The norm of the statistics, a 0-d tensor on their device that is finite if all buffers are, and, short of
+            overflow, only then. Does not synchronise.
         """
         self._seen = self._gather(self._seen)
         self._observed = True
-        norms = [torch.linalg.vector_norm(flat) for flat in self._seen if flat.is_floating_point()]
+        norms = [
+            torch.linalg.vector_norm(flat) * (1 if sized else 0)  # 0 times what is not finite is NaN
+            for flat, sized in zip(self._seen, self._sized, strict=True)
+            if flat.is_floating_point()
+        ]
         return sum(norms[1:], norms[0]) if norms else torch.zeros(())
 
     def commit(self) -> None:
@@ -64,7 +74,7 @@ class BatchNormSavepoint:
 
     @torch.no_grad()
     def rollback(self) -> None:
-        """Put the good statistics back in place. Does not synchronise."""
+        """Put the good buffers back in place. Does not synchronise."""
         for live, good in zip(self._live, self._good, strict=True):
             parts = torch.split(good, [buffer.numel() for buffer in live])
             torch._foreach_copy_(live, [part.view_as(buffer) for part, buffer in zip(parts, live, strict=True)])
@@ -127,43 +137,56 @@ class LossSavepoint:
 
 
 class Savepoint:
-    """Batch-norm statistics and shown losses together. Commit and rollback may be called twice.
+    """Batch-norm statistics, other buffers and shown losses together. Commit and rollback may be called twice.
 
     Args:
         trainer: The trainer.
     """
 
     def __init__(self, trainer: TrainerAdapter) -> None:
-        self.statistics = BatchNormSavepoint(trainer.batchnorm_buffers())
+        self._trainer = trainer
         self.losses = LossSavepoint(trainer)
+        self.follow_model()
+
+    def follow_model(self) -> None:
+        """Keep the buffers that the model has now, and take them as good."""
+        self.buffers = BufferSavepoint(*_split(self._trainer.guarded_buffers()))
 
     def observe(self) -> Tensor:
-        """Look at the live batch-norm statistics; see ``BatchNormSavepoint.observe``."""
-        return self.statistics.observe()
+        """Look at the live buffers; see ``BufferSavepoint.observe``."""
+        return self.buffers.observe()
 
-    def statistics_finite(self) -> bool:
-        """Whether every batch-norm statistic is finite. Synchronises."""
-        return self.statistics.finite()
+    def buffers_finite(self) -> bool:
+        """Whether every batch-norm statistic, and every other buffer, is finite. Synchronises."""
+        return self.buffers.finite()
 
     def commit(self) -> None:
-        """Take statistics, as they were observed, and losses as good."""
-        self.statistics.commit()
+        """Take buffers, as they were observed, and losses as good."""
+        self.buffers.commit()
         self.losses.commit()
 
     def rollback(self) -> None:
-        """Put statistics and losses back to what was good."""
-        self.statistics.rollback()
+        """Put buffers and losses back to what was good."""
+        self.buffers.rollback()
         self.losses.rollback()
 
     def renew(self) -> None:
-        """Take the live statistics as good: they were put there from a snapshot, or by Ultralytics' own recovery."""
-        self.statistics.observe()
-        self.statistics.commit()
+        """Take the live buffers as good: they were put there from a snapshot, or by Ultralytics' own recovery."""
+        self.buffers.observe()
+        self.buffers.commit()
 
     def settle(self, outcome: Outcome) -> None:
         """Commit or roll back what a step has changed, as its outcome says."""
-        for part, settle in ((self.statistics, outcome.statistics), (self.losses, outcome.losses)):
+        for part, settle in ((self.buffers, outcome.statistics), (self.losses, outcome.losses)):
             if settle is Settle.COMMIT:
                 part.commit()
             elif settle is Settle.ROLLBACK:
                 part.rollback()
+
+
+def _split(named: Sequence[tuple[str, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    """Tell the buffers of batch norms from others."""
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for name, buffer in named:
+        parts[not (is_statistic(name) or name.endswith("num_batches_tracked"))].append(buffer)
+    return parts

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from yolo_gradsafe.adapter.device_memory import second_try
+from yolo_gradsafe.adapter.trainer_info import is_statistic
 from yolo_gradsafe.recovery.host_arena import HostArena
 
 __all__ = ["SUSPICIOUS", "Snapshot", "finite", "is_counter", "within"]
@@ -83,12 +84,16 @@ class Snapshot:
         return set(live) - set(self._tensors)
 
     @torch.no_grad()
-    def repair_nonfinite(self, live: Mapping[str, Tensor]) -> list[str]:
+    def repair_nonfinite(self, live: Mapping[str, Tensor], weights: Container[str]) -> list[str]:
         """Replace the elements that are not finite, or blown up, in place; zero where the snapshot has none.
 
         A weight beyond every size that training gives it (a flipped bit) has spoilt the batch-norm statistics behind
         it, too, finite as they may be: with such a weight all of these are taken back. Synchronises. What is suspicious
         is looked at on the host: the device may have no memory left.
+
+        Args:
+            live: The tensors by name.
+            weights: Names of the weights among them. All else may be of any size.
 
         Returns:
             Names of the tensors that had such elements.
@@ -102,7 +107,7 @@ class Snapshot:
             good = self._tensors.get(name)
             source = torch.zeros_like(value) if good is None else good
             sound = value.isfinite()
-            if _is_weight(name):
+            if name in weights:
                 sound &= value.abs() <= SUSPICIOUS * source.abs().max().clamp(min=1.0)
                 blown_up |= bool((value.isfinite() & ~sound).any())
             if not bool(sound.all()):
@@ -195,8 +200,4 @@ def _event() -> torch.cuda.Event:
 
 def _is_statistic(name: str) -> bool:
     """Whether a tensor of the model or its EMA is a batch-norm statistic."""
-    return name.endswith(("running_mean", "running_var")) and not name.startswith("optimizer/")
-
-
-def _is_weight(name: str) -> bool:
-    return name.startswith(("model/", "ema/")) and not _is_statistic(name)
+    return is_statistic(name) and not name.startswith("optimizer/")

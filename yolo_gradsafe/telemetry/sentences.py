@@ -157,11 +157,7 @@ _MESSAGES: dict[Kind, Callable[[Incident], str]] = {
 def _took_from(done: Incident) -> str:
     if done.place is Place.RANKS:
         return "copied the weights of the rank whose weights had changed least"
-    said = (
-        f"restored these values from the snapshot of step {done.snapshot}"
-        if done.snapshot >= 0
-        else "set these values to 0: there is no snapshot"
-    )
+    said = f"restored these values from the snapshot of step {done.snapshot}"
     if Remedy.RANKS_SYNCED in done.remedies and done.count >= 0:
         said += f", and copied the weights of rank {done.count}"
     return said
