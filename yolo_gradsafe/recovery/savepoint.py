@@ -59,11 +59,12 @@ class BufferSavepoint:
         """
         self._seen = self._gather(self._seen)
         self._observed = True
-        norms = [
-            torch.linalg.vector_norm(flat) * (1 if sized else 0)  # 0 times what is not finite is NaN
+        found = [
+            (torch.linalg.vector_norm(flat), sized)
             for flat, sized in zip(self._seen, self._sized, strict=True)
             if flat.is_floating_point()
         ]
+        norms = [norm if sized else 0 * norm for norm, sized in found]  # 0 times what is not finite is NaN
         return sum(norms[1:], norms[0]) if norms else torch.zeros(())
 
     def commit(self) -> None:
