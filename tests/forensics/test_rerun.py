@@ -13,7 +13,7 @@ from tests.forensics.lab import planted
 from yolo_gradsafe.adapter.replay import Replay
 from yolo_gradsafe.cli import app
 from yolo_gradsafe.forensics.diagnose import diagnose
-from yolo_gradsafe.forensics.evidence import Evidence
+from yolo_gradsafe.forensics.kept_batches import KeptBatches
 from yolo_gradsafe.telemetry import Incident, Recorder, RunInfo
 
 LAYER = "model.4.cv1.conv"
@@ -26,7 +26,7 @@ def run(labs, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "train"
     recorder = Recorder(folder).start()
     recorder.info(RunInfo(task="detect"))
-    evidence = Evidence(folder / "stability" / "batches", archive=True)
+    kept = KeptBatches(folder / "stability" / "batches", archive=True)
     weight = lab.model.get_submodule(LAYER).weight
     ema = lab.trainer.ema.ema.get_submodule(LAYER).weight
     kept = ema.data.clone()
@@ -40,7 +40,7 @@ def run(labs, tmp_path_factory) -> Path:
         lab.trainer.save_model()
         for number, batch, precision in ((1, lab.with_nan_pixel(3), "fp32"), (2, lab.batch, "fp16")):
             culprit = diagnose(Replay(lab.model, precision), batch)
-            assert evidence.keep(batch, 1, number, culprit).archive
+            assert kept.keep(batch, 1, number, culprit).archive
     ema.data.copy_(kept)
     for number in (1, 2, 9):
         recorder.incident(Incident("bad_batch", epoch=1, step=number, batch=number, message="seen", action="done"))

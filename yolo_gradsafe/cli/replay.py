@@ -26,7 +26,7 @@ def replay(
     Batches are kept under forensics.archive=true. Checkpoints hold averaged weights in half precision: a fault of the
     data or of the precision shows again, one of the weights of that moment may not.
     """
-    from yolo_gradsafe.forensics.evidence import archive_of
+    from yolo_gradsafe.forensics.kept_batches import archive_of
     from yolo_gradsafe.forensics.rerun import layer_table, rerun
     from yolo_gradsafe.report.records import locate, read_incidents
     from yolo_gradsafe.telemetry.schema import to_json

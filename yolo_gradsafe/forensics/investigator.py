@@ -15,7 +15,7 @@ from yolo_gradsafe.forensics.activations import bad_state
 from yolo_gradsafe.forensics.case import Surroundings
 from yolo_gradsafe.forensics.diagnose import Cap, diagnose
 from yolo_gradsafe.forensics.diagnosis import Diagnosis
-from yolo_gradsafe.forensics.evidence import Evidence
+from yolo_gradsafe.forensics.kept_batches import KeptBatches
 from yolo_gradsafe.forensics.options import ForensicsOptions
 from yolo_gradsafe.forensics.quarantine import Quarantine
 from yolo_gradsafe.gradients.window import AccumulationWindow
@@ -54,7 +54,7 @@ class FaultInvestigator:
         self._window = window
         self._incidents = incidents
         folder = Path(trainer.run) / "stability"
-        self._evidence = Evidence(folder / "batches", options.pictures, options.archive, trainer.rank)
+        self._kept = KeptBatches(folder / "batches", options.pictures, options.archive, trainer.rank)
         self.quarantine = Quarantine(folder / "quarantine.txt" if trainer.is_main else None, max(options.quarantine, 1))
         self._usual: dict[str, deque[float]] = {}
         self._sound: set[str] = set()
@@ -63,7 +63,7 @@ class FaultInvestigator:
 
     def start(self) -> None:
         """Remove the evidence of an earlier run, or of epochs that a resumed run trains once more."""
-        self._evidence.remove_after(self._trainer.epochs_done if self._trainer.resumed else 0)
+        self._kept.remove_after(self._trainer.epochs_done if self._trainer.resumed else 0)
 
     def observe(self, items: Mapping[str, float]) -> None:
         """Remember the loss items of a healthy step, to know an outlier by, and which suspects it was made of."""
@@ -155,7 +155,7 @@ class FaultInvestigator:
             "precision": trainer.forward_precision,
             "amp_scale": amp_scale,
         }
-        saved = self._evidence.keep(batch, trainer.epoch, self._window.newest, found, trainer.class_names, meta)
+        saved = self._kept.keep(batch, trainer.epoch, self._window.newest, found, trainer.class_names, meta)
         return found, saved.picture
 
     def _look_briefly(self, around: Surroundings, metrics: StepMetrics, own: bool) -> Diagnosis | None:

@@ -232,7 +232,7 @@ class RecoveryManager:
         repaired = self.rollback.repair_nonfinite() if repairs else 0
         if repaired:  # then nothing else is to blame
             self._repaired += 1
-            self._settle()
+            self._forget_suspicions()
             done.append(Remedy.REPAIRED)
             numbers["repaired"] = repaired
         elif what.rollback:
@@ -304,7 +304,7 @@ class RecoveryManager:
         self._stopping = True
         return replace(outcome, stop=message(Incident(Kind.STOP, **{**outcome.facts, **spent})))
 
-    def _settle(self) -> None:
+    def _forget_suspicions(self) -> None:
         """The model is another one: what was suspected or found of the one before does not hold."""
         self._history.forgive()
         self.investigator.forget()
@@ -391,7 +391,7 @@ class RecoveryManager:
     def _count_rollback(self, step: int) -> None:
         self._rollbacks += 1
         self._rolled_back_at = step
-        self._settle()
+        self._forget_suspicions()
 
     def _lower_lr_after(self, back: Rollback, place: Place, repeated: bool = False) -> tuple[Remedy, ...]:
         """Lower the learning rate if it is to blame for a rollback; return the remedies, none if it is not.

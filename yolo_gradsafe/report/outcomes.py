@@ -14,7 +14,7 @@ from yolo_gradsafe.telemetry.schema import Cause, Held, Kind, Place, Stock, Verd
 
 __all__ = ["outcomes", "stock"]
 
-ENOUGH = 10
+MIN_HEALTHY_STEPS = 10
 """Healthy steps after which a remedy has held; those that a rollback took back are none."""
 HEALTHY = [str(Verdict.OK), str(Verdict.CLIPPED)]
 OF_IMAGES = (Cause.IMAGE, Cause.LABEL)
@@ -45,7 +45,7 @@ def outcomes(facts: Facts, advice: Sequence[Advice]) -> list[Outcome]:
         again = next((later.main.step for later in groups[number + 1 :] if _same(group, later)), None)
         since = healthy.filter(healthy > main.step)
         count = len(since if again is None else since.filter(since < again))
-        held = Held.CONFIRMED if count >= ENOUGH else Held.OPEN if again is None else Held.AGAIN
+        held = Held.CONFIRMED if count >= MIN_HEALTHY_STEPS else Held.OPEN if again is None else Held.AGAIN
         change = _change(group, advice)
         found.append(
             Outcome(

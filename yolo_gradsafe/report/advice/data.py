@@ -64,12 +64,12 @@ def accumulation(facts: Facts) -> Advice | None:
     if facts.accumulate < 2 or skipped < FEWEST or skipped < SHARE * facts.rows.height or not facts.run.batch:
         return None
     recovery = facts.options.get("recovery")
-    isolates = isinstance(recovery, dict) and recovery.get("isolate") == "auto"
+    could_isolate = isinstance(recovery, dict) and recovery.get("isolate") in ("auto", "never")
     return Advice(
         rule="accumulation",
         title="Drop only the bad batch instead of its whole accumulation window.",
         evidence=f"{plural(skipped, 'optimizer step')} of {facts.rows.height:,} were skipped, each with "
         f"{facts.accumulate} batches of {facts.run.batch}: {skipped * facts.accumulate:,} batches lost.",
-        options="recovery: {isolate: always}" if isolates else "",
-        arguments="" if isolates else f"nbs={facts.run.batch}",
+        options="recovery: {isolate: always}" if could_isolate else "",
+        arguments="" if could_isolate else f"nbs={facts.run.batch}",
     )

@@ -16,7 +16,7 @@ from yolo_gradsafe.report.parts import IncidentEntry, Run
 from yolo_gradsafe.telemetry.schema import Finding, Shortfall, Verdict
 
 __all__ = [
-    "ENOUGH",
+    "MIN_SETTLED_STEPS",
     "OWN",
     "SCALE_FREE",
     "UNPROVEN",
@@ -28,7 +28,7 @@ __all__ = [
     "rounded",
 ]
 
-ENOUGH = 50
+MIN_SETTLED_STEPS = 50
 """Settled steps that a statement on the norms needs at least."""
 
 SCALE_FREE = {"Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSProp", "RMSprop"}
@@ -125,7 +125,7 @@ class Facts:
     def norm_at(self, share: float) -> float:
         """Return the norm that so large a share of the settled steps had at most; nan where there are too few."""
         norms = self.settled["grad_norm"]
-        value = norms.quantile(share, "linear") if len(norms) >= ENOUGH else None
+        value = norms.quantile(share, "linear") if len(norms) >= MIN_SETTLED_STEPS else None
         return math.nan if value is None else float(value)
 
     def of_kind(self, *kinds: str) -> list[IncidentEntry]:

@@ -42,7 +42,7 @@ __all__ = [
 
 USUAL_RATE = {True: 0.002, False: 0.01}
 """Ultralytics' own choice: of optimizers that divide by the gradient's size, and of others."""
-ENOUGH = 100
+MIN_STEPS_TO_LEARN = 100
 """Optimizer steps from which on a small set can be learnt."""
 USUAL_GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "pose": 12.0, "kobj": 1.0, "rle": 1.0}
 """Ultralytics' defaults for the weights of the losses."""
@@ -116,7 +116,7 @@ def too_few_steps(facts: Facts) -> Advice | None:
     batch, nbs, epochs = facts.run.batch, _nbs(facts), len(facts.results) or facts.run.epochs
     accumulates = 0 < batch < nbs
     each = facts.run.batches if accumulates else found.value / max(epochs, 1)
-    needed = math.ceil(ENOUGH / each / 10) * 10 if each else 0
+    needed = math.ceil(MIN_STEPS_TO_LEARN / each / 10) * 10 if each else 0
     words = [f"nbs={batch}"] if accumulates else []
     words += [f"epochs={needed}"] if needed > epochs else _beyond_warm_up(facts, found)
     why = (

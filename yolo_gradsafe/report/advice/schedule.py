@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from yolo_gradsafe.report.advice.facts import ENOUGH, Facts, number, plural
+from yolo_gradsafe.report.advice.facts import MIN_SETTLED_STEPS, Facts, number, plural
 from yolo_gradsafe.report.parts import Advice
 
 __all__ = ["close_mosaic"]
@@ -27,7 +27,7 @@ def close_mosaic(facts: Facts) -> Advice | None:
     before = usable.filter((epoch < first) & (epoch >= first - 5 * EPOCHS))
     after = usable.filter((epoch >= first) & (epoch < first + EPOCHS))
     usual = before.filter("applied")["grad_norm"].quantile(0.99)
-    if before.height < ENOUGH or after.is_empty() or not usual:
+    if before.height < MIN_SETTLED_STEPS or after.is_empty() or not usual:
         return None
     over = (pl.col("grad_norm") > TIMES * usual) | pl.col("verdict").is_in(["spike", "diverging"]) | pl.col("skipped")
     spikes, earlier = after.filter(over), before.filter(over)

@@ -6,7 +6,7 @@ import math
 
 import polars as pl
 
-from yolo_gradsafe.report.advice.facts import ENOUGH, SCALE_FREE, Facts, number, rounded
+from yolo_gradsafe.report.advice.facts import MIN_SETTLED_STEPS, SCALE_FREE, Facts, number, rounded
 from yolo_gradsafe.report.parts import Advice
 from yolo_gradsafe.report.records import STAGE, stage_columns
 
@@ -22,7 +22,7 @@ def dominating(facts: Facts) -> Advice | None:
     """A stage whose norm decides how far every other is scaled down."""
     columns = stage_columns(facts.rows)
     settled = facts.settled.filter(pl.col("grad_norm") > 0)
-    if len(columns) < 2 or settled.height < ENOUGH or facts.clip_option("stages"):
+    if len(columns) < 2 or settled.height < MIN_SETTLED_STEPS or facts.clip_option("stages"):
         return None
     share = facts.settled["clipped"].to_numpy().mean()
     squares = settled.select((pl.col(name) / pl.col("grad_norm")).pow(2).fill_nan(None).median() for name in columns)
@@ -49,7 +49,7 @@ def vanishing(facts: Facts) -> Advice | None:
     columns = stage_columns(facts.rows)
     settled = facts.settled.filter(pl.col("grad_norm") > 0)
     low: dict[str, float] = {}
-    if settled.height >= ENOUGH and columns:
+    if settled.height >= MIN_SETTLED_STEPS and columns:
         ratios = settled.select((pl.col(name) / pl.col("grad_norm")).fill_nan(None).median() for name in columns)
         # Exactly nothing, from the first step to the last, is a stage that was frozen.
         low = {name: v for name, v in ratios.row(0, named=True).items() if v is not None and 0 < v < VANISHES}

@@ -13,7 +13,7 @@ from yolo_gradsafe.forensics.archive import save_batch
 from yolo_gradsafe.forensics.batch_sheet import draw_batch
 from yolo_gradsafe.forensics.diagnosis import Diagnosis
 
-__all__ = ["Evidence", "Saved", "archive_of", "stem"]
+__all__ = ["KeptBatches", "Saved", "archive_of", "stem"]
 
 _OURS = re.compile(r"e(?P<epoch>\d+)_b\d+(_r\d+)?\.(jpg|npz)")
 
@@ -40,7 +40,7 @@ def archive_of(run: Path, epoch: int, batch: int) -> Path:
     return first if first.is_file() else next(iter(sorted(folder.glob(f"{stem(epoch, batch)}_r*.npz"))), first)
 
 
-class Evidence:
+class KeptBatches:
     """Keeps bad batches in a folder, up to a number of them; never raises.
 
     The first ones are kept: of a run that goes wrong in every step they show how it began.
