@@ -43,7 +43,7 @@ yolo_gradsafe
         .train(trainer=None, *, callbacks=None, **kwargs)
         .tune(*args, callbacks=None, **kwargs)
     Summary
-        .{schema_version, status, health, learned, reasons, accuracy, earlier, spike, lowered_rate, headline, run, steps, grad_norm, threshold, amp, incidents, outcomes, advice, epochs, options, damaged_steps, files}
+        .{schema_version, status, health, learned, reasons, accuracy, earlier, spike, validation_spike, lowered_rate, headline, run, steps, grad_norm, threshold, amp, incidents, outcomes, advice, epochs, options, damaged_steps, files}
         .json_schema()
         .load(path)
         .save(path)
