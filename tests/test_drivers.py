@@ -140,7 +140,7 @@ def test_its_gradients_are_scaled_when_it_is_called_and_measured_as_if_they_were
 
 def test_the_rate_of_its_step_is_lowered_as_well(tmp_path):
     core = Core(tmp_path, Own(tmp_path))
-    core.recovery._lr.lower()
+    core.recovery.rate._lr.lower()
     core.raw.take(batch_of(1))
     assert core.raw.rate == pytest.approx(0.001)
     assert core.raw.optimizer.param_groups[0]["lr"] == 0.01
@@ -188,7 +188,7 @@ def test_a_step_of_the_trainers_own_may_add_a_parameter_group(tmp_path, factor):
     trainer.optimizer_step = lambda: (trainer.optimizer.add_param_group({"params": [added], "lr": 0.5}), step())
     core = Core(tmp_path, trainer)
     if factor < 1:
-        core.recovery._lr.lower()
+        core.recovery.rate._lr.lower()
     core.raw.take(batch_of(0))
     assert trainer.rate == pytest.approx(0.01 * factor)
     assert [group["lr"] for group in trainer.optimizer.param_groups] == [0.01, 0.5]

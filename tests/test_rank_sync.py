@@ -57,13 +57,13 @@ def test_a_lone_process_has_nobody_to_be_levelled_with(tmp_path):
 def test_ranks_are_levelled_by_what_rank_0_has_learnt(tmp_path):
     core, rank_0 = Core(tmp_path / "1"), Core(tmp_path / "0")
     rank_0.train(6)
-    rank_0.recovery._lr.lower()
+    rank_0.recovery.rate._lr.lower()
     core.train(2)
     core.among(TwoRanks()).rank_0 = rank_0.registry.state_dict()
     assert core.registry.state_dict() != rank_0.registry.state_dict()
     core.sync.apply(RankFlags(failed=True, snapshot_interval=2), steps=2)
     assert core.registry.state_dict() == rank_0.registry.state_dict()
-    assert core.recovery.lr_factor == pytest.approx(0.1)
+    assert core.recovery.rate.factor == pytest.approx(0.1)
     assert [s.step for s in core.rollback._buffer.trusted] == [2], "the snapshots were of ranks that differed"
     [told] = core.incidents()
     assert (told.kind, told.place, told.remedies) == (Kind.INTERNAL_ERROR, Place.RANKS, (Remedy.RANKS_SYNCED,))

@@ -88,7 +88,7 @@ def test_the_trainer_gets_its_methods_back_and_nothing_of_ours_is_left(tmp_path,
     before = set(vars(Tiny(tmp_path)))
     core = Core(tmp_path)
     core.train(2)
-    assert core.recovery._batchnorm.raise_momentum()
+    assert core.recovery.rate._batchnorm.raise_momentum()
     core.raw.metrics["gradsafe/grad_norm"] = 1.0
     if end == "teardown":
         core.raw.run_callbacks("teardown")
@@ -261,7 +261,7 @@ def test_an_epoch_whose_gradients_only_gather_has_finite_columns(tmp_path, scale
 def test_a_resumed_run_that_cannot_be_guarded_trains_with_its_own_momentum(tmp_path, monkeypatch, quiet):
     core = Core(tmp_path)
     core.train(2)
-    assert core.recovery._batchnorm.raise_momentum()
+    assert core.recovery.rate._batchnorm.raise_momentum()
     core.raw.run_callbacks("on_train_epoch_end")
     raised = []
 
@@ -279,7 +279,7 @@ def left_behind(folder: Path, **options: Any) -> Core:
     """Return a training that ended after an epoch in which its rate was limited and its weights were rolled back."""
     core = Core(folder, **options)
     core.train(4)
-    core.recovery._lr.limit(1.5)
+    core.recovery.rate._lr.limit(1.5)
     core.rollback.roll_back(4)
     core.recovery._count_rollback(4)
     return core
@@ -297,7 +297,7 @@ def damage(folder: Path, *keys: str) -> None:
 
 
 def learnt(core: Core) -> tuple[float, int]:
-    return core.recovery.lr_factor, core.recovery.state_dict()["rollbacks"]
+    return core.recovery.rate.factor, core.recovery.state_dict()["rollbacks"]
 
 
 def test_a_resumed_run_with_other_clipping_loses_nothing_else(tmp_path, caplog):
@@ -315,7 +315,7 @@ def test_a_resumed_run_with_other_clipping_loses_nothing_else(tmp_path, caplog):
 )
 def test_a_part_that_is_damaged_starts_from_the_beginning_as_a_whole_and_by_its_name(tmp_path, caplog, damaged, kept):
     core = left_behind(tmp_path)
-    core.recovery._batchnorm.raise_momentum()
+    core.recovery.rate._batchnorm.raise_momentum()
     core.history.loss.sum = 3.0
     core.raw.run_callbacks("on_train_epoch_end")
     damage(tmp_path, *damaged)
@@ -331,7 +331,7 @@ def test_a_part_that_is_damaged_starts_from_the_beginning_as_a_whole_and_by_its_
 def test_a_resumed_run_trains_in_the_precision_that_it_had_come_to_from_its_first_batch_on(tmp_path):
     core = left_behind(tmp_path, precision_patience=1)
     core.trainer._trained_in = "bf16"
-    assert core.recovery._raise_precision(4)
+    assert core.recovery.precision.count_fault(4)
     core.raw.run_callbacks("on_train_epoch_end")
     other, seen = Core(tmp_path, resumed(tmp_path), precision_patience=1), []
     for seed in range(2):
@@ -346,7 +346,7 @@ def test_a_resumed_run_trains_in_the_precision_that_it_had_come_to_from_its_firs
 def test_an_ema_that_ultralytics_recovery_makes_of_the_live_model_is_saved_with_its_own_momentum(tmp_path):
     core = Core(tmp_path)
     core.train(2)
-    assert core.recovery._batchnorm.raise_momentum()
+    assert core.recovery.rate._batchnorm.raise_momentum()
     core.raw.ema, core.raw.nan_recovery_attempts = ModelEMA(core.raw.model), 1
     assert core.raw.ema.ema.norm.momentum == 0.1
     core.raw.begin_epoch()

@@ -135,10 +135,10 @@ KEPT_ELSEWHERE = {
 LEFT_OUT = {
     "RecoveryManager": {
         "_cause": "looked into again at the next bad step",
-        "_peak_ratio": "how far the newest step has moved the weights",
         "_vanished": "a stage that has vanished is told once more",
         "_stopping": "a training that is over is not resumed",
     },
+    "RateControl": {"_peak_ratio": "how far the newest step has moved the weights"},
     "RollbackManager": {
         "_buffer": "snapshots are taken anew",
         "_returned_to": "the step of a snapshot that is gone with the process",
@@ -215,7 +215,7 @@ def course(core: Core) -> None:
     core.raw.model.conv.bias.data[0] = math.nan
     core.raw.take(batch_of(4))
     core.rollback.roll_back(26)
-    core.recovery._lr.lower()
+    core.recovery.rate._lr.lower()
     core.train(3, start=5)
     core.raw.run_callbacks("on_train_epoch_end")
 

@@ -97,7 +97,7 @@ class Session:
             with self.boundary("name W&B's axis"):
                 adapter.name_epoch_axis()
         with self.boundary("look after the EMA"):
-            self._recovery.begin_epoch()
+            self._recovery.rate.begin_epoch()
         self.log.begin_epoch()
         repeated = trainer.epoch == self._progress.epoch
         self._progress.begin_epoch(trainer.epoch)
@@ -141,7 +141,7 @@ class Session:
         if self.trainer.state.unbounded and self._config.recovery.enabled:
             with self.boundary("look at the EMA's masks"):
                 self._refill_unbounded()
-        self.trainer.show_lr_times(self._recovery.lr_factor)
+        self.trainer.show_lr_times(self._recovery.rate.factor)
         self.log.end_epoch(self._progress.epoch, self._state())
 
     def tell_epoch(self) -> None:
@@ -162,7 +162,7 @@ class Session:
 
     def _close_recovery(self) -> None:
         with self.boundary("put the momentum of batch norm back"):
-            self._recovery.close()
+            self._recovery.rate.close()
 
     def _follow_model(self) -> None:
         """Guard the layers that a callback of the user has put in, and give up the snapshots of those before."""
@@ -180,7 +180,7 @@ class Session:
         From the first one on a resumed run trains in the precision that it had been raised to.
         """
         with self.boundary("raise the precision as before"):
-            self._recovery.resume_precision()
+            self._recovery.precision.resume()
         with self.boundary("keep images in quarantine"):
             self._recovery.investigator.quarantine.apply(batch)
         with self.boundary("note a batch's images"):

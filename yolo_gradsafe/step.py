@@ -77,7 +77,7 @@ class GuardedStep:
                 verdict = judge(metrics, signals, evidence, self.recovery.options.scale_floor)
                 if self.driver.acts:
                     self.recovery.limit_lr(metrics, signals, evidence)
-                    self.recovery.follow_user(metrics)
+                    self.recovery.rate.follow_user(metrics)
                 if verdict.bad:
                     decided = self._recover(metrics, gradients, verdict, evidence)
                 else:
@@ -140,7 +140,7 @@ class GuardedStep:
         return Outcome(
             routine_overflow=overflow and self.driver.acts,
             clip=clip,
-            lr_factor=self.recovery.lr_factor,
+            lr_factor=self.recovery.rate.factor,
             statistics=Settle.COMMIT,
             losses=Settle.COMMIT,
             grads_finite=metrics.grads_finite,
@@ -157,7 +157,7 @@ class GuardedStep:
         outcome = Outcome(
             apply=safe or not driver.acts,
             clip=driver.clip(metrics, gradients, self._images()) if safe or not driver.acts else driver.unclipped(),
-            lr_factor=recovery.lr_factor,
+            lr_factor=recovery.rate.factor,
             grads_finite=metrics.grads_finite,
             amp_scale=metrics.amp_scale,
             facts=facts,

@@ -164,7 +164,7 @@ def test_a_rate_that_breaks_the_model_is_lowered(device, drawn, tmp_path, pose):
     for number in range(8):
         on.take(number)
     assert (str(Kind.LR_BACKOFF), str(Cause.LEARNING_RATE)) in {(i["kind"], i["cause"]) for i in on.incidents()}
-    assert on.session.step.recovery.lr_factor < 0.1
+    assert on.session.step.recovery.rate.factor < 0.1
     assert all(bool(t.isfinite().all()) for t in on.state().values())
     assert not on.session.boundary.faults
     on.close()

@@ -57,7 +57,7 @@ def test_a_bad_batch_is_skipped_and_leaves_all_else(tmp_path, cause):
     before = core.raw.state()
     outcome = bad(core, Verdict.BAD_BATCH, cause)
     assert outcome.remedies == (Remedy.SKIPPED,)
-    assert (outcome.facts, outcome.stop, core.recovery.lr_factor) == ({"cause": cause} if cause else {}, "", 1.0)
+    assert (outcome.facts, outcome.stop, core.recovery.rate.factor) == ({"cause": cause} if cause else {}, "", 1.0)
     assert not differing(core.raw.state(), before)
     assert not core.incidents()
 
@@ -131,7 +131,7 @@ def test_a_step_that_is_not_taken_is_not_counted_as_a_safe_one(tmp_path):
     """All of it at once: statistics and EMA are damaged, and the gradients are fine."""
     core = Core(tmp_path, lr_hold=1)
     core.train(4)
-    core.recovery._lr.lower()
+    core.recovery.rate._lr.lower()
     before, row = core.recovery.state_dict(), len(core.rows())
     core.raw.model.norm.running_mean[0] = core.raw.ema.ema.conv.weight.data[0] = math.nan
     core.raw.take(batch_of(7))
@@ -153,7 +153,7 @@ def test_a_divergence_is_rolled_back_and_a_rate_that_is_blameless_is_left(tmp_pa
     outcome = bad(core, Verdict.DIVERGING)
     assert outcome.remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK)
     assert outcome.facts == {"snapshot": 2, "undone": 2}
-    assert core.recovery.lr_factor == 1.0
+    assert core.recovery.rate.factor == 1.0
     assert not differing(core.raw.state(), then)
     assert core.kinds() == [Kind.ROLLBACK]
 
@@ -165,33 +165,33 @@ def test_a_rate_that_moved_the_weights_too_fast_is_lowered_held_and_given_back(t
     outcome = bad(core, Verdict.DIVERGING)
     assert outcome.remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK, Remedy.LR_LOWERED, Remedy.BATCHNORM_MOMENTUM_RAISED)
     lowered = outcome.facts["lr_factor"]
-    assert lowered == core.recovery.lr_factor < 0.1
+    assert lowered == core.recovery.rate.factor < 0.1
     assert [i.lr_factor for i in core.incidents() if i.kind is Kind.LR_BACKOFF] == [lowered]
     core.raw.take(batch_of(7))
     assert float(core.rows()[-1]["lr"]) == pytest.approx(0.01 * lowered, rel=1e-5), "the next step is taken with it"
     assert core.raw.optimizer.param_groups[0]["lr"] == 0.01, "and the host's own is left alone"
     safe(core, 4)
-    assert core.recovery.lr_factor == lowered
+    assert core.recovery.rate.factor == lowered
     safe(core, 1000)
-    assert core.recovery.lr_factor == 1.0
+    assert core.recovery.rate.factor == 1.0
     assert [i.lr_factor for i in core.incidents() if i.kind is Kind.LR_RAMP] == [1.0]
 
 
 def test_it_does_not_grow_while_losses_are_high(tmp_path):
     core = Core(tmp_path, lr_hold=1)
-    core.recovery._lr.lower()
+    core.recovery.rate._lr.lower()
     core.history.loss.sum = 10.0
     safe(core, 50)
-    assert core.recovery.lr_factor == pytest.approx(0.1)
+    assert core.recovery.rate.factor == pytest.approx(0.1)
 
 
 def test_a_bad_step_starts_the_wait_anew(tmp_path):
     core = Core(tmp_path, lr_hold=5)
-    core.recovery._lr.lower()
+    core.recovery.rate._lr.lower()
     safe(core, 5)
     bad(core, Verdict.BAD_BATCH)
     safe(core, 5)
-    assert core.recovery.lr_factor == pytest.approx(0.1)
+    assert core.recovery.rate.factor == pytest.approx(0.1)
 
 
 def test_a_second_rollback_soon_after_goes_further_back_and_lowers_the_rate_whoever_is_to_blame(tmp_path):
@@ -201,7 +201,7 @@ def test_a_second_rollback_soon_after_goes_further_back_and_lowers_the_rate_whoe
     assert [done.facts["snapshot"] for done in (first, second)] == [4, 2]
     assert Remedy.LR_LOWERED not in first.remedies
     assert Remedy.LR_LOWERED in second.remedies
-    assert core.recovery.lr_factor == pytest.approx(0.1)
+    assert core.recovery.rate.factor == pytest.approx(0.1)
 
 
 def test_the_rate_is_left_where_the_options_say_so(tmp_path):
@@ -209,7 +209,7 @@ def test_the_rate_is_left_where_the_options_say_so(tmp_path):
     core.train(4)
     move(core, 30.0)
     assert bad(core, Verdict.DIVERGING).remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK)
-    assert core.recovery.lr_factor == 1.0
+    assert core.recovery.rate.factor == 1.0
 
 
 def moved(ratio: float, step: int = 5, rate: float = 1.0, finite: bool = True) -> StepMetrics:
@@ -237,7 +237,7 @@ def test_a_step_that_replaced_the_weights_is_taken_back_and_the_rate_is_limited(
     outcome = core.recovery.handle_bad_step(step, Verdict.DIVERGING, replace(SKIPPED, facts=found))
     assert outcome.remedies == (Remedy.SKIPPED, Remedy.ROLLED_BACK, Remedy.LR_LOWERED, Remedy.BATCHNORM_MOMENTUM_RAISED)
     assert not differing(core.raw.state(), then)
-    assert core.recovery.lr_factor == pytest.approx(0.015 / 3)
+    assert core.recovery.rate.factor == pytest.approx(0.015 / 3)
     told = {incident.kind: incident for incident in core.incidents()}
     assert told[Kind.LR_BACKOFF].update_ratio == 3.0
     assert "changed the weights by 300% of their size" in told[Kind.LR_BACKOFF].message
@@ -268,7 +268,7 @@ def test_steps_that_move_the_weights_too_far_limit_the_rate_before_the_next_one_
     core.train(4)
     then = core.raw.state()
     core.recovery.limit_lr(moved(0.06, rate=0.1), TOO_FAR)
-    assert core.recovery.lr_factor == pytest.approx(0.015 / 0.6)
+    assert core.recovery.rate.factor == pytest.approx(0.015 / 0.6)
     assert not differing(core.raw.state(), then)
     core.recovery.limit_lr(moved(0.06, rate=0.1), TOO_FAR)
     (incident,) = core.incidents()  # the same limit again is none
@@ -279,13 +279,13 @@ def test_steps_that_move_the_weights_too_far_limit_the_rate_before_the_next_one_
 def test_the_rate_is_not_limited_where_the_options_say_so(tmp_path, options):
     core = Core(tmp_path, **options)
     core.recovery.limit_lr(moved(0.06), TOO_FAR)
-    assert core.recovery.lr_factor == 1.0
+    assert core.recovery.rate.factor == 1.0
 
 
 def test_a_step_that_is_taken_back_is_limited_with_its_rollback(tmp_path):
     core = Core(tmp_path)
     core.recovery.limit_lr(moved(0.6), REPLACED, Evidence.MOVED_TOO_FAR)
-    assert core.recovery.lr_factor == 1.0
+    assert core.recovery.rate.factor == 1.0
 
 
 @pytest.mark.parametrize(("times", "taken_back"), [(1.0, False), (3.0, True)])
@@ -316,7 +316,7 @@ def test_damage_that_can_be_repaired_is_not_rolled_back(tmp_path):
     core.raw.model.conv.bias.data[0] = 1e30  # finite, and the losses are high for it
     outcome = bad(core, Verdict.DIVERGING)
     assert outcome.remedies == (Remedy.SKIPPED, Remedy.REPAIRED)
-    assert core.recovery.lr_factor == 1.0
+    assert core.recovery.rate.factor == 1.0
 
 
 def test_a_batch_that_only_fails_under_these_weights_is_a_matter_of_the_weights(tmp_path):
@@ -337,10 +337,10 @@ def test_a_validation_that_trusted_weights_rescue_keeps_them_and_a_second_return
     core.train(2, start=2)
     core.recovery.rescue_validation(4, ["val/box_loss"])(True)
     assert not differing(core.raw.state(), then)
-    assert (core.recovery.lr_factor, core.kinds()) == (1.0, [Kind.ROLLBACK])
+    assert (core.recovery.rate.factor, core.kinds()) == (1.0, [Kind.ROLLBACK])
     core.train(1, start=4)
     core.recovery.rescue_validation(5, ["val/box_loss"])(True)
-    assert core.recovery.lr_factor == pytest.approx(0.1)
+    assert core.recovery.rate.factor == pytest.approx(0.1)
     told = core.incidents()
     assert [incident.kind for incident in told] == [Kind.ROLLBACK, Kind.LR_BACKOFF]
     assert told[1].message == "validation failed again after the rollback"
@@ -356,12 +356,12 @@ def test_a_second_return_soon_after_or_at_the_next_validation_lowers_the_rate_fr
     core.raw.train_loader, core.raw.accumulate = range(batches), 1
     core.train(4)
     assert core.recovery.rescue_validation(4, ["val/box_loss"])(True)
-    assert (core.recovery.lr_factor, core.kinds()) == (1.0, [Kind.ROLLBACK])
+    assert (core.recovery.rate.factor, core.kinds()) == (1.0, [Kind.ROLLBACK])
     core.train(6, start=4)
     assert core.recovery.rescue_validation(4 + between, ["val/box_loss"])(True)
     first, *more = core.incidents()
     assert (first.kind, first.snapshot) == (Kind.ROLLBACK, 8), "not the snapshot of before"
-    assert core.recovery.lr_factor == pytest.approx(0.1 if lowered else 1.0)
+    assert core.recovery.rate.factor == pytest.approx(0.1 if lowered else 1.0)
     assert [told.message for told in more] == ["validation failed again after the rollback"] * lowered
 
 
@@ -372,7 +372,7 @@ def test_a_second_return_soon_after_leaves_a_rate_that_was_lowered_since_the_sna
     core.train(6, start=4)
     core.recovery.limit_lr(moved(0.3, step=10), TOO_FAR)
     core.recovery.rescue_validation(11, ["val/box_loss"])(True)
-    assert core.recovery.lr_factor == pytest.approx(0.05)
+    assert core.recovery.rate.factor == pytest.approx(0.05)
     assert [told.kind for told in core.incidents()] == [Kind.ROLLBACK, Kind.LR_BACKOFF, Kind.ROLLBACK]
 
 
@@ -386,7 +386,7 @@ def test_absurd_losses_of_a_validation_lower_a_rate_that_moves_too_far_at_the_fi
     core.train(4)
     fast(core)
     assert core.recovery.rescue_validation(4, [])(True)
-    assert core.recovery.lr_factor == pytest.approx(0.1)
+    assert core.recovery.rate.factor == pytest.approx(0.1)
     assert [(i.kind, i.remedies) for i in core.incidents()] == [
         (Kind.ROLLBACK, (Remedy.ROLLED_BACK,)),
         (Kind.LR_BACKOFF, (Remedy.LR_LOWERED, Remedy.BATCHNORM_MOMENTUM_RAISED)),
@@ -403,7 +403,7 @@ def test_absurd_losses_at_any_other_rate_let_the_statistics_follow_and_the_weigh
     before = core.raw.state()
     assert core.recovery.rescue_validation(4, [])(True) is False
     assert not differing(core.raw.state(), before)
-    assert (core.recovery.lr_factor, core.raw.model.norm.momentum) == (1.0, 0.1)
+    assert (core.recovery.rate.factor, core.raw.model.norm.momentum) == (1.0, 0.1)
     (told,) = core.incidents()
     assert (told.kind, told.remedies) == (Kind.BATCHNORM_LAG, (Remedy.BATCHNORM_MOMENTUM_RAISED,))
     assert core.recovery.rescue_validation(4, []) is None, "they need time"
@@ -449,7 +449,7 @@ def test_statistics_follow_a_rate_that_was_lowered_until_it_is_back(tmp_path):
         "planned value, raised the momentum of batch-norm statistics, so that they follow the weights"
     )
     safe(core, 60, update_ratio=1e-4)
-    assert (core.recovery.lr_factor, core.raw.model.norm.momentum) == (1.0, 0.03)
+    assert (core.recovery.rate.factor, core.raw.model.norm.momentum) == (1.0, 0.03)
 
 
 def test_a_resumed_run_lets_them_follow_as_well_and_the_end_of_a_run_leaves_the_model_as_it_was(tmp_path):
@@ -475,7 +475,7 @@ def test_a_rate_that_the_user_lowers_below_what_is_allowed_is_the_users_own_and_
     core.recovery.limit_lr(moved(0.15, step=1), TOO_FAR)
     assert core.kinds() == [Kind.LR_BACKOFF]
     user(core, 0.001)
-    assert (core.recovery.lr_factor, core.raw.model.norm.momentum) == (1.0, 0.03)
+    assert (core.recovery.rate.factor, core.raw.model.norm.momentum) == (1.0, 0.03)
     assert [(told.kind, told.remedies, told.lr_factor) for told in core.incidents()] == [
         (Kind.LR_RAMP, (Remedy.LR_RESTORED,), 1.0)
     ]
@@ -488,18 +488,18 @@ def test_a_rate_that_the_user_goes_back_to_is_lowered_before_a_step_is_taken_wit
     user(core, 0.001)
     user(core, 0.01)
     assert [float(row["lr"]) for row in core.rows()] == pytest.approx([0.01, 0.001, 0.001], rel=1e-4)
-    assert (core.recovery.lr_factor, core.raw.model.norm.momentum) == (pytest.approx(0.1), 0.1)
+    assert (core.recovery.rate.factor, core.raw.model.norm.momentum) == (pytest.approx(0.1), 0.1)
 
 
 def test_a_rate_that_was_lowered_since_the_snapshot_is_not_lowered_again_for_the_same_steps(tmp_path):
     core = Core(tmp_path)
     core.train(4)
     core.recovery.limit_lr(moved(0.3, step=4), TOO_FAR)
-    limited = core.recovery.lr_factor
+    limited = core.recovery.rate.factor
     move(core, 30.0)
     assert core.recovery.rescue_validation(4, []) is None, "absurd losses get time"
     core.recovery.rescue_validation(4, ["val/box_loss"])(True)
-    assert core.recovery.lr_factor == limited == pytest.approx(0.05)
+    assert core.recovery.rate.factor == limited == pytest.approx(0.05)
     assert [incident.kind for incident in core.incidents()] == [Kind.LR_BACKOFF, Kind.ROLLBACK]
 
 
@@ -696,7 +696,7 @@ def test_a_resumed_run_goes_on_from_what_was_done(tmp_path):
     state = json.loads(json.dumps(core.recovery.state_dict(), allow_nan=False))
     other.recovery.load_state_dict(state)
     assert other.recovery.state_dict() == state
-    assert other.recovery.lr_factor == core.recovery.lr_factor < 1
+    assert other.recovery.rate.factor == core.recovery.rate.factor < 1
     safe(other)
     assert other.trainer.forward_precision == "bf16", "once it is known what there is to climb"
     assert not other.incidents(), "nothing was changed: this is where training stood"
@@ -710,7 +710,7 @@ def test_a_rank_takes_over_that_nothing_is_raised_as_well(tmp_path):
     assert (other.trainer.forward_precision, other.raw.model.norm.momentum) == ("bf16", 0.1)
     other.recovery.load_state_dict(json.loads(json.dumps(core.recovery.state_dict())))
     assert (other.trainer.forward_precision, other.raw.model.norm.momentum) == ("fp16", 0.03)
-    assert other.recovery.lr_factor == 1.0
+    assert other.recovery.rate.factor == 1.0
 
 
 def test_what_was_given_back_to_itself_is_the_same(tmp_path):
@@ -762,7 +762,7 @@ def test_a_rollback_that_fails_is_not_counted(tmp_path):
     with pytest.raises(MemoryError):
         bad(core, Verdict.DIVERGING)
     state = core.recovery.state_dict()
-    assert (state["rollbacks"], state["rolled_back_at"], core.recovery.lr_factor) == (0, None, 1.0)
+    assert (state["rollbacks"], state["rolled_back_at"], core.recovery.rate.factor) == (0, None, 1.0)
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])

@@ -115,7 +115,7 @@ CLIMB = """
 def climb(trainer):
     recovery = guard._session(trainer).step.recovery
     if trainer.epoch == 0 and not trainer.resume:
-        recovery._lr.lower()
+        recovery.rate._lr.lower()
         recovery._rollbacks, recovery._rolled_back_at, recovery._skipped = 7, 2, 3
 callbacks['on_train_batch_end'] = [climb]
 """

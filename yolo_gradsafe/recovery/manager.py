@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,15 +12,14 @@ from yolo_gradsafe.forensics.case import Surroundings
 from yolo_gradsafe.forensics.investigator import FaultInvestigator
 from yolo_gradsafe.judge.history import History
 from yolo_gradsafe.judge.loss_trend import EXCESS, LossTrend
-from yolo_gradsafe.judge.movement import SUITABLE, SUITABLE_PRETRAINED, Movement
+from yolo_gradsafe.judge.movement import Movement
 from yolo_gradsafe.judge.verdict import Evidence, Signals, StepMetrics
-from yolo_gradsafe.recovery.batchnorm_momentum import BatchNormMomentum
 from yolo_gradsafe.recovery.isolation import Isolation
 from yolo_gradsafe.recovery.ladder import COOL_DOWN, Plan, Situation, plan
-from yolo_gradsafe.recovery.learning_rate import BLAMELESS, LearningRate, hold_steps
 from yolo_gradsafe.recovery.options import RecoveryOptions
 from yolo_gradsafe.recovery.outcome import Outcome, Settle
-from yolo_gradsafe.recovery.precision import PrecisionLadder
+from yolo_gradsafe.recovery.precision_control import PrecisionControl
+from yolo_gradsafe.recovery.rate_control import RateControl
 from yolo_gradsafe.recovery.rollback import Rollback, RollbackManager
 from yolo_gradsafe.recovery.snapshot import finite
 from yolo_gradsafe.recovery.trusted_weights import in_place, trusted_do_better
@@ -51,6 +49,10 @@ class RecoveryManager:
         isolation: Armed by the first bad step.
         rollback: Puts the training state back.
         incidents: Where to say what was done.
+
+    Attributes:
+        rate: Lowers the learning rate, and takes that back.
+        precision: Raises the precision, and takes that back.
     """
 
     def __init__(
@@ -70,32 +72,13 @@ class RecoveryManager:
         self._trainer = trainer
         self._history = history
         self._incidents = incidents
-        suitable = SUITABLE_PRETRAINED if trainer.pretrained else SUITABLE
-        self._lr = LearningRate(options.lr_backoff, hold_steps(options.lr_hold, trainer.planned_steps), suitable)
-        self._batchnorm = BatchNormMomentum(trainer.model, lambda: trainer.averaged_model)
-        self._peak_ratio = math.nan
-        self._precision: PrecisionLadder | None = None
-        self._resumed_precision: dict[str, Any] | None = None
+        self.rate = RateControl(trainer, options, incidents)
+        self.precision = PrecisionControl(trainer, options, incidents)
         self._skipped = self._repaired = self._rollbacks = 0
         self._rolled_back_at: int | None = None
-        self._lowered_at = 0
         self._never_good = True
         self._vanished: tuple[str, ...] = ()
         self._stopping = False
-
-    @property
-    def lr_factor(self) -> float:
-        """What the host's learning rate is to be multiplied with."""
-        return self._lr.factor
-
-    def begin_epoch(self) -> None:
-        """Look after an EMA that Ultralytics' own recovery has made anew."""
-        self._batchnorm.restore_averaged()
-
-    def resume_precision(self) -> None:
-        """Train in the precision that a resumed run had come to; at a batch, when it is known what there is."""
-        if self._precision is None and self._resumed_precision is not None:
-            self._ladder()
 
     # Before the verdict ---------------------------------------------------------------------------------------------
 
@@ -126,8 +109,8 @@ class RecoveryManager:
 
     def _exceeds_limit(self, metrics: StepMetrics, signals: Signals) -> bool:
         """Whether the steps before have moved the weights too far, by a rate that is not limited yet."""
-        too_far = signals.movement is not Movement.USUAL and self.options.divergence and self.options.lr_backoff < 1
-        return too_far and self._lr.exceeded(metrics.peak_update_ratio)
+        too_far = signals.movement is not Movement.USUAL and self.options.divergence
+        return too_far and self.rate.exceeded(metrics)
 
     def _moved_to_worse(self, metrics: StepMetrics, signals: Signals, batch: Any) -> bool:
         """Whether it is such a rate, and the weights before do better: those of a model that was trained before."""
@@ -201,7 +184,7 @@ class RecoveryManager:
             The outcome with the remedies and their numbers.
         """
         self._skipped += 1
-        self._lr.restart_hold()
+        self.rate.count_bad_step()
         facts = dict(outcome.facts)
         situation = Situation(
             verdict=verdict,
@@ -240,13 +223,13 @@ class RecoveryManager:
             self._count_rollback(step)
             done.append(Remedy.ROLLED_BACK)
             numbers |= {"snapshot": back.snapshot, "undone": back.undone}
-            if what.lower_lr and (lowered := self._lower_lr_after(back, Place.STATE, what.repeated)):
+            if what.lower_lr and (lowered := self.rate.lower_after(back, Place.STATE, what.repeated)):
                 done += lowered
-                numbers["lr_factor"] = self._lr.factor
-        if what.limit_lr and (limited := self._limit_lr(metrics)):
+                numbers["lr_factor"] = self.rate.factor
+        if what.limit_lr and (limited := self.rate.limit(metrics)):
             done += limited
-            numbers["lr_factor"] = self._lr.factor
-        if what.raise_precision and self._raise_precision(step):
+            numbers["lr_factor"] = self.rate.factor
+        if what.raise_precision and self.precision.count_fault(step):
             done.append(Remedy.PRECISION_RAISED)
             numbers["precision"] = self._trainer.forward_precision
         return done, numbers
@@ -260,38 +243,7 @@ class RecoveryManager:
             evidence: What was found out. Steps that are taken back limit the rate when that is done.
         """
         if evidence is not Evidence.MOVED_TOO_FAR and self._exceeds_limit(metrics, signals):
-            self._limit_lr(metrics)
-
-    def follow_user(self, metrics: StepMetrics) -> None:
-        """Keep what is allowed where the user has changed the learning rate, before a step is taken with it.
-
-        Theirs may be low enough now, and need no lowering by us; or no longer, and need it again.
-        """
-        before = self._lr.factor
-        self._lr.follow(metrics.lr_peak)
-        if before < self._lr.factor == 1:
-            self._note_restored()
-        elif self._lr.factor < before == 1:
-            self._batchnorm.raise_momentum()
-
-    def _limit_lr(self, metrics: StepMetrics) -> tuple[Remedy, ...]:
-        """Lower the learning rate to what moves the weights as it should; return the remedies, none if it is that."""
-        if self.options.lr_backoff == 1 or not self._lr.limit(metrics.peak_update_ratio):
-            return ()
-        self._lowered_at = metrics.step
-        remedies = (Remedy.LR_LOWERED, *self._follow())
-        self._incidents.log(
-            Kind.LR_BACKOFF,
-            remedies=remedies,
-            cause=Cause.LEARNING_RATE,
-            lr_factor=self._lr.factor,
-            update_ratio=metrics.update_ratio,
-        )
-        return remedies
-
-    def _follow(self) -> tuple[Remedy, ...]:
-        """Let batch-norm statistics follow the weights faster; return the remedy, none if they do already."""
-        return (Remedy.BATCHNORM_MOMENTUM_RAISED,) if self._batchnorm.raise_momentum() else ()
+            self.rate.limit(metrics)
 
     def _stop(self, what: Plan, outcome: Outcome) -> Outcome:
         """End the training: a budget is spent. Told once; trainers may take some steps more."""
@@ -308,28 +260,6 @@ class RecoveryManager:
         """The model is another one: what was suspected or found of the one before does not hold."""
         self._history.forgive()
         self.investigator.forget()
-
-    def _raise_precision(self, step: int) -> bool:
-        ladder = self._ladder()
-        before = ladder.now
-        if not ladder.count_fault(step):
-            return False
-        self._change_precision(before, ladder.now, Remedy.PRECISION_RAISED)
-        return True
-
-    def _change_precision(self, before: str, now: str, remedy: Remedy) -> None:
-        self._trainer.set_precision(now)
-        self._incidents.log(Kind.PRECISION, remedies=(remedy,), precision=now, precision_before=before)
-
-    def _ladder(self) -> PrecisionLadder:
-        """Return the precision ladder; its rungs are known from the first batch on."""
-        if self._precision is None:
-            patience, hold = self.options.precision_patience, self.options.precision_hold
-            self._precision = PrecisionLadder(self._trainer.precisions(), patience, hold)
-            if self._resumed_precision is not None:
-                self._precision.load_state_dict(self._resumed_precision)
-                self._trainer.set_precision(self._precision.now)
-        return self._precision
 
     # A validation -----------------------------------------------------------------------------------------------------
 
@@ -350,11 +280,11 @@ class RecoveryManager:
             snapshot, or soon after the first, lowers the learning rate, if that was not done since. Else all is put
             back as it was. None when there are none, or they are not called for.
         """
-        moves_as_it_may = not terms and self._moves_as_it_may()
-        looked_after = moves_as_it_may and (self._batchnorm.raised or self._lr.factor < 1)
+        moves_as_it_may = not terms and self.rate.moves_as_it_may()
+        looked_after = moves_as_it_may and self.rate.looked_after
         if looked_after or self._rollbacks >= self.options.max_rollbacks:
             return None
-        lags = moves_as_it_may and self._batchnorm.slow
+        lags = moves_as_it_may and self.rate.statistics_lag
         undo_or_keep = self.rollback.rescue_validation(steps)
         if undo_or_keep is None:
             return None
@@ -364,9 +294,11 @@ class RecoveryManager:
             if back is not None:
                 back = replace(back, again=back.again or self._soon_after(steps, back))
                 self._count_rollback(steps)
-                self._lower_lr_after(back, Place.VALIDATION, repeated=not terms)
+                self.rate.lower_after(back, Place.VALIDATION, repeated=not terms)
             elif helped:
-                self._incidents.log(Kind.BATCHNORM_LAG, place=Place.VALIDATION, remedies=self._follow())
+                self._incidents.log(
+                    Kind.BATCHNORM_LAG, place=Place.VALIDATION, remedies=self.rate.speed_up_statistics()
+                )
             elif terms:
                 self._incidents.log(Kind.VALIDATION, place=Place.VALIDATION, term=", ".join(terms))
             return back is not None
@@ -377,38 +309,12 @@ class RecoveryManager:
         """Whether a return for a validation is soon after another one, or one validation after, with the same rate."""
         epoch = self._trainer.planned_steps // self._trainer.epochs
         soon = self._rolled_back_at is not None and step - self._rolled_back_at < max(COOL_DOWN, epoch + 1)
-        return soon and self._lowered_at <= back.snapshot
-
-    def _moves_as_it_may(self) -> bool:
-        """Whether steps move the weights no further than they may.
-
-        Those of a rate that is lowered do; and so does MuSGD, whose steps are as large whatever the gradients. The
-        newest step of which it is known tells. Where it is known of none, the rate is not blamed: to let statistics
-        follow faster does no harm, and a rate that does is seen by the next steps.
-        """
-        return self._lr.factor < 1 or self._trainer.has_muon or not self._lr.moves_too_far(self._peak_ratio)
+        return soon and not self.rate.lowered_since(back.snapshot)
 
     def _count_rollback(self, step: int) -> None:
         self._rollbacks += 1
         self._rolled_back_at = step
         self._forget_suspicions()
-
-    def _lower_lr_after(self, back: Rollback, place: Place, repeated: bool = False) -> tuple[Remedy, ...]:
-        """Lower the learning rate if it is to blame for a rollback; return the remedies, none if it is not.
-
-        A rate that was lowered after the snapshot was taken has had no time to show whether that helps.
-        """
-        bearable = self._lr.bearable(back.peak_update_ratio)
-        to_blame = bearable < BLAMELESS and self._lowered_at <= back.snapshot
-        if not (to_blame or back.again or repeated) or self.options.lr_backoff == 1:
-            return ()
-        self._lr.lower(bearable)
-        self._lowered_at = back.snapshot + back.undone
-        remedies = (Remedy.LR_LOWERED, *self._follow())
-        self._incidents.log(
-            Kind.LR_BACKOFF, place=place, remedies=remedies, lr_factor=self._lr.factor, count=back.again
-        )
-        return remedies
 
     # After a step ---------------------------------------------------------------------------------------------------
 
@@ -419,46 +325,28 @@ class RecoveryManager:
         self.isolation.count_safe_step()
         self._skipped = self._repaired = 0
         self._never_good = False
-        if not math.isnan(metrics.peak_update_ratio):
-            self._peak_ratio = metrics.peak_update_ratio
-        elevated, share = self._history.loss.loss_elevated, metrics.lr_share
-        self.rollback.count_safe_step(metrics.step, share * outcome.lr_factor, elevated)
+        self.rate.note_movement(metrics)
+        elevated = self._history.loss.loss_elevated
+        self.rollback.count_safe_step(metrics.step, metrics.lr_share * outcome.lr_factor, elevated)
         if elevated:
             return
-        if self._lr.count_safe_step(metrics.peak_update_ratio, share):
-            self._note_restored()
-        if (self._precision or self._resumed_precision) is not None:
-            ladder = self._ladder()
-            before = ladder.now
-            if ladder.count_clean():
-                self._change_precision(before, ladder.now, Remedy.PRECISION_LOWERED)
-
-    def _note_restored(self) -> None:
-        """Tell that the learning rate is back; at its planned value the statistics need not follow faster either."""
-        self._incidents.log(Kind.LR_RAMP, remedies=(Remedy.LR_RESTORED,), lr_factor=self._lr.factor)
-        if self._lr.factor == 1:
-            self._batchnorm.restore()
+        self.rate.count_safe_step(metrics)
+        self.precision.count_clean()
 
     def _note_vanished(self, stages: tuple[str, ...]) -> None:
         if stages and stages != self._vanished:
             self._incidents.log(Kind.STALLED, stages=list(stages))
         self._vanished = stages
 
-    def close(self) -> None:
-        """Leave the model as it was: the training is over."""
-        self._batchnorm.restore()
-
     # State ----------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run goes on from, as plain numbers."""
         return {
-            "lr": self._lr.state_dict(),
-            "precision": self._resumed_precision if self._precision is None else self._precision.state_dict(),
+            **self.rate.state_dict(),
+            "precision": self.precision.state_dict(),
             "rollbacks": self._rollbacks,
             "rolled_back_at": self._rolled_back_at,
-            "lowered_at": self._lowered_at,
-            "batchnorm_momentum_raised": self._batchnorm.raised,
             "skipped": self._skipped,
             "healed": self._repaired,
             "never_good": self._never_good,
@@ -466,16 +354,8 @@ class RecoveryManager:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
-        self._lr.load_state_dict(state["lr"])
+        self.rate.load_state_dict(state)
         self._rollbacks, self._rolled_back_at = int(state["rollbacks"]), state["rolled_back_at"]
-        self._lowered_at = int(state.get("lowered_at", 0))
-        if state.get("batchnorm_momentum_raised"):
-            self._batchnorm.raise_momentum()
-        else:
-            self._batchnorm.restore()
         self._skipped, self._repaired = int(state["skipped"]), int(state["healed"])
         self._never_good = bool(state.get("never_good", False))
-        self._resumed_precision = state["precision"]
-        if self._precision is not None:
-            self._precision = None
-            self._trainer.set_precision(self._ladder().now)
+        self.precision.load_state_dict(state["precision"])
