@@ -255,15 +255,17 @@ def _result(line: dict[str, Any]) -> Result:
 
 
 def tables(results: Sequence[Result]) -> str:
-    """Return a table: a row a setting and arm, a column a rate, the mean over the seeds; and what it comes to."""
+    """Return a table: a row a setting and arm, a column a rate, the mean over the seeds, with a star of a single one.
+
+    After it comes what that amounts to.
+    """
     rates = sorted({result.cell.rate for result in results})
     rows, below, shares = [], [], {False: [], True: []}
     settings = sorted({result.cell.setting for result in results}, key=lambda c: [str(v) for v in asdict(c).values()])
     for setting in settings:
         at = {(arm, rate): _accuracies(results, setting, arm, rate) for arm in (False, True) for rate in rates}
         for arm in (False, True):
-            cells = [f"{statistics.mean(at[arm, rate]):.2f}" if at[arm, rate] else "" for rate in rates]
-            rows.append([*_words(setting), "guarded" if arm else "stock", len(at[arm, rates[0]]), *cells])
+            rows.append([*_words(setting), "guarded" if arm else "stock", *(_mean(at[arm, rate]) for rate in rates)])
         best = max(rates, key=lambda rate: statistics.mean(at[False, rate]) if at[False, rate] else -1.0)
         for rate in rates:
             stock, guarded = at[False, rate], at[True, rate]
@@ -275,7 +277,7 @@ def tables(results: Sequence[Result]) -> str:
             if rate >= best and statistics.mean(at[False, best]) > 0:
                 for arm, values in ((False, stock), (True, guarded)):
                     shares[arm].append(statistics.mean(values) / statistics.mean(at[False, best]))
-    columns = ["model", "optimizer", "set", "variant", "arm", "seeds", *(f"{rate:g}" for rate in rates)]
+    columns = ["model", "optimizer", "set", "variant", "arm", *(f"{rate:g}" for rate in rates)]
     said = [table("Final mAP50 over lr0", columns, rows)]
     if shares[True]:
         means = {arm: statistics.mean(values) for arm, values in shares.items()}
@@ -283,6 +285,10 @@ def tables(results: Sequence[Result]) -> str:
         said.append(f"From the best rate up, of the best rate's accuracy: {kept}.")
     said.append(f"Guarded below stock by more than the seeds' spread (at least 0.02): {', '.join(below) or 'nowhere'}.")
     return "\n".join(said)
+
+
+def _mean(accuracies: Sequence[float]) -> str:
+    return f"{statistics.mean(accuracies):.2f}{'*' * (len(accuracies) == 1)}" if accuracies else ""
 
 
 def stock_accuracy(results: Sequence[Result], setting: Cell) -> dict[float, float]:

@@ -114,7 +114,8 @@ def test_the_basin_says_where_guarded_is_below_stock_and_what_is_kept_of_the_bes
     stock = cells(guarded=False, r0003=[0.8, 0.9], r0030=[0.4, 0.5], r0100=[0.6, 0.6])
     guarded = cells(guarded=True, r0003=[0.8, 0.9], r0030=[0.9, 0.9], r0100=[0.1, 0.2])
     said = basin.tables([*stock, *guarded])
-    assert "| yolo26n | AdamW | shapes | plain | guarded | 2 | 0.85 | 0.90 | 0.15 |" in said
+    assert "| yolo26n | AdamW | shapes | plain | guarded | 0.85 | 0.90 | 0.15 |" in said
+    assert "| stock | 0.80* |" in basin.tables(stock[:1]), "a single seed"
     assert "stock 0.75, guarded 0.75" in said
     assert "(at least 0.02): yolo26n AdamW shapes plain at 0.1." in said
 
