@@ -1,4 +1,13 @@
-"""The verdict on an optimizer step: a pure function of what was measured, of the steps before, and of experiments."""
+"""The verdict on an optimizer step: a pure function of what was measured, of the steps before, and of experiments.
+
+What is said of a step, here and in the rest of the package:
+
+* *finite*: its losses and gradients are finite.
+* *sound*: it is finite, and the batch-norm statistics are fine.
+* *safe*: it is finite, and neither of a divergence nor of a bad batch. Its gradients may be applied.
+* *taken*: the optimizer applied it (``Outcome.taken``).
+* *healthy*: a row of the records that was taken, with the verdict ``ok`` or ``clipped``.
+"""
 
 from __future__ import annotations
 
