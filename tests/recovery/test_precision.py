@@ -25,25 +25,25 @@ def test_it_climbs_when_faults_come_close_together():
 def test_it_comes_back_after_clean_steps_and_waits_longer_the_next_time():
     ladder = PrecisionLadder(RUNGS, patience=1, hold=10)
     ladder.count_fault(1)
-    assert [ladder.count_clean() for _ in range(10)] == [False] * 9 + [True]
+    assert [ladder.count_safe_step() for _ in range(10)] == [False] * 9 + [True]
     assert ladder.now == "fp16"
     ladder.count_fault(20)
-    assert [ladder.count_clean() for _ in range(20)] == [False] * 19 + [True]
+    assert [ladder.count_safe_step() for _ in range(20)] == [False] * 19 + [True]
 
 
 def test_full_precision_has_no_rungs():
     ladder = PrecisionLadder(["fp32"], patience=1, hold=10)
     assert not any(ladder.count_fault(step) for step in range(5))
-    assert not any(ladder.count_clean() for _ in range(50))
+    assert not any(ladder.count_safe_step() for _ in range(50))
 
 
 def test_the_ladder_goes_on_from_its_state():
     ladder, other = PrecisionLadder(RUNGS, 1, 10), PrecisionLadder(RUNGS, 1, 10)
     ladder.count_fault(1)
-    ladder.count_clean()
+    ladder.count_safe_step()
     other.load_state_dict(json.loads(json.dumps(ladder.state_dict())))
     assert other.now == "bf16"
-    assert [ladder.count_clean() for _ in range(10)] == [other.count_clean() for _ in range(10)]
+    assert [ladder.count_safe_step() for _ in range(10)] == [other.count_safe_step() for _ in range(10)]
 
 
 def test_routine_overflows_are_left_to_the_scaler():

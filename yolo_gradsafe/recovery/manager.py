@@ -331,7 +331,7 @@ class RecoveryManager:
         if elevated:
             return
         self.rate.count_safe_step(metrics)
-        self.precision.count_clean()
+        self.precision.count_safe_step()
 
     def _note_vanished(self, stages: tuple[str, ...]) -> None:
         if stages and stages != self._vanished:

@@ -18,7 +18,7 @@ class PrecisionLadder:
     Args:
         rungs: Precisions to climb, the training's own first, ``fp32`` last.
         patience: Faults within 100 steps that make it climb.
-        hold: Clean steps before it goes back down after the first climb; doubled by every further one.
+        hold: Safe steps before it goes back down after the first climb; doubled by every further one.
     """
 
     def __init__(self, rungs: Sequence[str], patience: int, hold: int) -> None:
@@ -46,8 +46,8 @@ class PrecisionLadder:
         self._faults.clear()
         return True
 
-    def count_clean(self) -> bool:
-        """Count a healthy step; True when the precision goes down a rung for it."""
+    def count_safe_step(self) -> bool:
+        """Count a safe step; True when the precision goes down a rung for it."""
         self._clean += 1
         if not self._rung or self._clean < self._hold:
             return False

@@ -43,13 +43,13 @@ class PrecisionControl:
             self._change(before, ladder.now, Remedy.PRECISION_RAISED)
         return raised
 
-    def count_clean(self) -> None:
+    def count_safe_step(self) -> None:
         """Count a safe step while losses are in their range; the precision may go down again."""
         if self._ladder is None and self._resumed is None:
             return
         ladder = self._made()
         before = ladder.now
-        if ladder.count_clean():
+        if ladder.count_safe_step():
             self._change(before, ladder.now, Remedy.PRECISION_LOWERED)
 
     def _made(self) -> PrecisionLadder:
