@@ -132,13 +132,14 @@ class Measurement:
         layer_norms, stage_norms = self.groups.norms(gradients.names, reading.tensor_norms)
         bad_tensors = [] if math.isfinite(reading.norm) else _not_finite(_by_name(gradients), reading.tensor_norms)
         bad_tensors += _not_finite(outside, rest[len(rest) - len(outside) :])
+        lr_share, lr_peak = trainer.lr_share_and_peak()
         metrics = StepMetrics(
             epoch=trainer.epoch,
             step=step,
             batch=window.newest,
             lr=trainer.lr,
-            lr_share=trainer.lr_share,
-            lr_peak=trainer.lr_peak,
+            lr_share=lr_share,
+            lr_peak=lr_peak,
             losses=values,
             items=dict(zip(names, rest, strict=False)),
             images=window.newest_size,

@@ -27,18 +27,18 @@ def info():
 
 
 def test_the_rate_is_that_of_the_weight_matrices_as_a_share_of_where_their_schedule_starts(info):
-    assert (info.lr_share, info.lr_peak) == (pytest.approx(0.2), 0.01)
+    assert info.lr_share_and_peak() == (pytest.approx(0.2), 0.01)
 
 
 def test_a_rate_above_that_is_its_own_peak(info):
     info.trainer.optimizer.param_groups[2]["lr"] = 0.04
-    assert (info.lr_share, info.lr_peak) == (1.0, 0.01)
+    assert info.lr_share_and_peak() == (1.0, 0.01)
 
 
 def test_an_optimizer_without_a_schedule_has_no_peak(info):
     for group in info.trainer.optimizer.param_groups:
         del group["initial_lr"]
-    assert (info.lr_share, info.lr_peak) == (1.0, 0.0)
+    assert info.lr_share_and_peak() == (1.0, 0.0)
 
 
 # The user's own schedule ---------------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def test_ultralytics_schedule_falls_below_its_peak(info):
     scheduler = scheduled(info, LambdaLR, lambda epoch: 1 - epoch / 10)
     seen = []
     for _ in range(9):
-        seen.append((info.lr_share, info.lr_peak))
+        seen.append(info.lr_share_and_peak())
         scheduler.step()
     assert seen == [(pytest.approx(1 - epoch / 10), 0.01) for epoch in range(9)]
 
@@ -68,7 +68,7 @@ def test_a_plateau_that_only_the_scheduler_knows_of_lowers_the_peak(info):
     scheduler = scheduled(info, LambdaLR, lambda epoch: 0.5)
     scheduler.base_lrs = [rate * 0.1 for rate in scheduler.base_lrs]
     scheduler.step()
-    assert (info.lr_share, info.lr_peak) == (pytest.approx(0.5), pytest.approx(0.001))
+    assert info.lr_share_and_peak() == (pytest.approx(0.5), pytest.approx(0.001))
 
 
 @pytest.mark.parametrize(("warmup", "peak"), [(5, 0.001), (6, 0.01)])
@@ -76,7 +76,7 @@ def test_in_the_warm_up_the_groups_tell(info, warmup, peak):
     scheduler = scheduled(info, LambdaLR, lambda epoch: 1.0, warmup=warmup)
     scheduler.base_lrs = [rate * 0.1 for rate in scheduler.base_lrs]
     scheduler.step()
-    assert info.lr_peak == pytest.approx(peak)
+    assert info.lr_share_and_peak()[1] == pytest.approx(peak)
 
 
 @pytest.mark.parametrize(("warmup", "found"), [(5, (1.0, 0.001)), (6, (0.1, 0.01))])
@@ -84,15 +84,15 @@ def test_a_rate_that_the_user_writes_into_the_groups_alone_is_its_own_peak_after
     scheduled(info, LambdaLR, lambda epoch: 0.5, warmup=warmup)
     for group in info.trainer.optimizer.param_groups:
         group["lr"] = 0.001
-    assert (info.lr_share, info.lr_peak) == (pytest.approx(found[0]), found[1])
+    assert info.lr_share_and_peak() == (pytest.approx(found[0]), found[1])
 
 
 def test_one_cycle_falls_from_its_top_and_not_from_where_it_starts(info):
     scheduler = scheduled(info, OneCycleLR, max_lr=0.25, total_steps=100)
     shares = []
     for _ in range(99):
-        assert info.lr_peak == 0.25
-        shares.append(info.lr_share)
+        assert info.lr_share_and_peak()[1] == 0.25
+        shares.append(info.lr_share_and_peak()[0])
         info.trainer.optimizer.step()
         scheduler.step()
     assert shares[0] == pytest.approx(0.04)
@@ -105,7 +105,7 @@ def test_a_group_that_was_added_later_tells_for_itself(info):
     scheduled(info, LambdaLR, lambda epoch: 0.5)
     late = {"params": [nn.Parameter(torch.zeros(2, 2))], "lr": 0.03, "initial_lr": 0.04}
     info.trainer.optimizer.add_param_group(late)
-    assert (info.lr_share, info.lr_peak) == (pytest.approx(0.75), 0.04)
+    assert info.lr_share_and_peak() == (pytest.approx(0.75), 0.04)
 
 
 def batch_norms(trained: int) -> nn.Module:

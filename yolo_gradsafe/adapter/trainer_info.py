@@ -188,21 +188,18 @@ class TrainerInfo:
         groups = self.trainer.optimizer.param_groups
         return float(next((g for g in groups if g["params"]), groups[0])["lr"])
 
-    @property
-    def lr_share(self) -> float:
-        """Learning rate of the weight matrices as a share of the largest that their schedule comes to; 0 to 1.
+    def lr_share_and_peak(self) -> tuple[float, float]:
+        """Return where the learning rate of the weight matrices stands in its schedule.
 
-        Biases have a warm-up of their own, which comes from above.
+        Returns:
+            The rate as a share of the largest that the schedule comes to, 0 to 1. Biases do not count: they have a
+            warm-up of their own, which comes from above.
+            That largest rate, as the user has it now; 0 where it is unknown. The schedule's own fall does not change
+            it, and a callback of the user may.
         """
-        return max((now / max(now, peak) for now, peak in self._rates() if max(now, peak) > 0), default=1.0)
-
-    @property
-    def lr_peak(self) -> float:
-        """The largest rate that their schedule comes to, as the user has it now; 0 where that is unknown.
-
-        The schedule's own fall does not change it, and a callback of the user may.
-        """
-        return max((peak for _, peak in self._rates()), default=0.0)
+        rates = self._rates()
+        share = max((now / max(now, peak) for now, peak in rates if max(now, peak) > 0), default=1.0)
+        return share, max((peak for _, peak in rates), default=0.0)
 
     def _rates(self) -> list[tuple[float, float]]:
         """Return rate and peak of the weight matrices, by parameter group."""

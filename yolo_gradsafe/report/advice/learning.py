@@ -227,11 +227,8 @@ def overfitting(facts: Facts) -> Advice | None:
 
 def slow(facts: Facts) -> Advice | None:
     """The weights moved as in any clean run, or the rate is below the usual one: the model needs more time, or pace."""
-    found, clean, usual = (
-        _unexplained(facts),
-        facts.update_ratio <= CLEAN,
-        USUAL_RATE[facts.run.optimizer in SCALE_FREE],
-    )
+    found, clean = _unexplained(facts), facts.update_ratio <= CLEAN
+    usual = USUAL_RATE[facts.run.optimizer in SCALE_FREE]
     low = _highest_rate(facts) < usual and facts.arguments.get("optimizer") != "auto"
     if found is None or not (clean or (low and math.isnan(facts.update_ratio))):
         return None
@@ -243,7 +240,6 @@ def slow(facts: Facts) -> Advice | None:
         )
     if low:
         evidence.append(f"The learning rate was {_highest_rate(facts):.2g} at most; {usual:g} is usual.")
-    if low:
         title, arguments = "Raise the learning rate, or train for longer.", f"lr0={usual:g}"
     elif facts.run.finished:
         title, arguments = "Train for longer; if that does not help, check the labels.", f"epochs={_longer(facts)}"
