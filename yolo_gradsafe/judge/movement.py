@@ -10,15 +10,17 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-__all__ = ["SUITABLE", "SUITABLE_PRETRAINED", "Movement", "MovementMonitor"]
+__all__ = ["HEALTHY", "SUITABLE", "SUITABLE_PRETRAINED", "Movement", "MovementMonitor"]
 
+HEALTHY = 0.02
+"""Largest update-to-weight ratio of a step in healthy trainings."""
 SUITABLE = 0.015
 """Update-to-weight ratio at the peak of the schedule that a training from random weights bears."""
 SUITABLE_PRETRAINED = 0.005
 """The same for a training that starts from trained weights: three times that loses what they had learned."""
 
-_TOO_FAR = 0.04
-"""Update-to-weight ratio that is too large: twice the largest of healthy trainings from random weights."""
+_TOO_FAR = 2 * HEALTHY
+"""Update-to-weight ratio that is too large."""
 _IN_A_ROW = 2
 """Steps in a row beyond ``_TOO_FAR`` that are no accident."""
 _BROKEN = 0.5

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from yolo_gradsafe.judge.movement import HEALTHY
 from yolo_gradsafe.report.advice.amp import overflows, wider
 from yolo_gradsafe.report.advice.batchnorm import lags, poisoned
 from yolo_gradsafe.report.advice.data import broken_images, quarantined
@@ -46,8 +47,6 @@ MIN_STEPS_TO_LEARN = 100
 """Optimizer steps from which on a small set can be learnt."""
 USUAL_GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "pose": 12.0, "kobj": 1.0, "rle": 1.0}
 """Ultralytics' defaults for the weights of the losses."""
-CLEAN = 0.02
-"""Share of their size that a step of a clean run moves the weights by at most."""
 WARM_UP, SHORTEST_WARM_UP = 10, 100
 """Part of the epochs that a warm-up may take, and the batches that Ultralytics gives the shortest one."""
 LONGER = 3
@@ -59,7 +58,7 @@ _UNEXPLAINED = {Shortfall.CONSTANT_PREDICTOR, Shortfall.NEVER_ROSE}
 
 def rate(facts: Facts) -> Advice | None:
     """The weights moved too far; where another rule has found out by how much, that one speaks."""
-    reasons = (*_BY_RATE, Shortfall.CONSTANT_PREDICTOR) if facts.update_ratio > CLEAN else _BY_RATE
+    reasons = (*_BY_RATE, Shortfall.CONSTANT_PREDICTOR) if facts.update_ratio > HEALTHY else _BY_RATE
     found = next((finding for reason in reasons if (finding := facts.because(reason))), None)
     if found is not None and found.reason == Shortfall.VALIDATION_LOSS and any(map(is_to_blame, facts.incidents)):
         return None  # the user's code fails on validation images as well
@@ -227,7 +226,7 @@ def overfitting(facts: Facts) -> Advice | None:
 
 def slow(facts: Facts) -> Advice | None:
     """The weights moved as in any clean run, or the rate is below the usual one: the model needs more time, or pace."""
-    found, clean = _unexplained(facts), facts.update_ratio <= CLEAN
+    found, clean = _unexplained(facts), facts.update_ratio <= HEALTHY
     usual = USUAL_RATE[facts.run.optimizer in SCALE_FREE]
     low = _highest_rate(facts) < usual and facts.arguments.get("optimizer") != "auto"
     if found is None or not (clean or (low and math.isnan(facts.update_ratio))):

@@ -6,6 +6,7 @@ import math
 
 import polars as pl
 
+from yolo_gradsafe.judge.movement import HEALTHY
 from yolo_gradsafe.report.advice.facts import OWN, UNPROVEN, Facts, plural, rounded
 from yolo_gradsafe.report.health import DIVERGED
 from yolo_gradsafe.report.parts import Advice
@@ -61,7 +62,7 @@ def _what(facts: Facts, steps: list[int]) -> str:
     ratios = [entry.update_ratio for entry in found if isinstance(entry.update_ratio, float)]
     if not ratios or any(entry.cause != Cause.LEARNING_RATE for entry in found):
         return f"Training ran away {when}."
-    return f"The weights moved by {max(ratios):.0%} of their size in one step {when}; 2 % is healthy."
+    return f"The weights moved by {max(ratios):.0%} of their size in one step {when}; {100 * HEALTHY:g} % is healthy."
 
 
 def _lower(facts: Facts, steps: list[int], rule: str, title: str, evidence: str) -> Advice | None:
